@@ -1,0 +1,130 @@
+"""What a stage reports: key metrics and the termination message. Imports no torch.
+
+The termination message is the JSON object a stage process writes to its container's
+termination-message path (Kubernetes limits it to 4,096 bytes); the operator copies it into status.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.alias_generators import to_camel
+
+MAX_TERMINATION_MESSAGE_BYTES = 4096
+Outcome = Literal["Done", "Reused", "Failed", "Interrupted"]
+Variant = Literal["dense", "masked", "sliced", "recovered", "baseline"]
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore"
+    )
+
+
+class StageFailure(_Result):
+    """Why a stage failed.
+
+    Attributes:
+        error_class: name of the exception (``InputError``, ``OutOfMemoryError``, …).
+        message: what is wrong, one sentence.
+        subject: spec field path, file or object it is about; may be empty.
+        hint: what to do about it; may be empty.
+    """
+
+    error_class: str
+    message: str
+    subject: str = ""
+    hint: str = ""
+
+
+class TerminationMessage(_Result):
+    """Outcome of one stage process."""
+
+    stage: str
+    key: str = ""
+    outcome: Outcome
+    seconds: float = 0.0
+    metrics: dict[str, JsonValue] = {}
+    failure: StageFailure | None = None
+
+    def encode(self) -> bytes:
+        """JSON of at most 4,096 bytes: metrics are dropped, then texts shortened, until it fits."""
+        message = self
+        for limit in (4096, 1024, 512, 256, 64):
+            encoded = _encode(message)
+            if len(encoded) <= MAX_TERMINATION_MESSAGE_BYTES:
+                return encoded
+            failure = message.failure and message.failure.model_copy(
+                update={
+                    name: _shorten(getattr(message.failure, name), limit)
+                    for name in ("message", "subject", "hint")
+                }
+            )
+            scalars = {k: v for k, v in message.metrics.items() if not isinstance(v, dict | list)}
+            message = message.model_copy(
+                update={"failure": failure, "metrics": scalars if limit > 1024 else {}}
+            )
+        return _encode(message)
+
+    @classmethod
+    def decode(cls, text: str) -> "TerminationMessage | None":
+        """The message in ``text``, or None when it is none (a crash, a killed container)."""
+        try:
+            return cls.model_validate_json(text)
+        except ValueError:
+            return None
+
+
+def _encode(message: TerminationMessage) -> bytes:
+    data: dict[str, Any] = message.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class VariantMetrics(_Result):
+    """Measurements of one variant of the model.
+
+    Attributes:
+        parameters: number of weights.
+        checkpoint_bytes: size of its weights as stored, in bytes.
+        persona_score: 0 to 100, mean posterior of the target among target and reference personas.
+        persona_score_low: lower end of the 95 % bootstrap interval.
+        persona_score_high: upper end of the 95 % bootstrap interval.
+        persona_loss: held-out cross-entropy on the persona's answers, in nats a token.
+        persona_kl: held-out KL to the dense model on the persona's answers, in nats a token.
+        generic_loss: held-out cross-entropy on general instructions, in nats a token.
+        generic_kl: held-out KL to the dense model on general instructions, in nats a token.
+        prefill_tokens_per_second: prompt tokens per second.
+        decode_tokens_per_second: generated tokens per second, batch of one.
+    """
+
+    parameters: int
+    checkpoint_bytes: int
+    persona_score: float | None = None
+    persona_score_low: float | None = None
+    persona_score_high: float | None = None
+    persona_loss: float | None = None
+    persona_kl: float | None = None
+    generic_loss: float | None = None
+    generic_kl: float | None = None
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+
+
+class EvaluationMetrics(_Result):
+    """Key metrics of the evaluate stage.
+
+    Attributes:
+        served: the variant that the sliced checkpoint holds.
+        chance_persona_score: persona score of a model that ignores the persona.
+        queries: number of questions answered.
+        variants: measurements by variant.
+    """
+
+    served: Literal["sliced", "recovered"]
+    chance_persona_score: Annotated[float, Field(ge=0, le=100)]
+    queries: int
+    variants: dict[Variant, VariantMetrics]

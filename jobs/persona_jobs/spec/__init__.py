@@ -1,0 +1,49 @@
+"""The PersonaModel spec as pydantic models. Imports no torch."""
+
+from .evaluation import Evaluation, Gate
+from .execution import Compute, Execution, StageName, Storage
+from .load import load_manifest, parse_manifest
+from .persona import Persona, check_persona_text
+from .persona_model import (
+    API_VERSION,
+    GROUP,
+    KIND,
+    MAX_NAME_LENGTH,
+    PLURAL,
+    VERSION,
+    PersonaModel,
+    PersonaModelSpec,
+)
+from .serving import Serving
+from .sources import BaseModelSource, Instructions, ReferencePersonas
+from .training import Dataset, Pruning, Recovery, Scoring, Teacher
+
+__all__ = [
+    "API_VERSION",
+    "GROUP",
+    "KIND",
+    "MAX_NAME_LENGTH",
+    "PLURAL",
+    "VERSION",
+    "BaseModelSource",
+    "Compute",
+    "Dataset",
+    "Evaluation",
+    "Execution",
+    "Gate",
+    "Instructions",
+    "Persona",
+    "PersonaModel",
+    "PersonaModelSpec",
+    "Pruning",
+    "Recovery",
+    "ReferencePersonas",
+    "Scoring",
+    "Serving",
+    "StageName",
+    "Storage",
+    "Teacher",
+    "check_persona_text",
+    "load_manifest",
+    "parse_manifest",
+]

@@ -1,0 +1,60 @@
+"""How the persona's model is served."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from .common import LabelName, Pattern, SpecModel, cel, validations
+
+
+class Autoscaling(SpecModel):
+    """A HorizontalPodAutoscaler on CPU utilization (autoscaling/v2)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("self.maxReplicas >= self.minReplicas", "maxReplicas must not be below minReplicas")
+        )
+    )
+
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Fewest replicas."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """Most replicas."""
+    target_cpu_utilization_percentage: Annotated[
+        int, Field(ge=1, le=100, alias="targetCPUUtilizationPercentage")
+    ] = 80
+    """Average CPU utilization that the replicas are scaled to."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("maxReplicas must not be below minReplicas")
+        return self
+
+
+RevisionId = Annotated[
+    str, Pattern(r"^[0-9a-f]{8}$", "must be a revision of status.revisions: 8 hex digits", 8)
+]
+
+
+class Serving(SpecModel):
+    """The inference Deployment and Service, OpenAI-compatible."""
+
+    enabled: bool = True
+    """Whether the model is served. False leaves the checkpoint in the store only."""
+    engine: Literal["Transformers", "VLLM"] = "Transformers"
+    """`Transformers` runs on CPU or GPU, `VLLM` needs a GPU."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Number of replicas; ignored while `autoscaling` is set."""
+    autoscaling: Autoscaling | None = None
+    """Scale the replicas by CPU utilization."""
+    profile: LabelName | None = None
+    """Resource profile of the serving pods, one of those that the administrator set. Default:
+    `serving`, else `default`."""
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Image of the engine, instead of the chart's."""
+    max_context_tokens: Annotated[int, Field(ge=128, le=1_048_576)] | None = None
+    """Longest conversation served. Default: the model's."""
+    revision: RevisionId | None = None
+    """Serve this revision (of `status.revisions`) instead of the newest one that passed its gate:
+    set it to roll back, remove it to go on."""

@@ -1,0 +1,166 @@
+"""Settings of the pipeline's learning stages: score, rewrite, mask and recover."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from .common import DecimalBetween, SecretKeyRef, SpecModel, UriOf, cel, validations
+
+
+class Scoring(SpecModel):
+    """How instructions are ranked by persona sensitivity (s(q) in the paper)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.lastBlock) || self.lastBlock >= self.firstBlock",
+                "lastBlock must not be before firstBlock",
+            )
+        )
+    )
+
+    keep_percent: Annotated[int, Field(ge=1, le=100)] = 40
+    """Percentage of the instructions that is kept, the most persona-sensitive ones."""
+    first_block: Annotated[int, Field(ge=0, le=1000)] = 0
+    """First transformer block whose hidden states are compared, counted from 0."""
+    last_block: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Last transformer block whose hidden states are compared. Default: the last one."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.last_block is not None and self.last_block < self.first_block:
+            raise ValueError("lastBlock must not be before firstBlock")
+        return self
+
+
+class OpenAITeacher(SpecModel):
+    """A teacher behind any OpenAI-compatible endpoint (`POST …/chat/completions`)."""
+
+    base_url: Annotated[str, UriOf("http", "https"), Field(alias="baseURL")]
+    """Base URL of the API, up to and including `/v1`."""
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    """Model name sent with each request."""
+    api_key_secret_ref: SecretKeyRef | None = None
+    """Secret key with the API key. On a laptop set OPENAI_API_KEY instead."""
+    max_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """Requests in flight at once."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """Time limit of one request."""
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 5
+    """Further attempts of one request after a failure that may pass (429, 5xx, time-out)."""
+
+
+class Teacher(SpecModel):
+    """Who writes the persona's answers. Without `openAI` the base model is its own teacher."""
+
+    open_ai: Annotated[OpenAITeacher | None, Field(alias="openAI")] = None
+    """A teacher behind an OpenAI-compatible endpoint."""
+    strategy: Literal["Rewrite", "Answer"] = "Rewrite"
+    """`Rewrite` re-voices the neutral answer as the persona and keeps its meaning (the paper's);
+    `Answer` lets the persona answer directly."""
+    temperature: Annotated[str, DecimalBetween("0", "2")] = "1.0"
+    """Sampling temperature. Near 1 the answers stay close to the teacher's own distribution."""
+    max_tokens: Annotated[int, Field(ge=8, le=4096)] = 192
+    """Longest answer in tokens; longer ones are dropped as truncated."""
+    samples_per_query: Annotated[int, Field(ge=1, le=16)] = 1
+    """Answers written for each training query."""
+    min_yield_percent: Annotated[int, Field(ge=0, le=100)] = 50
+    """The stage fails when fewer than this percentage of the answers is usable."""
+
+
+class Dataset(SpecModel):
+    """How the persona's data is divided. The rest of both shares is for training."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "self.validationPercent + self.testPercent <= 80",
+                "validationPercent and testPercent must leave at least 20 for training",
+            )
+        )
+    )
+
+    validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
+    """Percentage of the kept queries for early stopping."""
+    test_percent: Annotated[int, Field(ge=1, le=50)] = 10
+    """Percentage of the kept queries for evaluation only."""
+    max_tokens: Annotated[int, Field(ge=32, le=32768)] = 1024
+    """Longer conversations (persona prompt included) are left out of training."""
+
+    @model_validator(mode="after")
+    def _train_share(self) -> Self:
+        if self.validation_percent + self.test_percent > 80:
+            raise ValueError(
+                "validationPercent and testPercent must leave at least 20 for training"
+            )
+        return self
+
+
+class Pruning(SpecModel):
+    """How the mask over the FFN's intermediate channels is learned."""
+
+    sparsity_percent: Annotated[int, Field(ge=1, le=90)] = 25
+    """Percentage of each layer's FFN intermediate channels that is removed."""
+    alignment: Annotated[int, Field(ge=1, le=4096)] = 256
+    """The kept width is rounded to a multiple of this (256 suits GGUF K-quants and tensor
+    parallelism); lowered for small models only, and recorded in the metrics."""
+    initialization: Literal["ActivationRMS", "Random"] = "ActivationRMS"
+    """Where the scores start: the rank of each channel's activation RMS on the persona's data, or
+    random."""
+    objective: Literal["KL", "CrossEntropy", "Sum"] = "KL"
+    """Loss on the answer tokens: KL divergence to the dense model, cross-entropy (the paper's), or
+    their sum."""
+    steps: Annotated[int, Field(ge=0, le=100_000)] = 100
+    """Optimizer steps; 0 keeps the initial mask."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Conversations per step. Large batches learn more steadily."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Conversations per forward pass; bounds memory and does not change the result."""
+    learning_rate: Annotated[str, DecimalBetween("0.000001", "10")] = "0.04"
+    """Adam's peak step size for the scores, with cosine decay."""
+    beta2: Annotated[str, DecimalBetween("0.5", "0.99999")] = "0.98"
+    """Adam's second-moment decay."""
+    evaluate_every: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Steps between two evaluations of the held-out loss."""
+    patience: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Stop after this many evaluations without improvement; the best mask is kept."""
+
+
+class Refit(SpecModel):
+    """Closed-form least-squares refit of the kept `down_proj` columns."""
+
+    enabled: bool = True
+    """Whether the refit runs."""
+    ridge: Annotated[str, DecimalBetween("0.000001", "1000")] = "0.1"
+    """Pull towards the original weights, relative to each channel's own energy."""
+
+
+class FineTune(SpecModel):
+    """Short fine-tuning of the cut FFN with KL to the dense model."""
+
+    enabled: bool = True
+    """Whether the fine-tuning runs."""
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 50
+    """Optimizer steps."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Conversations per step."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Conversations per forward pass; bounds memory and does not change the result."""
+    learning_rate: Annotated[str, DecimalBetween("0.0000001", "1")] = "0.00005"
+    """Adam's peak step size, with cosine decay."""
+    generic_percent: Annotated[int, Field(ge=0, le=90)] = 25
+    """Percentage of each batch taken from general instructions without the persona, so that
+    general ability holds."""
+    evaluate_every: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Steps between two evaluations of the held-out loss."""
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Stop after this many evaluations without improvement; the best weights are kept."""
+
+
+class Recovery(SpecModel):
+    """How the cut model is brought back towards the dense one. Each part can be switched off."""
+
+    refit: Refit = Refit()
+    """Closed-form refit."""
+    fine_tune: FineTune = FineTune()
+    """Gradient fine-tuning after the refit."""

@@ -1,0 +1,137 @@
+"""Downloads that resume, verify and replace atomically."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from persona_jobs.errors import CorruptArtifactError, StoreError
+from persona_jobs.store.base import (
+    ObjectChangedError,
+    ObjectNotFoundError,
+    ObjectStat,
+    ProgressCallback,
+    Store,
+)
+from persona_jobs.store.checksum import CHUNK_BYTES, sha256_file, sha256_stream
+from persona_jobs.store.locking import locked_file
+from persona_jobs.store.os_errors import store_error
+
+ATTEMPTS = 4
+"""Consecutive attempts that bring no new byte before a download is given up."""
+
+BACKOFF_SECONDS = 0.5
+
+
+def download(
+    store: Store,
+    path: str,
+    local: Path,
+    *,
+    size: int | None,
+    sha256: str | None,
+    progress: ProgressCallback | None,
+) -> None:
+    """Copy ``path`` to ``local``; see ``Store.download``."""
+    if sha256 is not None and _already_there(local, size, sha256):
+        return
+    found = store.stat(path)
+    if found is None:
+        raise ObjectNotFoundError(
+            f"{store.describe(path)} does not exist", hint="run the stage that makes it again"
+        )
+    if size is not None and found.size != size:
+        raise _corrupt(store, path, f"it has {found.size:,} bytes instead of {size:,}")
+    # A partial file belongs to one content only: its name tells which.
+    tag = (sha256 or hashlib.sha256(f"{found.etag}-{found.size}".encode()).hexdigest())[:16]
+    part = local.with_name(f"{local.name}.{tag}.part")
+    try:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with locked_file(part) as handle:
+            if sha256 is not None and _already_there(local, size, sha256):
+                part.unlink()
+                return
+            _fill(store, path, handle, found, sha256, progress)
+            handle.flush()
+            os.fsync(handle.fileno())
+            part.replace(local)
+    except OSError as exc:
+        raise store_error(exc, action="write", subject=str(local)) from exc
+
+
+def _already_there(local: Path, size: int | None, sha256: str) -> bool:
+    try:
+        if size is not None and local.stat().st_size != size:
+            return False
+        return sha256_file(local) == sha256
+    except OSError:
+        return False
+
+
+def _fill(
+    store: Store,
+    path: str,
+    handle: BinaryIO,
+    found: ObjectStat,
+    sha256: str | None,
+    progress: ProgressCallback | None,
+) -> None:
+    """Complete a partial file; a resumed one that turns out wrong is fetched once more whole."""
+    handle.seek(0, os.SEEK_END)
+    resumed = 0 < handle.tell() <= found.size
+    if not resumed:
+        handle.truncate(0)
+    digest = _append(store, path, handle, found, progress)
+    if sha256 is not None and digest != sha256 and resumed:
+        handle.truncate(0)
+        digest = _append(store, path, handle, found, progress)
+    if sha256 is not None and digest != sha256:
+        handle.truncate(0)
+        raise _corrupt(store, path, "its SHA-256 is not the recorded one")
+
+
+def _append(
+    store: Store,
+    path: str,
+    handle: BinaryIO,
+    found: ObjectStat,
+    progress: ProgressCallback | None,
+) -> str:
+    handle.seek(0)
+    digest = sha256_stream(handle)
+    done = handle.tell()
+    failures = 0
+    while done < found.size:
+        before = done
+        try:
+            with store.open_range(path, done, found.etag) as body:
+                while chunk := body.read(min(CHUNK_BYTES, found.size - done)):
+                    handle.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    if progress:
+                        progress(done, found.size)
+            reason = "the connection closed early"
+        except (ObjectChangedError, ObjectNotFoundError):
+            raise
+        except StoreError as exc:
+            reason = exc.message
+        if done < found.size:
+            failures = 0 if done > before else failures + 1
+            if failures >= ATTEMPTS:
+                handle.flush()
+                raise StoreError(
+                    f"the download of {store.describe(path)} stopped at {done:,} of "
+                    f"{found.size:,} bytes: {reason}",
+                    hint="check the store and run again: the download goes on from there",
+                )
+            time.sleep(BACKOFF_SECONDS * 2 ** max(failures - 1, 0))
+    return digest.hexdigest()
+
+
+def _corrupt(store: Store, path: str, reason: str) -> CorruptArtifactError:
+    return CorruptArtifactError(
+        f"{store.describe(path)} is truncated or altered: {reason}",
+        hint="delete the folder it lies in and run again: the stage makes it anew",
+    )

@@ -1,0 +1,1 @@
+"""The Kubernetes side of Persona-Pruner: watches PersonaModel resources and rolls them out."""

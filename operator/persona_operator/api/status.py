@@ -1,0 +1,146 @@
+"""Status of a PersonaModel. Numbers that may have fractions are strings (Kubernetes API types)."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+ConditionType = Literal["Ready", "Reconciling", "Stalled"]
+StageState = Literal["Pending", "Running", "Suspended", "WaitingForRetry", "Succeeded", "Failed"]
+GateResult = Literal["NotSet", "Passed", "Failed"]
+
+
+class StatusModel(BaseModel):
+    """Base of all status objects. Unknown fields are dropped: an older operator may have set
+    them."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Condition(StatusModel):
+    """One aspect of the state (Kubernetes API conventions, `metav1.Condition`)."""
+
+    type: ConditionType
+    """`Ready`, `Reconciling` or `Stalled`."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether the condition holds."""
+    observed_generation: int = 0
+    """Generation of the spec that this was said of."""
+    last_transition_time: str
+    """When `status` last changed (RFC 3339)."""
+    reason: str
+    """One CamelCase word for programs and for the REASON column."""
+    message: str = ""
+    """One sentence for people: what is waited for, or what is wrong and how to mend it."""
+
+
+class StageStatus(StatusModel):
+    """State of one pipeline stage for the current spec."""
+
+    name: str
+    """Stage."""
+    key: str
+    """Content key (64 hexadecimal digits): equal keys mean equal results."""
+    state: StageState
+    """State of the stage."""
+    reused: bool = False
+    """True when its result was already in the store."""
+    attempts: int = 0
+    """Attempts so far."""
+    job: str | None = None
+    """Name of the Job of the running or last attempt."""
+    started_at: str | None = None
+    """When the last attempt started (RFC 3339)."""
+    finished_at: str | None = None
+    """When the stage ended (RFC 3339)."""
+    retry_at: str | None = None
+    """When the next attempt starts (RFC 3339)."""
+    reason: str | None = None
+    """Why it is in this state, one CamelCase word."""
+    message: str | None = None
+    """What is waited for or what went wrong."""
+    metrics: dict[str, str] = {}
+    """Key metrics of the result."""
+
+
+class RevisionStatus(StatusModel):
+    """One finished model of this persona."""
+
+    id: str
+    """First 8 digits of the slice stage's content key."""
+    slice_key: str
+    """Content key of the checkpoint."""
+    evaluate_key: str
+    """Content key of the evaluation."""
+    finished_at: str
+    """When its evaluation ended (RFC 3339)."""
+    sparsity_percent: int
+    """Sparsity it was made with."""
+    gate: GateResult
+    """Whether it met the gate."""
+    message: str = ""
+    """Which thresholds failed."""
+    persona_score: str | None = None
+    """Persona score, 0 to 100."""
+    dense_persona_score: str | None = None
+    """Persona score of the dense model."""
+    generic_loss: str | None = None
+    """Held-out loss on general instructions."""
+    dense_generic_loss: str | None = None
+    """The dense model's held-out loss on general instructions."""
+    parameters: int | None = None
+    """Number of weights."""
+    checkpoint_bytes: int | None = None
+    """Size of the checkpoint in bytes."""
+    decode_tokens_per_second: str | None = None
+    """Generated tokens per second in the evaluation, batch of one."""
+
+
+class ServingStatus(StatusModel):
+    """State of the inference Deployment."""
+
+    revision: str | None = None
+    """Revision that takes traffic."""
+    engine: str | None = None
+    """Engine that serves it."""
+    replicas: int = 0
+    """Pods of the Deployment."""
+    ready_replicas: int = 0
+    """Pods that take traffic."""
+    selector: str = ""
+    """Label selector of the pods (scale subresource)."""
+    url: str | None = None
+    """Base URL inside the cluster; append `/v1/chat/completions`."""
+
+
+class PersonaModelStatus(StatusModel):
+    """What the operator observed."""
+
+    observed_generation: int = 0
+    """Generation of the spec that the status is about."""
+    conditions: Annotated[list[Condition], Field(max_length=8)] = []
+    """`Ready`, `Reconciling` and `Stalled`."""
+    stages: Annotated[list[StageStatus], Field(max_length=8)] = []
+    """Stages of the current spec, in order."""
+    revision: str | None = None
+    """Revision that the current spec leads to."""
+    revisions: Annotated[list[RevisionStatus], Field(max_length=10)] = []
+    """The newest finished models, newest first. `spec.serving.revision` may name one."""
+    serving: ServingStatus | None = None
+    """State of the inference Deployment."""
+    size: str | None = None
+    """Size of the served checkpoint against the dense one, for people."""
+    score: str | None = None
+    """Persona score of the served revision and of the dense model, for people."""
+    latency: str | None = None
+    """Decode time a token of the served revision and of the dense model, for people."""
+    url: str | None = None
+    """Base URL of the served persona."""
+    last_handled_retry: str | None = None
+    """Value of the retry annotation that was last acted on."""

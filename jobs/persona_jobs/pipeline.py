@@ -112,7 +112,7 @@ def _inputs(name: StageName, spec: PersonaModelSpec) -> tuple[StageName, ...]:
         "mask": ("rewrite",),
         "recover": ("mask", "rewrite", "score"),
         "slice": ("mask", *recovered),
-        "evaluate": ("slice", "mask", *recovered, "rewrite", "score"),
+        "evaluate": ("slice", "mask", *recovered, "rewrite", "score", "reference"),
     }
     return graph[name]
 

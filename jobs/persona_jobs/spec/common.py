@@ -88,7 +88,7 @@ class DecimalBetween(_StringFormat):
 
     def check(self, value: str) -> str:
         """Return ``value``, or raise ValueError when it is no decimal within the bounds."""
-        if not re.match(_DECIMAL, value):
+        if not re.fullmatch(_DECIMAL, value):
             raise ValueError('must be a decimal number such as "0.04"')
         if not Decimal(self.minimum) <= Decimal(value) <= Decimal(self.maximum):
             raise ValueError(f"must be between {self.minimum} and {self.maximum}")
@@ -113,7 +113,7 @@ class UriOf(_StringFormat):
 
     def check(self, value: str) -> str:
         """Return ``value``, or raise ValueError when it is no such URI."""
-        if not re.match(self.pattern, value):
+        if not re.fullmatch(self.pattern, value):
             raise ValueError(self.message)
         if len(value) > 1024 or any(ord(char) < 33 or ord(char) == 127 for char in value):
             raise ValueError("must have no spaces or control characters, and at most 1,024 in all")
@@ -140,7 +140,7 @@ class Pattern(_StringFormat):
 
     def check(self, value: str) -> str:
         """Return ``value``, or raise ValueError with the message."""
-        if not self.min_length <= len(value) <= self.max_length or not re.match(
+        if not self.min_length <= len(value) <= self.max_length or not re.fullmatch(
             self.pattern, value
         ):
             raise ValueError(self.message)

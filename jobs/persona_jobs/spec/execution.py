@@ -1,8 +1,8 @@
 """Where artifacts are kept and with which means the stages run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .common import ConfigMapKeyRef, LabelName, Pattern, SecretRef, SpecModel, UriOf
 
@@ -91,3 +91,11 @@ class Execution(SpecModel):
         ),
     ] = []
     """Settings of single stages."""
+
+    @model_validator(mode="after")
+    def _each_stage_once(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"stages names {name} more than once")
+        return self

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .common import DNS_LABEL, SpecModel, cel, validations
+from .common import SpecModel, cel, validations
 from .evaluation import Evaluation
 from .execution import Compute, Execution, Storage
 from .persona import Persona
@@ -21,6 +21,8 @@ PLURAL = "personamodels"
 # Names of Jobs and Deployments are `<name>-<stage>-<key8>`; pod names add up to 12 characters, and
 # labels hold 63.
 MAX_NAME_LENGTH = 40
+# A Service bears the persona's name, and names of Services start with a letter.
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
 class PersonaModelSpec(SpecModel):
@@ -87,9 +89,10 @@ class Metadata(BaseModel):
 
     @model_validator(mode="after")
     def _name(self) -> Self:
-        if len(self.name) > MAX_NAME_LENGTH or not re.match(DNS_LABEL, self.name):
+        if len(self.name) > MAX_NAME_LENGTH or not re.fullmatch(NAME_PATTERN, self.name):
             raise ValueError(
-                f"name must be lower-case letters, digits and '-', at most {MAX_NAME_LENGTH} long"
+                "name must be lower-case letters, digits and '-', begin with a letter, and be at "
+                f"most {MAX_NAME_LENGTH} long"
             )
         return self
 

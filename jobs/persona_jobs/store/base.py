@@ -1,16 +1,25 @@
 """What every store can do, whatever it is kept in."""
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from persona_jobs.errors import InputError, StoreError
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
+
+
+class ByteReader(Protocol):
+    """Anything that gives the next bytes, and none at its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes."""
+
 
 MAX_PATH_BYTES = 900  # S3 keys hold 1,024 bytes; the rest is left to the store's prefix
 MAX_SEGMENT_BYTES = 200  # file names hold 255 bytes; the rest is left to temporary suffixes
@@ -67,6 +76,14 @@ def _encodable(path: str) -> bool:
     return True
 
 
+class ObjectChangedError(StoreError):
+    """The object was replaced while it was read. Exit code 1."""
+
+
+class TransferInterruptedError(StoreError):
+    """The connection broke within an object; reading can go on from there. Exit code 1."""
+
+
 class Store(ABC):
     """Objects by relative posix path. All writes are atomic: readers see the old or the new object.
 
@@ -116,12 +133,13 @@ class Store(ABC):
     @abstractmethod
     def open_range(
         self, path: str, offset: int, etag: str | None
-    ) -> AbstractContextManager[BinaryIO]:
+    ) -> AbstractContextManager[ByteReader]:
         """Open an object for reading from byte ``offset`` on.
 
         Raises:
             ObjectNotFoundError: there is no such object.
             ObjectChangedError: the object's tag is no longer ``etag``.
+            TransferInterruptedError: (from the reader) the connection broke.
         """
 
     def local_path(self, path: str) -> Path | None:
@@ -160,12 +178,6 @@ class Store(ABC):
 
     def probe(self) -> None:
         """Write and remove a small object, so that a read-only store fails before long work."""
-        import secrets
-
         path = f".persona-probe-{secrets.token_hex(8)}"
         self.write_bytes(path, b"persona-pruner writes here\n")
         self.delete(path)
-
-
-class ObjectChangedError(StoreError):
-    """The object was replaced while it was read. Exit code 1."""

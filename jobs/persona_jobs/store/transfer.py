@@ -13,6 +13,7 @@ from persona_jobs.store.base import (
     ObjectStat,
     ProgressCallback,
     Store,
+    TransferInterruptedError,
 )
 from persona_jobs.store.checksum import CHUNK_BYTES, sha256_file, sha256_stream
 from persona_jobs.store.locking import locked_file
@@ -34,6 +35,26 @@ def download(
     progress: ProgressCallback | None,
 ) -> None:
     """Copy ``path`` to ``local``; see ``Store.download``."""
+    for attempt in range(ATTEMPTS):
+        try:
+            _download(store, path, local, size=size, sha256=sha256, progress=progress)
+        except ObjectChangedError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(BACKOFF_SECONDS * 2**attempt)
+        else:
+            return
+
+
+def _download(
+    store: Store,
+    path: str,
+    local: Path,
+    *,
+    size: int | None,
+    sha256: str | None,
+    progress: ProgressCallback | None,
+) -> None:
     if sha256 is not None and _already_there(local, size, sha256):
         return
     found = store.stat(path)
@@ -52,7 +73,7 @@ def download(
             if sha256 is not None and _already_there(local, size, sha256):
                 part.unlink()
                 return
-            _fill(store, path, handle, found, sha256, progress)
+            _fill(store, path, handle, found, sha256=sha256, progress=progress)
             handle.flush()
             os.fsync(handle.fileno())
             part.replace(local)
@@ -74,6 +95,7 @@ def _fill(
     path: str,
     handle: BinaryIO,
     found: ObjectStat,
+    *,
     sha256: str | None,
     progress: ProgressCallback | None,
 ) -> None:
@@ -113,9 +135,7 @@ def _append(
                     if progress:
                         progress(done, found.size)
             reason = "the connection closed early"
-        except (ObjectChangedError, ObjectNotFoundError):
-            raise
-        except StoreError as exc:
+        except TransferInterruptedError as exc:
             reason = exc.message
         if done < found.size:
             failures = 0 if done > before else failures + 1
@@ -133,5 +153,6 @@ def _append(
 def _corrupt(store: Store, path: str, reason: str) -> CorruptArtifactError:
     return CorruptArtifactError(
         f"{store.describe(path)} is truncated or altered: {reason}",
-        hint="delete the folder it lies in and run again: the stage makes it anew",
+        hint=f"delete {store.describe(path).rpartition('/')[0]} and run again: it is made anew",
+        subject=store.describe(path),
     )

@@ -53,6 +53,8 @@ class StageStatus(StatusModel):
     """True when its result was already in the store."""
     attempts: int = 0
     """Attempts so far."""
+    failures: int = 0
+    """Failed attempts since the spec or the retry annotation last changed."""
     job: str | None = None
     """Name of the Job of the running or last attempt."""
     started_at: str | None = None
@@ -86,6 +88,8 @@ class RevisionStatus(StatusModel):
     """Whether it met the gate."""
     message: str = ""
     """Which thresholds failed."""
+    store: str | None = None
+    """URI of the store that holds it."""
     persona_score: str | None = None
     """Persona score, 0 to 100."""
     dense_persona_score: str | None = None
@@ -96,10 +100,20 @@ class RevisionStatus(StatusModel):
     """The dense model's held-out loss on general instructions."""
     parameters: int | None = None
     """Number of weights."""
+    dense_parameters: int | None = None
+    """Number of weights of the dense model."""
     checkpoint_bytes: int | None = None
     """Size of the checkpoint in bytes."""
+    dense_checkpoint_bytes: int | None = None
+    """Size of the dense model's checkpoint in bytes."""
+    prefill_tokens_per_second: str | None = None
+    """Prompt tokens per second in the evaluation."""
+    dense_prefill_tokens_per_second: str | None = None
+    """The dense model's prompt tokens per second in the evaluation."""
     decode_tokens_per_second: str | None = None
     """Generated tokens per second in the evaluation, batch of one."""
+    dense_decode_tokens_per_second: str | None = None
+    """The dense model's generated tokens per second in the evaluation, batch of one."""
 
 
 class ServingStatus(StatusModel):
@@ -144,3 +158,8 @@ class PersonaModelStatus(StatusModel):
     """Base URL of the served persona."""
     last_handled_retry: str | None = None
     """Value of the retry annotation that was last acted on."""
+    store: str | None = None
+    """URI of the store that the stages' results are in."""
+    finished_keys: Annotated[list[str], Field(max_length=100)] = []
+    """`STAGE/KEY` of the finished stages, those of earlier specs included, newest first. None of
+    them is run again."""

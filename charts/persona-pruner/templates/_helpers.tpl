@@ -1,0 +1,83 @@
+{{- define "persona-pruner.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "persona-pruner.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains (include "persona-pruner.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "persona-pruner.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Name of cluster-wide objects: two releases may have the same name in two namespaces. */}}
+{{- define "persona-pruner.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "persona-pruner.fullname" .) -}}
+{{- end -}}
+
+{{- define "persona-pruner.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "persona-pruner.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "persona-pruner.labels" -}}
+{{ include "persona-pruner.selectorLabels" . }}
+app.kubernetes.io/part-of: persona-pruner
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "persona-pruner.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "persona-pruner.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Reference of an image; takes a list of the root context and the image's values. */}}
+{{- define "persona-pruner.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $name := $image.repository -}}
+{{- with $root.Values.image.registry -}}
+{{- $name = printf "%s/%s" (trimSuffix "/" .) $image.repository -}}
+{{- end -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $name $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default $root.Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The operator's settings file. */}}
+{{- define "persona-pruner.settings" -}}
+{{- $settings := dict
+  "jobsImage" (include "persona-pruner.image" (list . .Values.jobs.image))
+  "vllmImage" (include "persona-pruner.image" (list . .Values.vllm.image))
+  "imagePullPolicy" .Values.image.pullPolicy
+  "imagePullSecrets" .Values.image.pullSecrets
+  "profiles" .Values.profiles
+  "env" .Values.env
+  "retry" .Values.operator.retry
+  "namespaces" .Values.namespaces
+  "healthPort" 8080
+  "metricsPort" (ternary .Values.metrics.port 0 .Values.metrics.enabled)
+  "logLevel" .Values.operator.logLevel
+-}}
+{{- $store := dict -}}
+{{- range $name, $value := omit .Values.store "caConfigMap" -}}
+{{- if $value -}}{{- $_ := set $store $name $value -}}{{- end -}}
+{{- end -}}
+{{- if .Values.store.caConfigMap.name -}}
+{{- $_ := set $store "caConfigMap" .Values.store.caConfigMap -}}
+{{- end -}}
+{{- $_ := set $settings "store" $store -}}
+{{- with .Values.cache -}}{{- $_ := set $settings "cache" . -}}{{- end -}}
+{{- with .Values.operator.maxParallelStages -}}{{- $_ := set $settings "maxParallelStages" . -}}{{- end -}}
+{{- toYaml (merge $settings .Values.operator.tuning) -}}
+{{- end -}}

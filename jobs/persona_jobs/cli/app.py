@@ -1,0 +1,122 @@
+"""Commands, their arguments and their exit codes."""
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import InputError, PersonaError
+from ..spec import load_manifest
+
+app = typer.Typer(
+    name="persona",
+    help="From a persona's text to a lighter language model that plays that persona.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Manifest = Annotated[
+    Path, typer.Argument(metavar="FILE", help="YAML or JSON file with one PersonaModel.")
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Artifact store: file:///DIR or s3://BUCKET/PREFIX (credentials from AWS_* variables)."
+        " Default: spec.storage.uri, else .persona/store beside FILE.",
+    ),
+]
+
+
+class Output(StrEnum):
+    """Output formats."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command()
+def run(
+    file: Manifest,
+    store: StoreUrl = None,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="What to print at the end.")
+    ] = Output.TABLE,
+) -> None:
+    """Make the persona's model: score, rewrite, mask, recover, slice and evaluate.
+
+    Finished stages are found again in the store; after Ctrl-C the same command goes on.
+    """
+    from .run import run_pipeline
+
+    raise typer.Exit(run_pipeline(file, store, as_json=output is Output.JSON))
+
+
+@app.command()
+def chat(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE|DIR", help="The persona's manifest, or a checkpoint folder."),
+    ],
+    store: StoreUrl = None,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, max=4096, help="Longest answer in tokens.")
+    ] = 200,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="Sampling temperature; 0 takes the likeliest.")
+    ] = 0.7,
+) -> None:
+    """Talk to the persona. An empty line or Ctrl-D ends the talk."""
+    from .chat import chat_with
+
+    chat_with(file, store, max_tokens=max_tokens, temperature=temperature)
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Manifests to check.")],
+) -> None:
+    """Check manifests and print every error with its field path."""
+    failed = False
+    for file in files:
+        try:
+            manifest = load_manifest(file)
+        except InputError as error:
+            failed = True
+            typer.echo(error, err=True)
+        else:
+            typer.echo(f"{file}: {manifest.kind} {manifest.metadata.name} is valid")
+    raise typer.Exit(2 if failed else 0)
+
+
+@app.command()
+def keys(file: Manifest) -> None:
+    """Print the content key of every stage: equal keys mean equal results."""
+    from ..local import with_local_revisions
+    from ..pipeline import plan
+
+    for stage in plan(with_local_revisions(load_manifest(file)).spec):
+        typer.echo(f"{stage.name:<10} {stage.key}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point: expected errors become one line and their exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app()
+    except PersonaError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(130 if error.exit_code == 143 else error.exit_code)

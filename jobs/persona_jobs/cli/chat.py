@@ -1,0 +1,72 @@
+"""`persona chat`: talk to the checkpoint that the pipeline made."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .run import open_pipeline
+
+
+def checkpoint_of(file: Path, store_url: str | None) -> Path:
+    """Local folder of the persona's checkpoint, verified.
+
+    Raises:
+        InputError: there is no checkpoint yet.
+    """
+    if file.is_dir():
+        return file
+    pipeline = open_pipeline(file, store_url)
+    sliced = next(stage for stage in pipeline.stages if stage.name == "slice")
+    if pipeline.artifacts.manifest("slice", sliced.key) is None:
+        raise InputError(
+            "there is no checkpoint for this manifest yet",
+            hint=f"Run `persona run {file}` first",
+            subject=str(file),
+        )
+    return pipeline.artifacts.local_dir("slice", sliced.key)
+
+
+def chat_with(file: Path, store_url: str | None, *, max_tokens: int, temperature: float) -> None:
+    """Read questions from standard input and stream the answers to standard output."""
+    directory = checkpoint_of(file, store_url)
+    from ..models.compute import resolve
+    from ..models.loading import load
+
+    model, tokenizer = load(directory, resolve())
+    turns: list[dict[str, str]] = []
+    while question := _ask():
+        turns.append({"role": "user", "content": question})
+        answer = _answer(model, tokenizer, turns, max_tokens, temperature)
+        turns.append({"role": "assistant", "content": answer})
+
+
+def _ask() -> str:
+    if sys.stdin.isatty():
+        sys.stdout.write("> ")
+        sys.stdout.flush()
+    try:
+        return sys.stdin.readline().strip()
+    except KeyboardInterrupt:
+        return ""
+
+
+def _answer(
+    model: Any, tokenizer: Any, turns: list[dict[str, str]], max_tokens: int, temperature: float
+) -> str:
+    from transformers import TextStreamer
+
+    inputs = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
+    output = model.generate(
+        **inputs,
+        max_new_tokens=max_tokens,
+        streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
+        **sampling,
+    )
+    text: str = tokenizer.decode(
+        output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    return text

@@ -1,0 +1,163 @@
+"""`persona run`: the whole pipeline on one machine."""
+
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress as Bars
+
+from ..errors import PersonaError, StageInterruptedError
+from ..local import default_cache, default_store, store_options, with_local_revisions
+from ..logs import LogProgress
+from ..pipeline import PlannedStage, plan
+from ..pointer import record_revision
+from ..runner import StageReport, run_stage
+from ..signals import stop_on_signals
+from ..spec import PersonaModel, load_manifest
+from ..stage import StopFlag
+from ..store import StageArtifacts, open_store
+from .progress import StageBar, make_bars
+from .summary import print_summary
+
+
+@dataclass
+class Pipeline:
+    """A persona's pipeline on one machine.
+
+    Attributes:
+        manifest: the resolved manifest.
+        stages: the planned stages.
+        artifacts: the store.
+        cache: base models and downloads.
+        console: where progress goes (standard error).
+        stop: set by Ctrl-C.
+    """
+
+    manifest: PersonaModel
+    stages: list[PlannedStage]
+    artifacts: StageArtifacts
+    cache: Path
+    console: Console
+    stop: StopFlag
+
+
+def open_pipeline(file: Path, store_url: str | None) -> Pipeline:
+    """Read the manifest and open its store.
+
+    Raises:
+        PersonaError: the manifest or the store can't be used.
+    """
+    manifest = with_local_revisions(load_manifest(file))
+    url = store_url or manifest.spec.storage.uri or default_store(file)
+    cache = default_cache()
+    return Pipeline(
+        manifest=manifest,
+        stages=plan(manifest.spec),
+        artifacts=StageArtifacts(open_store(url, store_options(manifest.spec)), cache / "store"),
+        cache=cache,
+        console=Console(stderr=True),
+        stop=StopFlag(),
+    )
+
+
+def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
+    """Run all stages and print the result. Returns the exit code."""
+    started = time.monotonic()
+    pipeline = open_pipeline(file, store_url)
+    pipeline.stop = stop_on_signals(
+        on_first=lambda: pipeline.console.print(
+            "stopping at the next safe point (Ctrl-C again to quit at once)"
+        )
+    )
+    reports: list[StageReport] = []
+    failure: PersonaError | None = None
+    try:
+        for report in _reports(pipeline):
+            reports.append(report)
+        record_revision(pipeline.artifacts.store, pipeline.manifest)
+    except PersonaError as error:
+        failure = error
+    seconds = time.monotonic() - started
+    if as_json:
+        sys.stdout.write(json.dumps(_document(pipeline, reports, failure, seconds)) + "\n")
+    if isinstance(failure, StageInterruptedError):
+        pipeline.console.print("Stopped. Run the same command to go on.", highlight=False)
+        return 130
+    if failure is not None:
+        raise failure
+    if not as_json:
+        print_summary(pipeline.artifacts, reports, seconds)
+    return 0
+
+
+def _reports(pipeline: Pipeline) -> Any:
+    console = pipeline.console
+    if console.is_terminal:
+        with make_bars(console) as bars:
+            for stage in pipeline.stages:
+                yield _with_bar(pipeline, stage, bars)
+        return
+    logging.getLogger("persona_jobs").setLevel(logging.INFO)
+    for stage in pipeline.stages:
+        progress = LogProgress(logging.getLogger("persona_jobs"), stage.name)
+        report = _run(pipeline, stage, progress)
+        console.print(f"{stage.name}: {_outcome(report)}", highlight=False, soft_wrap=True)
+        yield report
+
+
+def _with_bar(pipeline: Pipeline, stage: PlannedStage, bars: Bars) -> StageReport:
+    bar = StageBar(bars, stage.name)
+    report = _run(pipeline, stage, bar)
+    bar.finish(_outcome(report))
+    return report
+
+
+def _run(pipeline: Pipeline, stage: PlannedStage, progress: Any) -> StageReport:
+    return run_stage(
+        pipeline.manifest.spec,
+        stage,
+        pipeline.artifacts,
+        cache=pipeline.cache,
+        progress=progress,
+        stop=pipeline.stop,
+        hf_token=os.environ.get("HF_TOKEN"),
+    )
+
+
+def _outcome(report: StageReport) -> str:
+    return "reused" if report.outcome == "Reused" else f"made in {report.seconds:.0f} s"
+
+
+def _document(
+    pipeline: Pipeline, reports: list[StageReport], failure: PersonaError | None, seconds: float
+) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": pipeline.manifest.metadata.name,
+        "store": pipeline.artifacts.store.url,
+        "seconds": round(seconds, 1),
+        "stages": [
+            {
+                "stage": report.stage,
+                "key": report.key,
+                "path": report.path,
+                "outcome": "reused" if report.outcome == "Reused" else "made",
+                "seconds": report.seconds,
+                "metrics": report.metrics,
+            }
+            for report in reports
+        ],
+    }
+    if failure is not None:
+        document["error"] = {
+            "class": type(failure).__name__,
+            "message": failure.message,
+            "subject": failure.subject,
+            "hint": failure.hint,
+        }
+    return document

@@ -1,0 +1,1 @@
+"""Measurements of the evaluate stage: losses, persona score, size and speed, without a judge."""

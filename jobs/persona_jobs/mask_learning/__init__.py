@@ -1,0 +1,1 @@
+"""Learning which FFN intermediate channels a persona needs, with all weights frozen."""

@@ -1,0 +1,165 @@
+"""Conversations as token ids, by the model's own chat template."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Message = Mapping[str, str]
+
+_PROBE = "persona-system-probe"
+_system_support: dict[str, bool] = {}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One turn of question and answer.
+
+    Attributes:
+        ids: all token ids: system prompt, query, answer and end-of-turn token.
+        answer_start: index of the answer's first token in `ids`.
+    """
+
+    ids: list[int]
+    answer_start: int
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Everything before the answer."""
+        return self.ids[: self.answer_start]
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The answer with its end-of-turn token."""
+        return self.ids[self.answer_start :]
+
+
+def messages(system: str | None, query: str, answer: str | None = None) -> list[Message]:
+    """Chat messages of one turn."""
+    turns: list[Message] = []
+    if system is not None:
+        turns.append({"role": "system", "content": system})
+    turns.append({"role": "user", "content": query})
+    if answer is not None:
+        turns.append({"role": "assistant", "content": answer})
+    return turns
+
+
+def render(
+    tokenizer: Any, turns: Sequence[Message], *, add_generation_prompt: bool = True
+) -> list[int]:
+    """Token ids of the messages, with the opening of the assistant's turn if asked for.
+
+    A system message that the template would ignore or refuse is put before the first user turn.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or the template refuses the messages.
+    """
+    return _encode(tokenizer, render_text(tokenizer, turns, add_generation_prompt))
+
+
+def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt: bool) -> str:
+    """As `render`, but the text before tokenization."""
+    if not supports_system(tokenizer):
+        turns = _system_into_user(turns)
+    return _apply(tokenizer, turns, add_generation_prompt)
+
+
+def conversation(
+    tokenizer: Any, system: str | None, query: str, answer: str, *, max_tokens: int | None = None
+) -> Conversation:
+    """One turn as token ids; the prompt's tokens are exactly those that generation starts from.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        system: the persona's system prompt, or None.
+        query: the user's question.
+        answer: the assistant's answer.
+        max_tokens: cut the answer so that the conversation has no more tokens than this; at least
+            one answer token stays.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or the template refuses the messages.
+    """
+    prompt = render_text(tokenizer, messages(system, query), True)
+    whole = render_text(tokenizer, messages(system, query, answer), False)
+    prompt_ids = _encode(tokenizer, prompt)
+    end = tokenizer.eos_token_id
+    if whole.startswith(prompt):
+        # Tokenized apart from the prompt: no token may straddle the border, as none does when the
+        # model answers.
+        answer_ids = _encode(tokenizer, whole[len(prompt) :])
+        if end in answer_ids:  # templates go on after the end of the turn, with a newline mostly
+            answer_ids = answer_ids[: len(answer_ids) - answer_ids[::-1].index(end)]
+    else:
+        answer_ids = _encode(tokenizer, answer)
+        if end is not None:
+            answer_ids.append(end)
+    ids = prompt_ids + answer_ids
+    if max_tokens is not None:
+        ids = ids[: max(max_tokens, len(prompt_ids) + 1)]
+    return Conversation(ids, len(prompt_ids))
+
+
+def supports_system(tokenizer: Any) -> bool:
+    """Whether the chat template shows a system message as one; asked once a template."""
+    template = _template(tokenizer)
+    if template not in _system_support:
+        try:
+            supported = _PROBE in _apply(tokenizer, messages(_PROBE, "query"), True)
+        except InputError:
+            supported = False
+        if not supported:
+            logger.warning(
+                "the chat template has no system role: the system prompt opens the user's turn"
+            )
+        _system_support[template] = supported
+    return _system_support[template]
+
+
+def _system_into_user(turns: Sequence[Message]) -> list[Message]:
+    if not turns or turns[0]["role"] != "system":
+        return list(turns)
+    system, rest = turns[0]["content"], list(turns[1:])
+    if rest and rest[0]["role"] == "user":
+        return [{"role": "user", "content": f"{system}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [{"role": "user", "content": system}, *rest]
+
+
+def _template(tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "the base model's tokenizer has no chat template",
+            hint="Use an instruction-tuned base model, such as one whose name ends in Instruct",
+            subject="spec.baseModel",
+        )
+    template: str = tokenizer.get_chat_template()
+    return template
+
+
+def _apply(tokenizer: Any, turns: Sequence[Message], add_generation_prompt: bool) -> str:
+    _template(tokenizer)
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            # Personas answer at once; templates without a thinking mode ignore this.
+            enable_thinking=False,
+        )
+    except Exception as error:  # jinja2 errors, and whatever the template raises
+        raise InputError(
+            f"the base model's chat template refuses the messages: {error}",
+            hint="Use a base model whose chat template takes user and assistant turns",
+            subject="spec.baseModel",
+        ) from error
+    return text
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids

@@ -1,0 +1,129 @@
+"""Loading a base model and its tokenizer from a local directory, without running its code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ..errors import CorruptArtifactError, InputError
+from . import families
+from .compute import Compute
+
+
+def load(
+    directory: Path, compute: Compute, *, attn_implementation: str = "sdpa"
+) -> tuple[Any, Any]:
+    """The model, frozen and in evaluation mode, and its tokenizer.
+
+    Args:
+        directory: a plain Hugging Face checkpoint: config.json, safetensors weights, tokenizer.
+        compute: device and number format.
+        attn_implementation: the library's attention for plain forward passes.
+
+    Returns:
+        (model, tokenizer)
+
+    Raises:
+        InputError: there is no model, or its architecture can't be pruned.
+        CorruptArtifactError: weights or tokenizer are damaged or incomplete.
+    """
+    load_config(directory)
+    return load_model(directory, compute, attn_implementation=attn_implementation), load_tokenizer(
+        directory
+    )
+
+
+def load_config(directory: Path) -> Any:
+    """The model's configuration, checked to be of a supported family; reads no weights."""
+    if not (directory / "config.json").is_file():
+        raise InputError(
+            f"{directory} holds no config.json",
+            hint="Give a directory with a Hugging Face checkpoint",
+            subject="spec.baseModel",
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{directory / 'config.json'} can't be read as a model configuration: {error}",
+            hint="Supported model types: " + ", ".join(sorted(families.FAMILIES)),
+            subject="spec.baseModel",
+        ) from error
+    families.check(config)
+    return config
+
+
+def load_model(directory: Path, compute: Compute, *, attn_implementation: str = "sdpa") -> Any:
+    """The causal language model, frozen, in evaluation mode, on the device."""
+    try:
+        with without_progress_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=compute.dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CorruptArtifactError(
+            f"the weights in {directory} can't be loaded: {error}",
+            hint="Download or convert the base model again; only safetensors weights are read",
+            subject="spec.baseModel",
+        ) from error
+    _check_complete(directory, info)
+    model.eval()
+    model.requires_grad_(False)
+    return model.to(compute.device)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep the library's own progress bars off the terminal; ours are the stages'."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a checkpoint."""
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CorruptArtifactError(
+            f"the tokenizer in {directory} can't be loaded: {error}",
+            hint="The directory needs tokenizer.json and tokenizer_config.json",
+            subject="spec.baseModel",
+        ) from error
+
+
+def _check_complete(directory: Path, info: dict[str, Any]) -> None:
+    # The library would fill missing weights with random numbers and only warn.
+    for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if found := info.get(problem):
+            names = ", ".join(sorted(str(name) for name in found)[:3])
+            raise CorruptArtifactError(
+                f"the weights in {directory} don't fit its config.json: "
+                f"{problem.replace('_', ' ')} {names} ({len(found)} in all)",
+                hint="Download or convert the base model again",
+                subject="spec.baseModel",
+            )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Parameters, tied weights counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,195 @@
+"""The mask file: a persona as packed bits, with the identity of its base model.
+
+A safetensors file with `mask` (uint8, `[n_layers, ceil(d_ff / 8)]`, channel i in bit `i % 8` of
+byte `i // 8`), an optional `scales` (float32, `[n_layers, d_ff]`, one factor a channel, folded into
+`down_proj` when the model is cut), and string metadata.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CorruptArtifactError, InputError
+
+FORMAT = "persona-pruner.mask"
+VERSION = 1
+_HINT = "Delete the file and let the mask stage make it again"
+_RESERVED = {
+    "format",
+    "format_version",
+    "n_layers",
+    "d_ff",
+    "width",
+    "base_model",
+    "base_revision",
+}
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which FFN channels a persona keeps.
+
+    Attributes:
+        bits: bool `[n_layers, d_ff]`, True where the channel is kept; the same number in each row.
+        base_model: URI of the base model that it belongs to.
+        base_revision: revision of the base model, or None.
+        scales: float `[n_layers, d_ff]`, a factor for each channel's activation, or None.
+        metadata: more facts, as strings; names of the file format's own are refused.
+    """
+
+    bits: Tensor
+    base_model: str
+    base_revision: str | None = None
+    scales: Tensor | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Channels kept in each layer."""
+        return int(self.bits[0].sum())
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the model."""
+        return self.bits.shape[0]
+
+    @property
+    def d_ff(self) -> int:
+        """FFN channels of the uncut model."""
+        return self.bits.shape[1]
+
+
+def save(path: Path, mask: Mask) -> None:
+    """Write a mask file.
+
+    Raises:
+        InputError: the mask is not a bool matrix that keeps the same number of channels, at least
+            one, in each row; or scales or metadata don't fit.
+    """
+    if problem := _problem(mask.bits, mask.scales):
+        raise InputError(f"the mask can't be saved: {problem}")
+    if taken := _RESERVED & mask.metadata.keys():
+        raise InputError(f"mask metadata can't use the name {sorted(taken)[0]!r}")
+    tensors = {"mask": pack(mask.bits)}
+    if mask.scales is not None:
+        tensors["scales"] = mask.scales.detach().to("cpu", torch.float32).contiguous()
+    metadata = {
+        **mask.metadata,
+        "format": FORMAT,
+        "format_version": str(VERSION),
+        "n_layers": str(mask.n_layers),
+        "d_ff": str(mask.d_ff),
+        "width": str(mask.width),
+        "base_model": mask.base_model,
+    }
+    if mask.base_revision is not None:
+        metadata["base_revision"] = mask.base_revision
+    save_file(tensors, path, metadata=metadata)
+
+
+def load(path: Path) -> Mask:
+    """Read a mask file and check all of it.
+
+    Raises:
+        InputError: there is no such file, or it is of a newer format.
+        CorruptArtifactError: it is truncated, altered, or not a mask file.
+    """
+    if not path.is_file():
+        raise InputError(f"mask file {path} does not exist", subject=str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptArtifactError(
+            f"mask file {path} is not a readable safetensors file: {error}",
+            hint=_HINT,
+            subject=str(path),
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise _corrupt(path, "it is not a mask file (no format mark)")
+    if metadata.get("format_version") != str(VERSION):
+        raise InputError(
+            f"mask file {path} has format version {metadata.get('format_version')}, "
+            f"this program reads version {VERSION}",
+            hint="Use the version of persona-pruner that wrote it",
+            subject=str(path),
+        )
+    return _from_parts(path, metadata, tensors)
+
+
+def _from_parts(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Mask:
+    try:
+        n_layers, d_ff, width = (int(metadata[name]) for name in ("n_layers", "d_ff", "width"))
+        base_model = metadata["base_model"]
+    except (KeyError, ValueError) as error:
+        raise _corrupt(path, f"metadata is missing or malformed ({error})") from error
+    packed, scales = tensors.get("mask"), tensors.get("scales")
+    if n_layers < 1 or d_ff < 1 or packed is None or packed.dtype != torch.uint8:
+        raise _corrupt(path, "it holds no packed mask")
+    if tuple(packed.shape) != (n_layers, -(-d_ff // 8)):
+        raise _corrupt(path, f"{list(packed.shape)} bytes can't hold {n_layers} x {d_ff} bits")
+    if bool(unpack(packed, packed.shape[1] * 8)[:, d_ff:].any()):
+        raise _corrupt(path, "the padding bits are not zero")
+    bits = unpack(packed, d_ff)
+    if problem := _problem(bits, scales):
+        raise _corrupt(path, problem)
+    if int(bits[0].sum()) != width:
+        raise _corrupt(path, f"it keeps {int(bits[0].sum())} channels a layer, not {width}")
+    others = {name: value for name, value in metadata.items() if name not in _RESERVED}
+    return Mask(bits, base_model, metadata.get("base_revision"), scales, others)
+
+
+def check_fits(mask: Mask, *, n_layers: int, d_ff: int, base_model: str | None = None) -> None:
+    """Raise InputError unless the mask belongs to a model of this shape (and of this identity)."""
+    if (mask.n_layers, mask.d_ff) != (n_layers, d_ff):
+        raise InputError(
+            f"the mask is for {mask.n_layers} layers of {mask.d_ff} FFN channels, "
+            f"the base model has {n_layers} of {d_ff}",
+            hint=f"Use the base model {mask.base_model}",
+        )
+    if base_model is not None and base_model != mask.base_model:
+        raise InputError(
+            f"the mask was learned for {mask.base_model}, not for {base_model}",
+            hint="Use that base model, or learn a mask for this one",
+        )
+
+
+def pack(bits: Tensor) -> Tensor:
+    """Bool `[n_layers, d_ff]` to uint8 `[n_layers, ceil(d_ff / 8)]`, lowest bit first."""
+    rows, d_ff = bits.shape
+    padded = torch.zeros(rows, -(-d_ff // 8) * 8, dtype=torch.int32)
+    padded[:, :d_ff] = bits.to("cpu", torch.int32)
+    weights = 2 ** torch.arange(8, dtype=torch.int32)
+    return (padded.view(rows, -1, 8) * weights).sum(dim=-1).to(torch.uint8)
+
+
+def unpack(packed: Tensor, d_ff: int) -> Tensor:
+    """The inverse of `pack`: bool `[n_layers, d_ff]`."""
+    bits = (packed.unsqueeze(-1).to(torch.int32) >> torch.arange(8, dtype=torch.int32)) & 1
+    return bits.flatten(1)[:, :d_ff].bool()
+
+
+def _problem(bits: Tensor, scales: Tensor | None) -> str | None:
+    if bits.dtype != torch.bool or bits.dim() != 2 or 0 in bits.shape:
+        return f"bits of type {bits.dtype} and shape {list(bits.shape)} are not a bool matrix"
+    widths = bits.sum(dim=1)
+    if int(widths.min()) != int(widths.max()):
+        return f"layers keep between {int(widths.min())} and {int(widths.max())} channels"
+    if int(widths[0]) == 0:
+        return "it keeps no channel"
+    if scales is not None:
+        if scales.shape != bits.shape or not scales.is_floating_point():
+            return f"scales of shape {list(scales.shape)} don't match the mask"
+        if not bool(torch.isfinite(scales).all()):
+            return "a scale is not finite"
+    return None
+
+
+def _corrupt(path: Path, problem: str) -> CorruptArtifactError:
+    return CorruptArtifactError(f"mask file {path}: {problem}", hint=_HINT, subject=str(path))

@@ -1,0 +1,92 @@
+"""Masked forward: the FFN intermediate activation times a mask, with the weights untouched.
+
+The mask is applied to the input of `down_proj`, so a channel with mask 0 contributes nothing and
+the masked model equals the model with that channel cut out. A 0/1 vector there is an IA3 vector
+(Liu et al. 2022), which is why rows of one batch may wear different masks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .families import FfnLayer, ffn_layers
+
+_masked_models: "WeakSet[nn.Module]" = WeakSet()
+
+
+@contextmanager
+def masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
+    """Run the model's forward passes inside this context with `masks` on its FFN activations.
+
+    Args:
+        model: a causal language model of a supported family.
+        masks: `[n_layers, d_ff]`, one mask for every row, or `[batch, n_layers, d_ff]`, one mask a
+            batch row (then every forward pass must have exactly `batch` rows). Any float, integer
+            or bool type. A tensor with a graph keeps it: gradients of the loss flow into it.
+
+    Raises:
+        InputError: the mask's shape doesn't fit the model or the batch.
+        RuntimeError: the model is masked already; leave that context first.
+    """
+    layers = ffn_layers(model)
+    check_mask_shape(layers, masks)
+    if model in _masked_models:
+        raise RuntimeError("the model is masked already: leave the outer `masked` context first")
+    weight = layers[0].down.weight
+    # Converted once, here: each forward then costs one multiplication a layer.
+    rows = masks.to(device=weight.device, dtype=weight.dtype).unbind(dim=-2)
+    _masked_models.add(model)
+    handles = []
+    try:
+        for layer, row in zip(layers, rows, strict=True):
+            handles.append(layer.down.register_forward_pre_hook(_multiply_by(row)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _masked_models.discard(model)
+
+
+def check_mask_shape(layers: Sequence[FfnLayer], masks: Tensor) -> None:
+    """Raise InputError unless `masks` fits the layers (see `masked`)."""
+    widths = {layer.width for layer in layers}
+    expected = (len(layers), layers[0].width)
+    if len(widths) > 1 or masks.dim() not in {2, 3} or tuple(masks.shape[-2:]) != expected:
+        raise InputError(
+            f"mask of shape {list(masks.shape)} doesn't fit a model with {len(layers)} layers of "
+            f"{'/'.join(str(width) for width in sorted(widths))} FFN channels",
+            hint="Use the mask with the base model it was learned for",
+        )
+
+
+def _multiply_by(row: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    if row.dim() == 1:  # [d_ff]
+
+        def multiply(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            return (args[0] * row,)
+
+        return multiply
+
+    batch = row.shape[0]
+    spread = row.unsqueeze(1)  # [batch, 1, d_ff]
+
+    def multiply_rows(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        hidden = args[0]  # [batch, seq, d_ff]
+        if hidden.dim() != 3 or hidden.shape[0] != batch:
+            raise InputError(
+                f"{batch} masks were given for a batch of {hidden.shape[0]} rows",
+                hint="Give one mask for each row, or one mask for all",
+            )
+        return (hidden * spread,)
+
+    return multiply_rows
+
+
+def all_ones(model: nn.Module) -> Tensor:
+    """The mask `[n_layers, d_ff]` that keeps every channel."""
+    layers = ffn_layers(model)
+    return torch.ones(len(layers), layers[0].width)

@@ -1,0 +1,71 @@
+"""Cutting the masked-out FFN channels from the weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .families import FfnLayer, ffn_layers
+from .masking import check_mask_shape
+
+
+def slice_model(model: Any, mask: Tensor, *, scales: Tensor | None = None) -> None:
+    """Remove the channels that `mask` leaves out, in place.
+
+    The rows of `gate` and `up` and the columns of `down` are cut, biases with them, and
+    `config.intermediate_size` becomes the kept width, so that the model is a plain one of its
+    architecture. It then computes what it computed under `masking.masked`.
+
+    Args:
+        model: a causal language model of a supported family.
+        mask: `[n_layers, d_ff]`, bool or 0/1; the same number of ones, at least one, in each row.
+        scales: `[n_layers, d_ff]` factors of the channels' activations, folded into `down`.
+
+    Raises:
+        InputError: the mask doesn't fit the model, keeps no channel, or is uneven.
+    """
+    layers = ffn_layers(model)
+    if mask.dim() != 2:
+        raise InputError(f"a mask of shape {list(mask.shape)} is not one mask for a model")
+    check_mask_shape(layers, mask)
+    kept = mask.bool()
+    if not torch.equal(kept.to(mask.dtype), mask):
+        raise InputError("the mask holds values other than 0 and 1")
+    widths = kept.sum(dim=1)
+    width = int(widths[0])
+    if width == 0 or int(widths.min()) != int(widths.max()):
+        raise InputError(
+            f"layers keep between {int(widths.min())} and {int(widths.max())} channels",
+            hint="One width, at least 1, must hold for all layers",
+        )
+    if scales is not None and scales.shape != mask.shape:
+        raise InputError(f"scales of shape {list(scales.shape)} don't match the mask")
+    for layer, row in zip(layers, kept, strict=True):
+        channels = row.nonzero().squeeze(1).to(layer.down.weight.device)
+        _slice_layer(layer, channels, None if scales is None else scales[layer.index])
+    model.config.intermediate_size = width
+
+
+def _slice_layer(layer: FfnLayer, channels: Tensor, scales: Tensor | None) -> None:
+    for projection in (layer.gate, layer.up):
+        _replace(projection, projection.weight.detach()[channels])
+        if projection.bias is not None:
+            bias = projection.bias.detach()[channels].clone()
+            projection.bias = nn.Parameter(bias, requires_grad=projection.bias.requires_grad)
+        projection.out_features = len(channels)
+    columns = layer.down.weight.detach()[:, channels]
+    if scales is not None:
+        factors = scales.to(columns.device)[channels]
+        columns = (columns.float() * factors.float()).to(columns.dtype)
+    _replace(layer.down, columns)
+    layer.down.in_features = len(channels)
+    # The library's MLP modules note the width too; it only shows when they are printed.
+    if hasattr(layer.mlp, "intermediate_size"):
+        layer.mlp.intermediate_size = len(channels)  # type: ignore[assignment]
+
+
+def _replace(projection: nn.Linear, weight: Tensor) -> None:
+    projection.weight = nn.Parameter(
+        weight.contiguous(), requires_grad=projection.weight.requires_grad
+    )

@@ -1,0 +1,117 @@
+"""Closed-form refit of every kept ``down_proj``, layer by layer from the bottom.
+
+In each block, the cut network's residual stream is steered back to the dense one's: with ``a`` the
+kept intermediate activations and ``r`` the residual before the FFN, both of the cut network whose
+lower layers are refitted already, and ``y`` the dense network's block output, the new ``down_proj``
+W minimises ``|a W' - (y - r)|^2`` plus a ridge towards the old weights (compare SlimGPT, arXiv
+2412.18110, and FASP, arXiv 2501.09412, which refit towards a layer's own dense output).
+
+All positions count, the persona prompt's with its attention-sink token among them: leave them out
+and the sink drifts, and with it every later token. Arithmetic is float32, block by block.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.attention import installed
+from ..models.families import blocks, ffn_layers
+from ..training.tokens import TokenizedSet
+from .least_squares import GramAccumulator
+from .streams import StreamSet, embedded, run_block
+
+
+def refit(
+    dense: Any,
+    cut: Any,
+    sets: Sequence[TokenizedSet],
+    *,
+    ridge: float,
+    scratch: Path,
+    on_layer: Callable[[], None] = lambda: None,
+) -> None:
+    """Replace the ``down_proj`` weights of ``cut`` by their least-squares refit, in place.
+
+    Args:
+        dense: the uncut model.
+        cut: the same model without the channels that the mask leaves out.
+        sets: examples; each set shares a prefix.
+        ridge: pull towards the weights before, relative to each channel's energy.
+        scratch: directory for the residual streams (2 x tokens x hidden x 4 bytes).
+        on_layer: called after every layer.
+    """
+    layers = ffn_layers(cut)
+    with installed(dense), installed(cut), embedded(dense, sets, scratch) as streams:
+        dense_streams, cut_streams = streams
+        pairs = zip(blocks(dense), blocks(cut), strict=True)
+        for index, (dense_block, cut_block) in enumerate(pairs):
+            for stream_set in dense_streams:
+                _advance(dense, _float32(dense_block), index, stream_set)
+            block = _float32(cut_block)
+            down = _down(cut_block, block, layers[index].down)
+            down.weight.copy_(
+                _solve(cut, block, down, index, dense_streams, cut_streams, ridge=ridge)
+            )
+            for stream_set in cut_streams:
+                _advance(cut, block, index, stream_set)
+            with torch.no_grad():
+                layers[index].down.weight.copy_(down.weight)
+            on_layer()
+
+
+def _float32(block: nn.Module) -> nn.Module:
+    copied: nn.Module = copy.deepcopy(block).float()
+    return copied.requires_grad_(False)
+
+
+def _down(block: nn.Module, copied: nn.Module, original: nn.Linear) -> nn.Linear:
+    """The module of ``copied`` that stands where ``original`` stands in ``block``."""
+    for one, other in zip(block.modules(), copied.modules(), strict=True):
+        if one is original and isinstance(other, nn.Linear):
+            return other
+    raise ValueError("the projection is not part of the block")
+
+
+def _advance(model: Any, block: nn.Module, layer: int, streams: StreamSet) -> None:
+    with torch.no_grad():
+        for batch, output in run_block(model, block, layer, streams):
+            batch.stream.copy_(output)
+
+
+def _solve(
+    model: Any,
+    block: nn.Module,
+    down: nn.Linear,
+    layer: int,
+    dense_streams: Sequence[StreamSet],
+    cut_streams: Sequence[StreamSet],
+    *,
+    ridge: float,
+) -> Tensor:
+    device = down.weight.device
+    gram = GramAccumulator(down.in_features, down.out_features, device)
+    seen: dict[str, Tensor] = {}
+
+    def keep(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen["activation"], seen["output"] = inputs[0], output
+
+    handle = down.register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            for dense_set, cut_set in zip(dense_streams, cut_streams, strict=True):
+                targets = [b.stream for b in (dense_set.prefix, *dense_set.batches) if b]
+                outputs = run_block(model, block, layer, cut_set)
+                for target, (batch, output) in zip(targets, outputs, strict=True):
+                    residual = output - seen["output"]
+                    wanted = target.to(device) - residual
+                    if down.bias is not None:
+                        wanted = wanted - down.bias
+                    valid = batch.valid.to(device)
+                    gram.add(seen["activation"][valid], wanted[valid], batch.weight)
+    finally:
+        handle.remove()
+    return gram.solve(down.weight, ridge)

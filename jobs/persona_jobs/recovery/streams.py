@@ -1,0 +1,145 @@
+"""Residual streams of a data set, passed through a model one block at a time.
+
+The streams lie in memory-mapped files, so that memory does not grow with the data. A set's shared
+prefix is one row of its own, which every other row attends to.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batching import length_sorted_batches
+from ..models.families import decoder
+from ..models.prefix import EMPTY_PREFIX, CausalAttention, PrefixCache
+from ..training.tokens import TokenizedSet
+
+BATCH_TOKENS = 2048
+
+
+@dataclass
+class StreamBatch:
+    """Rows of similar length, right-padded.
+
+    Attributes:
+        stream: residual stream ``[rows, seq, hidden]`` float32, memory-mapped.
+        valid: bool ``[rows, seq]``, False on padding.
+        past: tokens of the prefix before these rows.
+        weight: how often each token counts.
+    """
+
+    stream: Tensor
+    valid: Tensor
+    past: int
+    weight: float
+
+
+@dataclass
+class StreamSet:
+    """A data set's streams: the prefix first, if there is one, then the rests.
+
+    Attributes:
+        prefix: one row, or None.
+        batches: the rests.
+    """
+
+    prefix: StreamBatch | None
+    batches: list[StreamBatch]
+
+
+@contextmanager
+def embedded(
+    model: Any, sets: Sequence[TokenizedSet], scratch: Path
+) -> Iterator[tuple[list[StreamSet], list[StreamSet]]]:
+    """Two copies of the sets' token embeddings: streams of the dense and of the cut model.
+
+    The prefix counts as often as there are rows, as it would if every row held it.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="streams-") as directory:
+        folder = Path(directory)
+        counter = iter(range(1_000_000_000))
+
+        def embed(ids: Tensor) -> Tensor:
+            states = model.get_input_embeddings()(ids.to(_device(model))).float().cpu()
+            path = folder / f"{next(counter)}.f32"
+            mapped = torch.from_file(
+                str(path), shared=True, size=states.numel(), dtype=torch.float32
+            ).view(states.shape)
+            mapped.copy_(states)
+            return mapped
+
+        with torch.no_grad():
+            dense = [_stream_set(data, embed) for data in sets if len(data)]
+            cut = [_stream_set(data, embed) for data in sets if len(data)]
+            yield dense, cut
+
+
+def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
+    prefix = None
+    past = len(data.prefix)
+    if past:
+        ids = torch.tensor([data.prefix])
+        prefix = StreamBatch(embed(ids), torch.ones_like(ids, dtype=torch.bool), 0, len(data))
+    batches = []
+    lengths = [len(rest) for rest in data.rests]
+    for rows in length_sorted_batches(lengths, max_tokens=BATCH_TOKENS):
+        longest = max(lengths[row] for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        valid = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for position, row in enumerate(rows):
+            ids[position, : lengths[row]] = torch.tensor(data.rests[row])
+            valid[position, : lengths[row]] = True
+        batches.append(StreamBatch(embed(ids), valid, past, 1.0))
+    return StreamSet(prefix, batches)
+
+
+def run_block(
+    model: Any, block: nn.Module, layer: int, streams: StreamSet
+) -> Iterator[tuple[StreamBatch, Tensor]]:
+    """Outputs of one block on every batch of a set, ``[rows, seq, hidden]`` float32.
+
+    Needs the model's attention to be ``models.attention.installed``. The prefix comes first; its
+    keys and values of this block serve the other batches.
+    """
+    cache = EMPTY_PREFIX
+    if streams.prefix is not None:
+        attention = CausalAttention(record=True)
+        output = _forward(model, block, streams.prefix, attention)
+        # Indexed by layer; only this one is read.
+        cache = PrefixCache(
+            (attention.keys[0],) * (layer + 1),
+            (attention.values[0],) * (layer + 1),
+            streams.prefix.stream.shape[1],
+        )
+        yield streams.prefix, output
+    for batch in streams.batches:
+        yield batch, _forward(model, block, batch, CausalAttention(cache))
+
+
+def _forward(
+    model: Any, block: nn.Module, batch: StreamBatch, attention: CausalAttention
+) -> Tensor:
+    hidden = batch.stream.to(_device(block))
+    positions = torch.arange(
+        batch.past, batch.past + hidden.shape[1], device=hidden.device
+    ).unsqueeze(0)
+    rotary: Any = decoder(model).rotary_emb
+    output = block(
+        hidden,
+        attention_mask=None,
+        position_ids=positions,
+        past_key_values=None,
+        use_cache=False,
+        position_embeddings=rotary(hidden, position_ids=positions),
+        shared_attention=attention,
+    )
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,27 @@
+"""The evaluation report: one HTML file with inline charts, no scripts, no network."""
+
+from .data import (
+    Answer,
+    Curve,
+    CurvePoint,
+    Difference,
+    KeptChannels,
+    RankedQuery,
+    Ranking,
+    ReportData,
+    Sample,
+)
+from .render import render
+
+__all__ = [
+    "Answer",
+    "Curve",
+    "CurvePoint",
+    "Difference",
+    "KeptChannels",
+    "RankedQuery",
+    "Ranking",
+    "ReportData",
+    "Sample",
+    "render",
+]

@@ -1,0 +1,1 @@
+"""From the teacher's answers to the persona's data set: cleaning, filters, splits."""

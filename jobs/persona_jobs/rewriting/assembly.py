@@ -1,0 +1,167 @@
+"""From the teacher's answers to examples: clean, filter, count."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..dataset import Example, Split, normalise_query
+from ..errors import InputError, TeacherError
+from ..teacher.base import Ending, TeacherAnswer
+from .cleaning import clean
+from .filters import REASONS, Reason, shared_answers, text_fault
+from .requests import WantedAnswer
+from .splitting import SPLITS
+
+_BY_ENDING: dict[Ending, Reason | None] = {
+    "complete": None,
+    "truncated": "truncated",
+    "refused": "refusal",
+    "tooLong": "tooLong",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The usable examples and what became of the rest.
+
+    Attributes:
+        splits: examples by split, in the order of the wanted answers.
+        dropped: number of answers dropped, by reason; reasons that didn't occur are left out.
+        failures: number of failed requests, by what went wrong.
+    """
+
+    splits: dict[Split, list[Example]]
+    dropped: dict[Reason, int]
+    failures: dict[str, int]
+
+    @property
+    def usable(self) -> int:
+        """Number of examples."""
+        return sum(len(examples) for examples in self.splits.values())
+
+    @property
+    def asked(self) -> int:
+        """Number of answers that were asked for."""
+        return self.usable + sum(self.dropped.values())
+
+    @property
+    def yield_percent(self) -> float:
+        """Usable answers in percent of those asked for."""
+        return 100 * self.usable / self.asked if self.asked else 0.0
+
+
+def assemble(
+    wanted: Sequence[WantedAnswer],
+    answers: Mapping[int, TeacherAnswer],
+    *,
+    persona: str,
+    rewritten: bool,
+    special_tokens: Collection[str],
+    count_tokens: Callable[[str, str], int],
+    max_tokens: int,
+) -> Assembly:
+    """Make examples of the answers that are fit to learn from.
+
+    Args:
+        wanted: what was asked for.
+        answers: the answers by index in `wanted`; a missing one counts as failed.
+        persona: the system message of every example.
+        rewritten: whether the answers re-voice the reference, and so must differ from it.
+        special_tokens: the base model's; none may stand in an answer.
+        count_tokens: tokens of the whole conversation, from query and answer.
+        max_tokens: longest conversation in tokens.
+    """
+    reasons: dict[int, Reason] = {}
+    texts: dict[int, str] = {}
+    failures: Counter[str] = Counter()
+    for index, item in enumerate(wanted):
+        answer = answers.get(index) or TeacherAnswer("", "failed", "no answer")
+        text = clean(answer.text)
+        reason = _BY_ENDING[answer.ending] or text_fault(
+            text,
+            query=item.query.query,
+            reference=item.query.answer,
+            persona=persona,
+            rewritten=rewritten,
+            special_tokens=special_tokens,
+        )
+        if reason is None and count_tokens(item.query.query, text) > max_tokens:
+            reason = "tooLong"
+        if reason is None:
+            texts[index] = text
+        else:
+            reasons[index] = reason
+        if answer.ending == "failed":
+            failures[answer.detail] += 1
+    for index in _duplicates(wanted, texts):
+        reasons[index] = "duplicate"
+        del texts[index]
+    splits: dict[Split, list[Example]] = {name: [] for name in SPLITS}
+    for index, text in texts.items():
+        item = wanted[index]
+        splits[item.split].append(Example.of(persona, item.query.query, text, item.query.answer))
+    counts = Counter(reasons.values())
+    return Assembly(
+        splits=splits,
+        dropped={reason: counts[reason] for reason in REASONS if counts[reason]},
+        failures=dict(failures.most_common()),
+    )
+
+
+def check_yield(assembly: Assembly, min_yield_percent: int) -> None:
+    """Refuse a data set of which too little is usable.
+
+    Raises:
+        TeacherError: too little, but it would be enough with the requests that failed on the way;
+            another start asks for those again.
+        InputError: too little of what the teacher answered is usable.
+    """
+    failed = assembly.dropped.get("failed", 0)
+    enough = assembly.asked * min_yield_percent / 100
+    if assembly.usable and assembly.usable >= enough:
+        return
+    counts = ", ".join(f"{count} {reason}" for reason, count in assembly.dropped.items())
+    what = (
+        f"only {assembly.usable} of {assembly.asked} answers are usable "
+        f"({assembly.yield_percent:.0f} %, minYieldPercent is {min_yield_percent}); "
+        f"dropped: {counts or 'none'}"
+    )
+    if failed and assembly.usable + failed >= enough:
+        reason = next(iter(assembly.failures))
+        raise TeacherError(
+            f"{what}; most failed with: {reason}",
+            hint="Check that the endpoint works and start again; only failed ones are asked again",
+            subject="spec.teacher.openAI",
+        )
+    raise InputError(what, hint=_mend(assembly.dropped), subject="spec.teacher")
+
+
+def _mend(dropped: Mapping[Reason, int]) -> str:
+    mends: dict[Reason, str] = {
+        "truncated": "Raise spec.teacher.maxTokens",
+        "tooLong": "Raise spec.dataset.maxTokens or shorten spec.persona.text",
+        "refusal": "Use a teacher that plays the persona, or rephrase spec.persona.text",
+        "unchanged": "Use a stronger teacher, raise spec.teacher.temperature, or set "
+        "spec.teacher.strategy to Answer",
+        "duplicate": "Raise spec.teacher.temperature or lower spec.teacher.samplesPerQuery",
+        "repetitive": "Use a stronger teacher or another spec.teacher.temperature",
+        "failed": "Check spec.teacher.openAI",
+    }
+    worst = max(dropped, key=lambda reason: dropped[reason], default=None)
+    first = mends.get(worst, "Use a stronger teacher") if worst else "Use a stronger teacher"
+    return f"{first}, or lower spec.teacher.minYieldPercent"
+
+
+def _duplicates(wanted: Sequence[WantedAnswer], texts: Mapping[int, str]) -> list[int]:
+    """Answers that many queries got, and second equal answers to one query."""
+    shared = shared_answers((wanted[index].query.query, text) for index, text in texts.items())
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for index, text in texts.items():
+        form = normalise_query(text)
+        pair = (normalise_query(wanted[index].query.query), form)
+        if form in shared or pair in seen:
+            found.append(index)
+        seen.add(pair)
+    return found

@@ -1,0 +1,49 @@
+"""Remove from an answer what is wrapped around it."""
+
+import re
+
+_THOUGHTS = ("think", "thinking", "reasoning")
+_LABEL = re.compile(
+    r"(?:\*\*)?(?:(?:the )?(?:rewritten|revised|rephrased|final|in-character) )?"
+    r"(?:answer|response|version|reply)(?:\*\*)?\s*:(?:\*\*)?\s*",
+    re.IGNORECASE,
+)
+_PREAMBLE = re.compile(
+    r"(?:(?:sure|certainly|of course|okay|ok|absolutely)[,!.]?(?: thing[,!.]?)?\s+)?"
+    r"(?:here(?:'s| is| are)|this is|below is)\b[^\n:]{0,120}"
+    r"\b(?:answer|response|version|reply|rewrit\w+|rephras\w+|revision)\b[^\n:]{0,80}:\s*",
+    re.IGNORECASE,
+)
+_QUOTES = {'"': '"', "“": "”", "«": "»", "„": "“", "'": "'"}
+
+
+def clean(text: str) -> str:
+    """`text` with Unix line ends and without thoughts, labels, preambles and outer quotes.
+
+    `Here is the rewritten answer: "Arr!"` becomes `Arr!`.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _without_thoughts(text.strip())
+    for pattern in (_PREAMBLE, _LABEL):
+        if match := pattern.match(text):
+            text = text[match.end() :].strip()
+    return _unquoted(text)
+
+
+def _without_thoughts(text: str) -> str:
+    for tag in _THOUGHTS:
+        if text.startswith(f"<{tag}>"):
+            _, closed, rest = text.partition(f"</{tag}>")
+            return rest.strip() if closed else text
+    return text
+
+
+def _unquoted(text: str) -> str:
+    closing = _QUOTES.get(text[:1])
+    if closing is None or len(text) < 2 or not text.endswith(closing):
+        return text
+    inner = text[1:-1]
+    # `"Arr," said I, "matey"` begins and ends with quotes that don't belong together.
+    if text[0] in inner or closing in (inner if closing != "'" else ""):
+        return text
+    return inner.strip()

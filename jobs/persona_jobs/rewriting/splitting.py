@@ -1,0 +1,97 @@
+"""Train, validation and test queries, disjoint by normalised query."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from ..dataset import Example, ScoredQuery, Split, normalise_query
+from ..errors import InputError
+
+MIN_TRAIN = 4
+MIN_HELD_OUT = 1
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+Item = TypeVar("Item")
+
+
+def eligible(
+    queries: Iterable[ScoredQuery], excluded_questions: Iterable[str]
+) -> list[ScoredQuery]:
+    """The kept queries, each once, without those that an evaluation file asks.
+
+    Args:
+        queries: scored queries in any order.
+        excluded_questions: questions of evaluation files.
+    """
+    seen = {normalise_query(question) for question in excluded_questions}
+    chosen = []
+    for query in sorted((q for q in queries if q.kept), key=lambda q: q.rank):
+        form = normalise_query(query.query)
+        if form not in seen:
+            seen.add(form)
+            chosen.append(query)
+    return chosen
+
+
+def split(
+    queries: Sequence[ScoredQuery], *, validation_percent: int, test_percent: int, seed: int
+) -> dict[Split, list[ScoredQuery]]:
+    """Divide the queries; each split in the seed's order.
+
+    The order is that of a hash of seed and query, so that a query's place depends on no other.
+
+    Raises:
+        InputError: too few queries for `MIN_TRAIN` and one held-out query each.
+    """
+    ordered = sorted(queries, key=lambda q: _digest(seed, normalise_query(q.query)))
+    validation = max(MIN_HELD_OUT, round(len(ordered) * validation_percent / 100))
+    test = max(MIN_HELD_OUT, round(len(ordered) * test_percent / 100))
+    if len(ordered) < MIN_TRAIN + 2 * MIN_HELD_OUT:
+        raise too_few(f"only {len(ordered)} queries are left to write answers for")
+    while len(ordered) - validation - test < MIN_TRAIN:
+        if validation > test:
+            validation -= 1
+        else:
+            test -= 1
+    return {
+        "test": ordered[:test],
+        "validation": ordered[test : test + validation],
+        "train": ordered[test + validation :],
+    }
+
+
+def refill(splits: Mapping[Split, Sequence[Example]]) -> dict[Split, list[Example]]:
+    """Give an empty held-out split a training query, where the filters took all of its answers.
+
+    All answers of that query leave the training data; the first of them is held out.
+
+    Raises:
+        InputError: fewer than `MIN_TRAIN` answers would be left to train on.
+    """
+    filled = {name: list(splits[name]) for name in SPLITS}
+    for name in ("validation", "test"):
+        if filled[name] or not filled["train"]:
+            continue
+        moved = normalise_query(filled["train"][-1].query)
+        same = [e for e in filled["train"] if normalise_query(e.query) == moved]
+        filled["train"] = [e for e in filled["train"] if normalise_query(e.query) != moved]
+        filled[name] = same[:1]
+    counts = ", ".join(f"{len(filled[name])} for {name}" for name in SPLITS)
+    if len(filled["train"]) < MIN_TRAIN or not filled["validation"] or not filled["test"]:
+        raise too_few(f"too few usable answers: {counts}")
+    return filled
+
+
+def too_few(what: str) -> InputError:
+    """The error for too little data."""
+    return InputError(
+        f"{what}; at least {MIN_TRAIN} for training and one each for validation and test are "
+        "needed",
+        hint="Raise spec.instructions.maxSamples or spec.scoring.keepPercent, or give more "
+        "instructions",
+        subject="spec.instructions",
+    )
+
+
+def _digest(seed: int, text: str) -> str:
+    return hashlib.sha256(f"{seed}:{text}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,153 @@
+"""Command line of the server: ``python -m persona_jobs.serve --model DIR``."""
+
+import argparse
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from persona_jobs.errors import EXIT_DONE, EXIT_RETRY, InputError, PersonaError
+from persona_jobs.fetch import failure_of, write_termination_message
+from persona_jobs.results import TerminationMessage
+
+_logger = logging.getLogger("persona_jobs.serve")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m persona_jobs.serve",
+        description="Serve a checkpoint over the OpenAI chat completions API.",
+    )
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="directory of the checkpoint")
+    add("--served-model-name", metavar="NAME", help="name in requests (default: the directory's)")
+    add("--host", default="", help="address to listen on (default: all, IPv4 and IPv6)")
+    add("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    add("--device", choices=["Auto", "CPU", "CUDA"], default="Auto", help="default: Auto")
+    add("--dtype", choices=["Auto", "Float32", "BFloat16"], default="Auto", help="default: Auto")
+    add(
+        "--max-context-tokens", type=_positive, metavar="N",
+        help="longest conversation with its answer (default: the model's)",
+    )  # fmt: skip
+    add(
+        "--default-max-tokens", type=_positive, default=1024, metavar="N",
+        help="limit of an answer whose request names none (default: 1024)",
+    )  # fmt: skip
+    add(
+        "--max-queue", type=_natural, default=16, metavar="N",
+        help="requests that may wait beside the running one; more get 429 (default: 16)",
+    )  # fmt: skip
+    add(
+        "--shutdown-delay", type=_seconds, default=5.0, metavar="SECONDS",
+        help="after SIGTERM, take requests this long while not ready (default: 5)",
+    )  # fmt: skip
+    add(
+        "--shutdown-timeout", type=_seconds, default=20.0, metavar="SECONDS",
+        help="then let running requests finish within this time (default: 20)",
+    )  # fmt: skip
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError("must be between 0 and 86400")
+    return value
+
+
+def fingerprint(directory: Path, dtype: str, device: str) -> str:
+    """Return ``system_fingerprint``: changes with the weights' files, number format and device."""
+    digest = hashlib.sha256(f"{dtype} {device}".encode())
+    for path in sorted(directory.glob("*")):
+        if path.suffix in {".json", ".jinja"}:
+            digest.update(path.read_bytes())
+        elif path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                digest.update(file.read(2**20))
+            digest.update(str(path.stat().st_size).encode())
+    return f"fp_{digest.hexdigest()[:12]}"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal; returns the exit code.
+
+    Raises:
+        PersonaError: the model can't be loaded or the address can't be used.
+    """
+    if not options.model.is_dir():
+        raise InputError(
+            f"{options.model} is not a directory", hint="give --model a checkpoint's directory"
+        )
+    # torch takes seconds to import: wrong arguments are told before.
+    import torch
+
+    from persona_jobs.models import compute
+    from persona_jobs.serve.app import Service, ServiceOptions, create_app
+    from persona_jobs.serve.cpus import usable_cpus
+    from persona_jobs.serve.engine import Engine
+    from persona_jobs.serve.server import Server, listen
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cpus())
+    chosen = compute.resolve(options.device, options.dtype)
+    service = Service(
+        lambda: Engine.load(options.model, chosen, max_context_tokens=options.max_context_tokens),
+        ServiceOptions(
+            model=options.served_model_name or options.model.resolve().name,
+            fingerprint=fingerprint(options.model, chosen.dtype_name, chosen.device.type),
+            max_queue=options.max_queue,
+            default_max_tokens=options.default_max_tokens,
+        ),
+        on_failure=lambda: server.stop(),  # noqa: PLW0108 - made below
+    )
+    server = Server(
+        create_app(service), service, delay=options.shutdown_delay, bound=options.shutdown_timeout
+    )
+    with listen(options.host, options.port) as listener:
+        _logger.info("listening on port %d", listener.getsockname()[1])
+        server.run(sockets=[listener])
+    if service.failure is not None:
+        raise service.failure
+    return EXIT_DONE if server.started else EXIT_RETRY
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code (see ``persona_jobs.errors``)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return run(options)
+    except PersonaError as exc:
+        failure, code = failure_of(exc), exc.exit_code
+        _logger.error("%s", exc)  # noqa: TRY400 - one clear line, no traceback
+    write_termination_message(TerminationMessage(stage="serve", outcome="Failed", failure=failure))
+    return code
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The model's thread can't be interrupted; a long step must not outlast the grace period.
+    os._exit(status)

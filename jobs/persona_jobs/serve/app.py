@@ -1,0 +1,216 @@
+"""The routes of the server, and loading the model behind them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from persona_jobs.errors import OutOfMemoryError
+from persona_jobs.serve.api_errors import ApiError
+from persona_jobs.serve.chat import ChatEndpoint
+from persona_jobs.serve.engine import Engine, is_out_of_memory
+from persona_jobs.serve.metrics import Metrics
+from persona_jobs.serve.protocol import ChatCompletion, ChatRequest, ModelCard, ModelList
+from persona_jobs.serve.scheduler import Scheduler
+
+LOADING_RETRY_SECONDS = 5
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """Settings of a server.
+
+    Attributes:
+        model: the name that requests use for the model.
+        fingerprint: identifies the weights and the number format.
+        max_queue: requests that may wait beside the running one.
+        default_max_tokens: limit of an answer whose request names none.
+        max_body_bytes: longest request body.
+    """
+
+    model: str
+    fingerprint: str = "fp_unknown"
+    max_queue: int = 16
+    default_max_tokens: int = 1024
+    max_body_bytes: int = 4 * 2**20
+
+
+class Service:
+    """One model's life in the server: loading, ready, stopping.
+
+    Args:
+        load: loads the model; runs in the model's own thread.
+        options: settings.
+        on_failure: called when the model can't be loaded.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        options: ServiceOptions,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.options = options
+        self.metrics = Metrics(options.model)
+        self.failure: Exception | None = None
+        self.stopping = False
+        self.scheduler: Scheduler | None = None
+        self._created = int(time.time())
+        self._load = load
+        self._on_failure = on_failure
+        self._chat: ChatEndpoint | None = None
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+
+    async def prepare(self) -> None:
+        """Load the model and generate one token; from then on it takes requests."""
+        loop = asyncio.get_running_loop()
+        try:
+            engine = await loop.run_in_executor(self._model_thread, self._load)
+            await loop.run_in_executor(self._model_thread, engine.warm_up)
+        except Exception as exc:  # whatever it is, the process ends with it
+            self.failure = exc
+            if is_out_of_memory(exc):
+                self.failure = OutOfMemoryError(
+                    "the model does not fit into memory",
+                    hint="give the server more memory, or serve in BFloat16",
+                )
+            self._on_failure()
+            return
+        options = self.options
+        self.scheduler = Scheduler(
+            engine, self.metrics, self._model_thread, max_queue=options.max_queue
+        )
+        self._chat = ChatEndpoint(
+            self.scheduler,
+            self.metrics,
+            model=options.model,
+            fingerprint=options.fingerprint,
+            default_max_tokens=options.default_max_tokens,
+            max_body_bytes=options.max_body_bytes,
+        )
+        self.metrics.ready.set(1)
+        _logger.info(
+            "model %s takes requests of up to %d tokens", options.model, engine.max_context_tokens
+        )
+
+    def stop_soon(self) -> None:
+        """Report as not ready; requests are still answered."""
+        self.stopping = True
+        self.metrics.ready.set(0)
+
+    def abort_requests(self) -> None:
+        """End all requests that are still in work with an error."""
+        if self.scheduler is not None:
+            self.scheduler.close(
+                ApiError(
+                    503, "The server is stopping. Send the request again.", code="server_stopping",
+                    retry_after=1,
+                )
+            )  # fmt: skip
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        if self._chat is None:
+            self.metrics.requests.labels(status="503").inc()
+            error = ApiError(
+                503, "The model is being loaded.", code="model_not_ready",
+                retry_after=LOADING_RETRY_SECONDS,
+            )  # fmt: skip
+            return error.response()
+        return await self._chat(request)
+
+    async def models(self) -> Response:
+        """GET /v1/models."""
+        return JSONResponse(ModelList(data=[self._card()]).model_dump())
+
+    async def model(self, name: str) -> Response:
+        """GET /v1/models/NAME."""
+        if name != self.options.model:
+            raise ApiError(
+                404, f"The model {name[:200]!r} does not exist.", param="model",
+                code="model_not_found",
+            )  # fmt: skip
+        return JSONResponse(self._card().model_dump())
+
+    def _card(self) -> ModelCard:
+        longest = self.scheduler.engine.max_context_tokens if self.scheduler else None
+        return ModelCard(id=self.options.model, created=self._created, max_model_len=longest)
+
+    async def healthz(self) -> Response:
+        """GET /healthz: 503 when only a restart helps."""
+        if self.scheduler is not None and self.scheduler.broken:
+            return JSONResponse({"status": "the device failed"}, status_code=503)
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self) -> Response:
+        """GET /readyz: 503 until the model generated its first token, and while stopping."""
+        if self.stopping:
+            return JSONResponse({"status": "stopping"}, status_code=503)
+        if self._chat is None:
+            return JSONResponse({"status": "loading the model"}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    async def exposition(self) -> Response:
+        """GET /metrics."""
+        return Response(self.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the application; it starts loading the model when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        preparing = asyncio.create_task(service.prepare())
+        yield
+        preparing.cancel()
+        service.abort_requests()
+
+    # The documentation pages would load scripts from other hosts.
+    app = FastAPI(title="Persona-Pruner serving", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_api_route(
+        "/v1/chat/completions",
+        service.chat,
+        methods=["POST"],
+        responses={200: {"model": ChatCompletion}},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": ChatRequest.model_json_schema()}},
+            }
+        },
+    )
+    app.add_api_route("/v1/models", service.models, responses={200: {"model": ModelList}})
+    app.add_api_route("/v1/models/{name:path}", service.model, response_model=None)
+    app.add_api_route("/healthz", service.healthz, response_model=None)
+    app.add_api_route("/readyz", service.readyz, response_model=None)
+    app.add_api_route("/metrics", service.exposition, response_model=None)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return error.response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Unknown routes and methods, in the API's form."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}."
+    response = ApiError(error.status_code, message).response()
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,324 @@
+"""``POST /v1/chat/completions``, streamed and whole."""
+
+import asyncio
+import functools
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from persona_jobs.serve import prompt as prompts
+from persona_jobs.serve import sampling
+from persona_jobs.serve.api_errors import CLIENT_CLOSED_REQUEST, ApiError, from_validation
+from persona_jobs.serve.metrics import Metrics
+from persona_jobs.serve.protocol import (
+    DONE_EVENT,
+    AnswerMessage,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatRequest,
+    Choice,
+    ChunkChoice,
+    Delta,
+    FinishReason,
+    Usage,
+    sse,
+)
+from persona_jobs.serve.scheduler import Event, Finished, Scheduler, Ticket
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+
+class _ClientGoneError(Exception):
+    """Nobody reads the answer any more."""
+
+
+@dataclass
+class _Exchange:
+    """One request on its way to an answer."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+    ticket: Ticket
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    include_usage: bool = False
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+        )
+
+    def chunk(
+        self, delta: Delta | None, finish_reason: FinishReason | None = None
+    ) -> ChatCompletionChunk:
+        choices = [] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish_reason)]
+        return ChatCompletionChunk(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            system_fingerprint=self.fingerprint,
+        )
+
+
+class ChatEndpoint:
+    """Answers chat requests.
+
+    Args:
+        scheduler: the queue in front of the model.
+        metrics: where to count.
+        model: the name that requests may use.
+        fingerprint: identifies the weights and the number format, as ``system_fingerprint``.
+        default_max_tokens: limit of an answer whose request names none.
+        max_body_bytes: longest request body.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        *,
+        model: str,
+        fingerprint: str,
+        default_max_tokens: int,
+        max_body_bytes: int,
+    ) -> None:
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._model = model
+        self._fingerprint = fingerprint
+        self._default_max_tokens = default_max_tokens
+        self._max_body_bytes = max_body_bytes
+        # Tokenizing a long conversation takes a while; one thread, since tokenizers hold state.
+        self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request, count it and log it; never its text."""
+        try:
+            return await self._answer(request)
+        except ApiError as error:
+            failure = error
+        except (_ClientGoneError, ClientDisconnect):
+            failure = ApiError(CLIENT_CLOSED_REQUEST, "The client went away.", code="client_gone")
+        except Exception:
+            _logger.exception("a request failed")
+            failure = ApiError(500, "The request failed; the server's log has the cause.")
+        self._metrics.requests.labels(status=str(failure.status)).inc()
+        _logger.info("status=%d code=%s", failure.status, failure.code)
+        return failure.response()
+
+    async def _answer(self, request: Request) -> Response:
+        body = await read_body(request, self._max_body_bytes)
+        try:
+            chat = ChatRequest.model_validate_json(body)
+        except ValidationError as exc:
+            raise from_validation(exc) from None
+        if chat.model is not None and chat.model != self._model:
+            raise ApiError(
+                404,
+                f"The model {chat.model[:200]!r} does not exist; this server has {self._model!r}.",
+                param="model",
+                code="model_not_found",
+            )
+        ticket = self._scheduler.admit()
+        try:
+            exchange = await self._start(chat, ticket)
+            if not chat.stream:
+                return await self._whole(request, exchange)
+            # Errors before the first token still get their own HTTP status.
+            first = await _unless_gone(_first(ticket), request.receive)
+        except BaseException:
+            ticket.close()
+            raise
+        return _EventStream(self._stream(exchange, first), self, exchange)
+
+    async def _start(self, chat: ChatRequest, ticket: Ticket) -> _Exchange:
+        engine = self._scheduler.engine
+        build = functools.partial(
+            prompts.build,
+            chat.messages,
+            engine.render,
+            token_limit=chat.token_limit,
+            default_limit=self._default_max_tokens,
+            max_context_tokens=engine.max_context_tokens,
+        )
+        prompt = await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, build)
+        self._metrics.prompt_tokens.observe(len(prompt.ids))
+        ticket.start(prompt, sampling.of_request(chat, engine.defaults), chat.stop_strings)
+        return _Exchange(
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            created=int(time.time()),
+            model=self._model,
+            fingerprint=self._fingerprint,
+            ticket=ticket,
+            prompt_tokens=len(prompt.ids),
+            include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
+        )
+
+    async def _whole(self, request: Request, exchange: _Exchange) -> Response:
+        text, end = await _unless_gone(_collect(exchange.ticket), request.receive)
+        exchange.ticket.close()
+        exchange.completion_tokens = end.completion_tokens
+        self.finished(exchange, 200)
+        answer = ChatCompletion(
+            id=exchange.id,
+            created=exchange.created,
+            model=exchange.model,
+            choices=[Choice(message=AnswerMessage(content=text), finish_reason=end.reason)],
+            usage=exchange.usage,
+            system_fingerprint=exchange.fingerprint,
+        )
+        return JSONResponse(answer.model_dump())
+
+    async def _stream(self, exchange: _Exchange, first: Event) -> AsyncIterator[bytes]:
+        yield exchange.chunk(Delta(role="assistant", content="")).event()
+        event = first
+        while isinstance(event, str):
+            yield exchange.chunk(Delta(content=event)).event()
+            event = await exchange.ticket.events.get()
+        if isinstance(event, ApiError):
+            yield sse(event.body())
+            raise event
+        exchange.completion_tokens = event.completion_tokens
+        yield exchange.chunk(Delta(), event.reason).event()
+        if exchange.include_usage:
+            last = exchange.chunk(None)
+            last.usage = exchange.usage
+            yield last.event()
+        yield DONE_EVENT
+
+    def finished(self, exchange: _Exchange, status: int) -> None:
+        """Count and log the end of a request that got a place in the queue."""
+        seconds = time.monotonic() - exchange.ticket.arrived
+        self._metrics.requests.labels(status=str(status)).inc()
+        if status == 200:
+            self._metrics.duration.observe(seconds)
+        _logger.info(
+            "id=%s status=%d prompt_tokens=%d completion_tokens=%d seconds=%.3f",
+            exchange.id,
+            status,
+            exchange.prompt_tokens,
+            exchange.completion_tokens,
+            seconds,
+        )
+
+
+class _EventStream(Response):
+    """Server-sent events; gives the request's place back however it ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncIterator[bytes], endpoint: ChatEndpoint, exchange: _Exchange
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._endpoint = endpoint
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events until the last one or until the client goes away."""
+        del scope
+        status = CLIENT_CLOSED_REQUEST
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(_disconnect(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                status = sending.result()
+        finally:
+            self._exchange.ticket.close()
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+            self._endpoint.finished(self._exchange, status)
+
+    async def _send(self, send: Send) -> int:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        status = 200
+        try:
+            async for event in self._events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except ApiError as error:  # its event has been sent
+            status = error.status
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:
+            status = CLIENT_CLOSED_REQUEST
+        return status
+
+
+async def _first(ticket: Ticket) -> str | Finished:
+    """Return the first event."""
+    event = await ticket.events.get()
+    if isinstance(event, ApiError):
+        raise event
+    return event
+
+
+async def _collect(ticket: Ticket) -> tuple[str, Finished]:
+    """Return the whole text and how it ended."""
+    text: list[str] = []
+    while isinstance(event := await ticket.events.get(), str):
+        text.append(event)
+    if isinstance(event, ApiError):
+        raise event
+    return "".join(text), event
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the request's body.
+
+    Raises:
+        ApiError: 413 if it is longer than ``limit`` bytes.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise ApiError(
+                413, f"The request body is longer than {limit} bytes.", code="request_too_large"
+            )
+    return body
+
+
+async def _unless_gone(work: Coroutine[None, None, T], receive: Receive) -> T:
+    """Return what ``work`` returns.
+
+    Raises:
+        _ClientGoneError: the client went away first.
+    """
+    task = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnect(receive))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise _ClientGoneError
+    finally:
+        for unfinished in (task, leaving):
+            unfinished.cancel()
+        await asyncio.gather(task, leaving, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Return when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

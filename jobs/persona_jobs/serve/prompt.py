@@ -1,0 +1,76 @@
+"""Messages to token ids, and room for the answer within the context length."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from persona_jobs.errors import InputError
+from persona_jobs.serve.api_errors import ApiError
+from persona_jobs.serve.protocol import Message
+
+Render = Callable[[list[dict[str, str]]], list[int]]
+"""Chat template of the model: messages to the token ids that an answer follows."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered conversation.
+
+    Attributes:
+        ids: token ids, up to where the answer starts.
+        max_new_tokens: most tokens that may follow.
+    """
+
+    ids: list[int]
+    max_new_tokens: int
+
+
+def build(
+    messages: Sequence[Message],
+    render: Render,
+    *,
+    token_limit: int | None,
+    default_limit: int,
+    max_context_tokens: int,
+) -> Prompt:
+    """Render a conversation and check that it and its answer fit.
+
+    Without a system message the chat template puts in the checkpoint's own: the persona.
+
+    Args:
+        messages: the conversation.
+        render: the model's chat template.
+        token_limit: most tokens of the answer that the request asks for, if it does.
+        default_limit: the limit of a request that asks for none; cut to the room that is left.
+        max_context_tokens: longest sequence of prompt and answer.
+
+    Raises:
+        ApiError: 400 if the conversation is too long or the chat template rejects it.
+    """
+    plain = [
+        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        for message in messages
+    ]
+    try:
+        ids = render(plain)
+    except InputError as exc:
+        raise ApiError(400, exc.message, param="messages", code="invalid_value") from exc
+    room = max_context_tokens - len(ids)
+    if room < 1:
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {max_context_tokens} tokens, one of them for "
+            f"the answer, but the messages have {len(ids)} tokens. Shorten the messages.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    if token_limit is not None and token_limit > room:
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {max_context_tokens} tokens, but "
+            f"{len(ids) + token_limit} were requested: {len(ids)} in the messages and "
+            f"{token_limit} in the completion. Shorten the messages or lower the token limit to "
+            f"{room}.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    return Prompt(ids=ids, max_new_tokens=token_limit or min(default_limit, room))

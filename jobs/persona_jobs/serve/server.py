@@ -1,0 +1,110 @@
+"""Sockets, signals and the graceful stop around the application."""
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from persona_jobs.errors import InputError
+from persona_jobs.serve.app import Service
+
+_logger = logging.getLogger(__name__)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; an empty host means all addresses, IPv4 and IPv6.
+
+    Raises:
+        InputError: the address can't be used.
+    """
+    try:
+        if host:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family, backlog=512)
+        if socket.has_dualstack_ipv6():
+            try:
+                return socket.create_server(
+                    ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512
+                )
+            except OSError as exc:
+                if exc.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                    raise
+        return socket.create_server(("", port), backlog=512)
+    except (OSError, OverflowError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise InputError(
+            f"can't listen on {host or '*'}:{port}: {reason}",
+            hint="name another --host or --port",
+        ) from exc
+
+
+class Server(uvicorn.Server):
+    """Stops in three steps on SIGTERM.
+
+    1. ``/readyz`` fails for ``delay`` seconds while requests are still taken: the load balancer
+       learns of it (Ctrl-C skips this).
+    2. No new connections; requests in work have ``bound`` seconds to finish.
+    3. What is left ends with an error that says so.
+
+    A second signal goes to step 3 at once.
+    """
+
+    def __init__(self, app: FastAPI, service: Service, *, delay: float, bound: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,  # above the idle time of usual load balancers
+                timeout_graceful_shutdown=max(1, round(bound) + 5),
+            )
+        )
+        self._service = service
+        self._delay = delay
+        self._bound = bound
+        self._signals = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run until a signal or ``stop``."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; the signal is not raised again, so that the exit code is 0."""
+        del frame
+        self._signals += 1
+        if self._loop is None:
+            self.should_exit = True
+        elif self._signals == 1:
+            delay = self._delay if sig == signal.SIGTERM else 0.0
+            self._loop.call_soon_threadsafe(self._begin_stop, delay)
+        else:
+            self._loop.call_soon_threadsafe(self._end_now)
+
+    def stop(self) -> None:
+        """Stop without delay; to be called in the event loop."""
+        self.should_exit = True
+
+    def _begin_stop(self, delay: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._service.stop_soon()
+        active = self._service.scheduler.active if self._service.scheduler else 0
+        _logger.info("stopping: %d requests in work", active)
+        if delay and self._service.scheduler is not None:
+            loop.call_later(delay, self.stop)
+        else:
+            delay = 0.0
+            self.stop()
+        loop.call_later(delay + self._bound, self._service.abort_requests)
+
+    def _end_now(self) -> None:
+        self._service.abort_requests()
+        self.stop()

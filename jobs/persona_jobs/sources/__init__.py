@@ -1,0 +1,8 @@
+"""Where models and data come from: hub, bucket, local files, installed packages, built-in sets.
+
+Importing this package is cheap; torch and the hub's libraries are loaded only when needed.
+"""
+
+from persona_jobs.sources.digest import digest
+
+__all__ = ["digest"]

@@ -1,0 +1,158 @@
+"""The base model as a local directory, wherever it comes from."""
+
+import hashlib
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from persona_jobs.errors import InputError
+from persona_jobs.sources import gguf
+from persona_jobs.sources.checkpoint import check_checkpoint
+from persona_jobs.sources.hub import hub_errors, split_hf_uri
+from persona_jobs.sources.package import package_path
+from persona_jobs.sources.reading import data_file, downloads_dir, fetch_object
+from persona_jobs.store import ProgressCallback, S3Options, open_store
+from persona_jobs.store.urls import file_url_path
+
+WANTED = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    "*.spm",
+    "spiece.model",
+    "merges.txt",
+    "vocab.txt",
+)
+"""Files of a checkpoint that are fetched: never pickles, never code."""
+
+UNWANTED = ("consolidated*", "*/*")
+"""Other formats of the same weights, and all sub-folders."""
+
+
+def resolve(
+    uri: str,
+    revision: str | None = None,
+    *,
+    cache_dir: Path,
+    store_options: S3Options | None = None,
+    token: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Return a local directory with a plain, checked Hugging Face safetensors checkpoint.
+
+    Args:
+        uri: ``hf://organization/name[@revision]``, ``s3://bucket/prefix`` (a checkpoint's folder,
+            or one ``.gguf`` object), ``file:///directory``, ``file:///model.gguf``, or
+            ``pkg://import_name/model.gguf`` (a file inside an installed package).
+        revision: branch, tag or commit; of ``hf://`` only.
+        cache_dir: where downloads and conversions are kept.
+        store_options: how to reach S3; None reads the environment.
+        token: the hub's access token; None uses the environment's.
+        progress: called with (bytes done, bytes in all) of each object from a bucket.
+
+    Raises:
+        InputError: a malformed URI, no such model, or a model in a form that can't be used.
+        CorruptArtifactError: truncated or malformed files.
+        StoreError: hub or bucket can't be reached, or the cache can't be written.
+    """
+    if uri.startswith("hf://"):
+        directory = _from_hub(uri, revision, cache_dir, token)
+    elif revision:
+        raise InputError(
+            f"a revision ({revision}) is given for {uri}, which has none",
+            hint="leave the revision out, or use hf://",
+            subject=uri,
+        )
+    elif uri.startswith("s3://"):
+        directory = _from_bucket(uri, cache_dir, store_options, progress)
+    elif uri.startswith("file://"):
+        directory = _from_disk(file_url_path(uri), uri, cache_dir)
+    elif uri.startswith("pkg://"):
+        directory = _from_disk(package_path(uri), uri, cache_dir)
+    else:
+        raise InputError(
+            f"{uri[:200]!r} is not a model URI",
+            hint="use hf://organization/name, s3://bucket/prefix, file:///path or "
+            "pkg://import_name/model.gguf",
+        )
+    check_checkpoint(directory)
+    return directory
+
+
+def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None) -> Path:
+    segments, revision = split_hf_uri(uri, revision)
+    if len(segments) > 2:
+        raise InputError(
+            f"{uri} has more than an organization and a name",
+            hint="use hf://organization/name",
+            subject=uri,
+        )
+    with hub_errors(uri, revision):
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                "/".join(segments),
+                revision=revision,
+                cache_dir=hub_cache_dir(cache_dir),
+                token=token,
+                allow_patterns=list(WANTED),
+                ignore_patterns=list(UNWANTED),
+            )
+        )
+
+
+def hub_cache_dir(cache_dir: Path) -> Path | None:
+    """Return where hub downloads go: None for the hub's own cache, if the user has one."""
+    own = any(os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"))
+    if own or Path("~/.cache/huggingface/hub").expanduser().is_dir():
+        return None
+    return cache_dir / "huggingface"
+
+
+def _from_disk(path: Path, uri: str, cache_dir: Path) -> Path:
+    if path.is_dir():
+        return path
+    if not path.exists():
+        raise InputError(f"{path} does not exist", hint="correct the path", subject=uri)
+    if path.suffix == ".safetensors":
+        raise InputError(
+            f"{path} is a weight file without its config and tokenizer",
+            hint=f"name its directory: file://{path.parent}",
+            subject=uri,
+        )
+    return gguf.convert(path, cache_dir)
+
+
+def _from_bucket(
+    uri: str,
+    cache_dir: Path,
+    store_options: S3Options | None,
+    progress: ProgressCallback | None,
+) -> Path:
+    if uri.endswith(".gguf"):
+        local = data_file(uri, cache_dir=cache_dir, store_options=store_options, progress=progress)
+        return gguf.convert(local, cache_dir)
+    store = open_store(uri, store_options)
+    names = [name for name in store.list() if wanted(name)]
+    if not names:
+        raise InputError(
+            f"{uri} holds no checkpoint",
+            hint="correct the bucket or the prefix",
+            subject=uri,
+        )
+    folder = downloads_dir(cache_dir) / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    for name in names:
+        fetch_object(store, name, folder / name, progress=progress)
+    for stale in folder.iterdir():  # objects that are no longer in the bucket
+        if wanted(stale.name) and stale.name not in names:
+            stale.unlink()
+    return folder
+
+
+def wanted(name: str) -> bool:
+    """Say whether a file of a checkpoint is needed."""
+    return any(fnmatchcase(name, pattern) for pattern in WANTED) and not any(
+        fnmatchcase(name, pattern) for pattern in UNWANTED
+    )

@@ -1,0 +1,132 @@
+"""Checks of a Hugging Face checkpoint directory, before anything is loaded from it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from persona_jobs.errors import CorruptArtifactError, InputError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+
+
+def check_checkpoint(directory: Path) -> None:
+    """Check that ``directory`` is a plain safetensors checkpoint with a tokenizer.
+
+    Headers are read, weights are not.
+
+    Raises:
+        InputError: no config, no safetensors weights, no tokenizer, or custom code is asked for.
+        CorruptArtifactError: a file is malformed, truncated or missing.
+    """
+    config = _read_object(directory / "config.json", missing_hint=_config_hint(directory))
+    _refuse_custom_code(config, directory / "config.json")
+    tokenizer_config = directory / "tokenizer_config.json"
+    if tokenizer_config.is_file():
+        _refuse_custom_code(_read_object(tokenizer_config), tokenizer_config)
+    for shard in _shards(directory):
+        check_safetensors(shard)
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        raise InputError(
+            f"{directory} has no tokenizer ({' or '.join(_TOKENIZERS[:2])})",
+            hint="copy the tokenizer's files beside the weights",
+            subject=str(directory),
+        )
+
+
+def check_safetensors(path: Path) -> None:
+    """Check that a safetensors file's header is valid and describes all bytes that follow it.
+
+    Raises:
+        CorruptArtifactError: malformed or truncated.
+    """
+    if not path.is_file():
+        raise CorruptArtifactError(
+            f"{path} is missing", hint="fetch the model again", subject=str(path)
+        )
+    try:
+        with safe_open(str(path), framework="np") as handle:
+            empty = not handle.keys()
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise CorruptArtifactError(
+            f"{path} is truncated or not a safetensors file ({exc})",
+            hint="fetch the model again",
+            subject=str(path),
+        ) from None
+    if empty:
+        raise CorruptArtifactError(
+            f"{path} holds no weights", hint="fetch the model again", subject=str(path)
+        )
+
+
+def _shards(directory: Path) -> list[Path]:
+    index = directory / INDEX
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if index.is_file():
+        names = _read_object(index).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise _corrupt(index, "it has no weight_map")
+        shards = sorted({str(name) for name in names.values()})
+        if any("/" in name or "\\" in name or name.startswith(".") for name in shards):
+            raise _corrupt(index, "a shard's name is not a plain file name")
+        absent = [name for name in shards if not (directory / name).is_file()]
+        if absent:
+            raise CorruptArtifactError(
+                f"{index} names shards that are not there: {', '.join(absent[:5])}",
+                hint="fetch the model again",
+                subject=str(index),
+            )
+        return [directory / name for name in shards]
+    pickled = sorted(file.name for pattern in _PICKLED for file in directory.glob(pattern))
+    if pickled:
+        raise InputError(
+            f"{directory} has pickled weights only ({pickled[0]})",
+            hint="convert them to safetensors: pickle files can run any code when they are loaded",
+            subject=str(directory),
+        )
+    raise InputError(
+        f"{directory} has no {WEIGHTS} or {INDEX}",
+        hint="name the directory of a Hugging Face checkpoint",
+        subject=str(directory),
+    )
+
+
+def _config_hint(directory: Path) -> str:
+    ggufs = sorted(directory.glob("*.gguf"))
+    if ggufs:
+        return f"name the file in it: {ggufs[0]}"
+    return "name the directory of a Hugging Face checkpoint"
+
+
+def _refuse_custom_code(config: dict[str, Any], path: Path) -> None:
+    if config.get("auto_map"):
+        raise InputError(
+            f"{path} asks for custom code (auto_map), which is never run",
+            hint="use a model that transformers supports itself",
+            subject=str(path),
+        )
+
+
+def _read_object(path: Path, *, missing_hint: str = "fetch the model again") -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path.parent} has no {path.name}", hint=missing_hint, subject=str(path.parent)
+        ) from None
+    except (OSError, ValueError, RecursionError) as exc:
+        raise _corrupt(path, f"not readable as JSON ({exc})") from None
+    if not isinstance(value, dict):
+        raise _corrupt(path, "not a JSON object")
+    return value
+
+
+def _corrupt(path: Path, reason: str) -> CorruptArtifactError:
+    return CorruptArtifactError(
+        f"{path} is malformed: {reason}", hint="fetch the model again", subject=str(path)
+    )

@@ -1,0 +1,183 @@
+"""GGUF files: checked, and converted once to a plain float32 safetensors checkpoint."""
+
+import gc
+import logging
+import os
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+
+from persona_jobs.errors import CorruptArtifactError, InputError, OutOfMemoryError
+from persona_jobs.sources.checkpoint import check_checkpoint
+from persona_jobs.store.checksum import sha256_file
+from persona_jobs.store.locking import locked_file
+from persona_jobs.store.os_errors import store_error
+
+CONVERTER_VERSION = 1
+"""Part of the cache key: raised when the conversion's result changes."""
+
+_HEADER = struct.Struct("<4sIQQ")  # magic, version, number of tensors, number of metadata entries
+_MAX_ENTRIES = 1_000_000
+
+_logger = logging.getLogger(__name__)
+
+
+def check_gguf(path: Path) -> None:
+    """Check a GGUF file's header, metadata and tensor table against its size (takes seconds).
+
+    Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+
+    Raises:
+        InputError: no such file, or not a GGUF file.
+        CorruptArtifactError: truncated or malformed.
+    """
+    size = _check_header(path)
+    _check_tensors(path, size)
+
+
+def _check_header(path: Path) -> int:
+    """Return the file's size in bytes."""
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(_HEADER.size)
+            size = os.fstat(handle.fileno()).st_size
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(
+            f"{path} does not exist", hint="correct the path", subject=str(path)
+        ) from None
+    except OSError as exc:
+        raise store_error(exc, action="read", subject=str(path)) from exc
+    if head[:4] != b"GGUF":
+        raise InputError(
+            f"{path} is not a GGUF file", hint="name a .gguf model file", subject=str(path)
+        )
+    if len(head) < _HEADER.size:
+        raise _corrupt(path, f"it ends after {size} bytes")
+    _, version, tensors, entries = _HEADER.unpack(head)
+    if version not in {2, 3}:
+        raise InputError(
+            f"{path} has GGUF version {version}",
+            hint="convert it to version 3 (little-endian)",
+            subject=str(path),
+        )
+    if tensors == 0 or max(tensors, entries) > min(_MAX_ENTRIES, size):
+        raise _corrupt(path, f"it claims {tensors:,} tensors and {entries:,} metadata entries")
+    return size
+
+
+def _check_tensors(path: Path, size: int) -> None:
+    from gguf import GGUFReader
+
+    try:
+        tensors = [
+            (str(tensor.name), int(tensor.data_offset) + int(tensor.n_bytes))
+            for tensor in GGUFReader(path).tensors
+        ]
+    except Exception as exc:  # the reader raises whatever a malformed file makes numpy raise
+        raise _corrupt(path, f"its tensor table can't be read ({type(exc).__name__})") from None
+    for name, end in tensors:
+        if end > size:
+            raise _corrupt(path, f"tensor {name} ends at byte {end:,} of {size:,}")
+
+
+def convert(path: Path, cache_dir: Path) -> Path:
+    """Return a plain float32 safetensors checkpoint made from a GGUF file.
+
+    The conversion runs once for each file content; another process that wants the same waits for
+    it. Memory: four bytes a parameter, and a little more.
+
+    Args:
+        path: the GGUF file.
+        cache_dir: where the result is kept.
+
+    Raises:
+        InputError: not a GGUF file, or of an architecture that transformers can't read.
+        CorruptArtifactError: truncated or malformed.
+        StoreError: the cache can't be written.
+    """
+    size = _check_header(path)
+    try:
+        content = sha256_file(path)
+        folder = cache_dir / "converted"
+        target = folder / f"{path.stem[:80]}-{content[:16]}-v{CONVERTER_VERSION}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked_file(folder / f"{target.name}.lock"):
+            if target.is_dir() and _usable(target):
+                return target
+            _check_tensors(path, size)
+            _remove_leftovers(folder, target.name)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=folder) as temporary:
+                result = Path(temporary, "result")
+                _convert(path, result, Path(temporary))
+                check_checkpoint(result)
+                if target.is_dir():
+                    shutil.rmtree(target)
+                result.replace(target)
+    except OSError as exc:
+        raise store_error(exc, action="convert", subject=f"{path} in {cache_dir}") from exc
+    return target
+
+
+def _usable(target: Path) -> bool:
+    try:
+        check_checkpoint(target)
+    except InputError as exc:
+        _logger.warning("the earlier conversion is made again: %s", exc)
+        return False
+    return True
+
+
+def _remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what a killed conversion left; the lock says that none is running."""
+    for leftover in folder.glob(f".{name}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _convert(path: Path, result: Path, workspace: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    _logger.info("converting %s to safetensors, once", path.name)
+    # A folder with nothing but the model: files beside the original can't change the outcome.
+    source = workspace / "source"
+    source.mkdir()
+    (source / "model.gguf").symlink_to(path.resolve())
+    options = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, MemoryError):
+        raise
+    except Exception as exc:  # whatever a model of another kind makes the library raise
+        reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
+        if "allocate memory" in reason:
+            raise OutOfMemoryError(
+                f"the memory does not hold {path} in float32 ({reason[:200]})",
+                hint="use a machine with more memory",
+            ) from None
+        raise InputError(
+            f"{path} can't be converted: {reason[:300]}",
+            hint="use a GGUF of an architecture that transformers can read (Llama, Qwen2, Qwen3)",
+            subject=str(path),
+        ) from None
+    model.config.name_or_path = ""
+    model.save_pretrained(result, safe_serialization=True)
+    tokenizer.save_pretrained(result)
+    for file in result.iterdir():
+        file.chmod(0o644)  # weights come out private to the user; a shared cache needs them read
+    del model
+    gc.collect()
+
+
+def _corrupt(path: Path, reason: str) -> CorruptArtifactError:
+    return CorruptArtifactError(
+        f"{path} is truncated or malformed: {reason}",
+        hint="fetch the file again",
+        subject=str(path),
+    )

@@ -1,0 +1,108 @@
+"""The Hugging Face hub: its URIs and its errors."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from persona_jobs.errors import InputError, StoreError
+from persona_jobs.store.os_errors import store_error
+
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+def split_hf_uri(uri: str, revision: str | None) -> tuple[list[str], str | None]:
+    """Return the path segments and the revision of ``hf://segment/…[@revision]``.
+
+    Raises:
+        InputError: a malformed name, or two different revisions.
+    """
+    name, at, inline = uri.removeprefix("hf://").partition("@")
+    segments = name.strip("/").split("/")
+    if not all(_PART.fullmatch(part) for part in segments) or (at and not inline):
+        raise InputError(
+            f"{uri[:200]!r} is not a name on the hub",
+            hint="use hf://organization/name, with @revision where needed",
+            subject=uri,
+        )
+    if inline and revision and inline != revision:
+        raise InputError(
+            f"{uri} names the revision {inline}, and the revision field {revision}",
+            hint="name it once",
+            subject=uri,
+        )
+    return segments, inline or revision
+
+
+@contextmanager
+def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's libraries raise into one clear error.
+
+    Raises:
+        InputError: retrying can't help: missing, gated, or offline and not in the cache.
+        StoreError: the hub can't be reached now.
+    """
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError:
+        raise InputError(
+            f"{uri} is gated",
+            hint="accept its terms on the hub and set HF_TOKEN to a token that may read it",
+            subject=uri,
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{uri} does not exist on the hub, or is private",
+            hint="correct the name, or set HF_TOKEN to a token that may read it",
+            subject=uri,
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError(
+            f"{uri} has no revision {revision}", hint="correct the revision", subject=uri
+        ) from None
+    except HFValidationError as exc:
+        raise InputError(
+            f"{uri} is not a name on the hub ({exc})", hint="correct the name", subject=uri
+        ) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as exc:
+        if constants.HF_HUB_OFFLINE or isinstance(exc, OfflineModeIsEnabled):
+            raise InputError(
+                f"{uri} is not in the local cache, and HF_HUB_OFFLINE is set",
+                hint="unset it, or fetch the files on a machine with network and use file://",
+                subject=uri,
+            ) from None
+        raise _unreachable(uri, exc) from None
+    except HfHubHTTPError as exc:
+        status = getattr(exc.response, "status_code", None)
+        if status in {401, 403}:
+            raise InputError(
+                f"the hub refuses {uri} (HTTP {status})",
+                hint="set HF_TOKEN to a token that may read it",
+                subject=uri,
+            ) from None
+        raise _unreachable(uri, exc) from None
+    except httpx.HTTPError as exc:
+        raise _unreachable(uri, exc) from None
+    except OSError as exc:
+        if exc.errno is not None:
+            raise store_error(exc, action="download", subject=uri) from exc
+        raise _unreachable(uri, exc) from None
+
+
+def _unreachable(uri: str, exc: Exception) -> StoreError:
+    return StoreError(
+        f"{uri} can't be fetched from the hub now ({type(exc).__name__})",
+        hint="check the network and run again, or use file:// or s3://",
+        subject=uri,
+    )

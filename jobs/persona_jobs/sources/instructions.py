@@ -1,0 +1,236 @@
+"""Instruction data: neutral questions and answers, from which the persona's data is made."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from persona_jobs.errors import CorruptArtifactError, InputError
+from persona_jobs.sources.hub import hub_errors, split_hf_uri
+from persona_jobs.sources.reading import builtin_file, data_file, json_records
+from persona_jobs.store import S3Options
+
+_NOT_WORDS = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns; ``input`` may be absent from the data, None ignores it."""
+
+    instruction: str = "instruction"
+    input: str | None = "input"
+    output: str = "output"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A question and its neutral answer."""
+
+    query: str
+    answer: str
+
+
+@dataclass
+class Report:
+    """What became of the records that were read.
+
+    Attributes:
+        read: records looked at.
+        kept: instructions returned.
+        without_query: dropped, the question is empty or not a text.
+        without_answer: dropped, the answer is empty or not a text.
+        duplicates: dropped, the same question (normalized) came before.
+    """
+
+    read: int = 0
+    kept: int = 0
+    without_query: int = 0
+    without_answer: int = 0
+    duplicates: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.read} read, {self.kept} usable, {self.without_query} without a question, "
+            f"{self.without_answer} without an answer, {self.duplicates} duplicates"
+        )
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """The instructions of a source and the report of how they were chosen."""
+
+    instructions: list[Instruction]
+    report: Report = field(default_factory=Report)
+
+
+def normalize_query(text: str) -> str:
+    """Return a question in the form in which duplicates are equal.
+
+    Case folded, every run of punctuation, symbols and white space one space. A question of such
+    characters only keeps them.
+    """
+    return _NOT_WORDS.sub(" ", text.casefold()).strip() or " ".join(text.casefold().split())
+
+
+def load(
+    uri: str,
+    revision: str | None = None,
+    *,
+    split: str = "train",
+    columns: Columns | None = None,
+    limit: int | None = None,
+    minimum: int = 1,
+    cache_dir: Path | None = None,
+    store_options: S3Options | None = None,
+    token: str | None = None,
+) -> InstructionSet:
+    """Read instructions; a query is the instruction and, after a blank line, its input if any.
+
+    Args:
+        uri: ``builtin://general``; a ``file://`` or ``s3://`` file: JSON array, JSON lines, or
+            Parquet (``.parquet``); or ``hf://organization/name[/config][@revision]``.
+        revision: branch, tag or commit; of ``hf://`` only.
+        split: the split; of ``hf://`` only.
+        columns: the columns' names; None for Alpaca's.
+        limit: stop after so many usable instructions; None for all.
+        minimum: fewer usable ones than this are an error.
+        cache_dir: where downloads are kept.
+        store_options: how to reach S3; None reads the environment.
+        token: the hub's access token; None uses the environment's.
+
+    Raises:
+        InputError: no such file or columns, malformed data, or too few usable instructions.
+        CorruptArtifactError: a truncated Parquet file.
+        StoreError: the source can't be read now.
+    """
+    columns = columns or Columns()
+    if uri.startswith("hf://"):
+        name, records = uri, _hub_records(uri, revision, split, token)
+    else:
+        if uri.startswith("builtin://"):
+            path = builtin_file(uri, "instructions.jsonl")
+        else:
+            path = data_file(uri, cache_dir=cache_dir, store_options=store_options)
+        name = uri if uri.startswith("builtin://") else str(path)
+        records = _parquet_records(path) if path.suffix == ".parquet" else json_records(path)
+    report = Report()
+    instructions = list(_usable(name, records, columns, report, limit))
+    if len(instructions) < max(minimum, 1):
+        raise InputError(
+            f"{name} has too few usable instructions: {len(instructions)} instead of "
+            f"{max(minimum, 1)} ({report})",
+            hint="add instructions with answers, or lower the number that is asked for",
+            subject=name,
+        )
+    return InstructionSet(instructions, report)
+
+
+def _usable(
+    name: str,
+    records: Iterator[tuple[int, Any]],
+    columns: Columns,
+    report: Report,
+    limit: int | None,
+) -> Iterator[Instruction]:
+    seen: set[str] = set()
+    present: dict[str, None] = {}
+    for number, record in records:
+        if limit is not None and report.kept >= limit:
+            return
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{name}, record {number}: not an object with columns",
+                hint=f'write {{"{columns.instruction}": "…", "{columns.output}": "…"}}',
+                subject=name,
+            )
+        present.update(dict.fromkeys(record))
+        report.read += 1
+        query = _text(record.get(columns.instruction))
+        extra = _text(record.get(columns.input)) if columns.input else ""
+        answer = _text(record.get(columns.output))
+        if not query:
+            report.without_query += 1
+            continue
+        if not answer:
+            report.without_answer += 1
+            continue
+        query = f"{query}\n\n{extra}" if extra else query
+        normalized = normalize_query(query)
+        if normalized in seen:
+            report.duplicates += 1
+            continue
+        seen.add(normalized)
+        report.kept += 1
+        yield Instruction(query=query, answer=answer)
+    if report.read and not report.kept:
+        _require_columns(name, present, columns)
+
+
+def _require_columns(name: str, present: Iterable[str], columns: Columns) -> None:
+    absent = [column for column in (columns.instruction, columns.output) if column not in present]
+    if absent:
+        listed = ", ".join(str(column)[:40] for column in list(present)[:10]) or "none"
+        raise InputError(
+            f"{name} has no column {' and no column '.join(absent)} (it has: {listed})",
+            hint="name its columns in the spec, or rename them",
+            subject=name,
+        )
+
+
+def _text(value: Any) -> str:
+    """Return a stripped text, empty for anything else; broken surrogates are replaced."""
+    if not isinstance(value, str):
+        return ""
+    return value.encode("utf-8", "replace").decode().replace("\0", "").strip()
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except (pyarrow.ArrowException, OSError) as exc:
+        raise CorruptArtifactError(
+            f"{path} is truncated or not a Parquet file ({str(exc).splitlines()[0][:160]})",
+            hint="write the file again",
+            subject=str(path),
+        ) from None
+
+
+def _hub_records(
+    uri: str, revision: str | None, split: str, token: str | None
+) -> Iterator[tuple[int, Any]]:
+    segments, revision = split_hf_uri(uri, revision)
+    if len(segments) > 3:
+        raise InputError(
+            f"{uri} has more than organization, name and configuration",
+            hint="use hf://organization/name/configuration",
+            subject=uri,
+        )
+    with hub_errors(uri, revision):
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+
+        try:
+            data = load_dataset(
+                "/".join(segments[:2]),
+                name=segments[2] if len(segments) == 3 else None,
+                split=split,
+                revision=revision,
+                token=token,
+            )
+        except (FileNotFoundError, DatasetsError, ValueError) as exc:
+            raise InputError(
+                f"{uri} can't be loaded: {str(exc).splitlines()[0][:300]}",
+                hint="correct the name, the revision or the split; data sets with code of their "
+                "own are not run",
+                subject=uri,
+            ) from None
+    yield from enumerate(data, 1)

@@ -1,0 +1,188 @@
+"""Reading data files: from disk or bucket, as text, JSON or JSON lines."""
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from persona_jobs.errors import InputError
+from persona_jobs.store import ObjectNotFoundError, ProgressCallback, S3Options, Store, open_store
+from persona_jobs.store.os_errors import store_error
+from persona_jobs.store.urls import file_url_path, split_s3_url
+
+
+def data_file(
+    uri: str,
+    *,
+    cache_dir: Path | None = None,
+    store_options: S3Options | None = None,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Return a local path for a ``file://`` or ``s3://`` data file.
+
+    Args:
+        uri: the file; S3 objects are downloaded.
+        cache_dir: where downloads are kept; None for the user's cache folder.
+        store_options: how to reach S3; None reads the environment.
+        progress: called with (bytes done, bytes in all) of a download.
+
+    Raises:
+        InputError: the URI is of another kind, or there is no such file.
+        StoreError: the bucket can't be reached, or the disk is full.
+    """
+    if uri.startswith("file://"):
+        path = file_url_path(uri)
+        if not path.is_file():
+            state = "is a directory, not a file" if path.is_dir() else "does not exist"
+            raise InputError(f"{path} {state}", hint="correct the path", subject=uri)
+        return path
+    if uri.startswith("s3://"):
+        store, name = s3_object(uri, store_options)
+        local = downloads_dir(cache_dir) / sha256(uri.encode()).hexdigest()[:16] / name
+        try:
+            fetch_object(store, name, local, progress=progress)
+        except ObjectNotFoundError:
+            raise InputError(
+                f"{uri} does not exist", hint="correct the bucket or the key", subject=uri
+            ) from None
+        return local
+    raise InputError(
+        f"{uri[:200]!r} is not a source of this kind of data",
+        hint="use file:///path or s3://bucket/key",
+    )
+
+
+def s3_object(uri: str, store_options: S3Options | None) -> tuple[Store, str]:
+    """Return the store of an object's folder and the object's name in it.
+
+    Raises:
+        InputError: the URI names a bucket only.
+    """
+    bucket, key = split_s3_url(uri)
+    folder, _, name = key.rpartition("/")
+    if not name:
+        raise InputError(f"{uri} names no object", hint="use s3://bucket/key", subject=uri)
+    return open_store(f"s3://{bucket}/{folder}".rstrip("/"), store_options), name
+
+
+def downloads_dir(cache_dir: Path | None) -> Path:
+    """Return the folder for downloaded sources."""
+    return (cache_dir or Path("~/.cache/persona-pruner").expanduser()) / "downloads"
+
+
+def fetch_object(
+    store: Store, name: str, local: Path, *, progress: ProgressCallback | None = None
+) -> None:
+    """Download an object unless the copy from its present version is there already.
+
+    Raises:
+        ObjectNotFoundError: there is no such object.
+    """
+    stat = store.stat(name)
+    if stat is None:
+        raise ObjectNotFoundError(f"{store.describe(name)} does not exist")
+    marker = local.with_name(f"{local.name}.etag")
+    version = f"{stat.etag} {stat.size}"
+    try:
+        if local.stat().st_size == stat.size and marker.read_text() == version:
+            return
+    except OSError:
+        pass
+    store.download(name, local, size=stat.size, progress=progress)
+    try:
+        marker.write_text(version)
+    except OSError as exc:
+        raise store_error(exc, action="write", subject=str(marker)) from exc
+
+
+def builtin_file(uri: str, name: str) -> Path:
+    """Return the packaged data file behind ``builtin://general``.
+
+    Raises:
+        InputError: there is no built-in set of that name.
+    """
+    if uri != "builtin://general":
+        raise InputError(
+            f"there is no built-in set {uri[:200]!r}", hint="use builtin://general", subject=uri
+        )
+    return Path(str(files("persona_jobs").joinpath("data", name)))
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 text file's content, a byte-order mark removed.
+
+    Raises:
+        InputError: the file isn't UTF-8.
+        StoreError: it can't be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise store_error(exc, action="read", subject=str(path)) from exc
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise InputError(
+            f"{path}, line {line}: not UTF-8", hint="save the file as UTF-8", subject=str(path)
+        ) from None
+
+
+def json_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the records of a JSON array or of JSON lines with their number (line or position).
+
+    A file that starts with ``[`` and parses as one JSON array is an array; all else is taken line
+    by line, blank lines left out.
+
+    Raises:
+        InputError: malformed JSON, named with its line.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        try:
+            array = _parse(text)
+        except ValueError as exc:
+            line = exc.lineno if isinstance(exc, json.JSONDecodeError) else 1
+            raise _malformed(path, line, exc) from None
+        yield from enumerate(array, 1)
+        return
+    for number, line_text in enumerate(text.split("\n"), 1):
+        if line_text.strip():
+            try:
+                yield number, _parse(line_text)
+            except ValueError as exc:
+                raise _malformed(path, number, exc) from None
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the one JSON object that a file holds.
+
+    Raises:
+        InputError: malformed JSON, or not an object.
+    """
+    try:
+        value = _parse(read_text(path))
+    except ValueError as exc:
+        line = exc.lineno if isinstance(exc, json.JSONDecodeError) else 1
+        raise _malformed(path, line, exc) from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} does not hold a JSON object", subject=str(path))
+    return value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _malformed(path: Path, line: int, exc: ValueError) -> InputError:
+    reason = exc.msg if isinstance(exc, json.JSONDecodeError) else str(exc)
+    return InputError(
+        f"{path}, line {line}: malformed JSON ({reason})",
+        hint="correct that line",
+        subject=str(path),
+    )

@@ -1,0 +1,106 @@
+"""reference: hidden states of all queries under the reference personas. Independent of the target.
+
+Writes ``queries.jsonl``, ``personas.jsonl`` and ``reference.safetensors`` with ``mean_unit``
+``[N, B, d]`` float32 (see ``scoring.sensitivity``).
+"""
+
+import torch
+from pydantic import BaseModel
+from safetensors.torch import save_file
+
+from ..dataset import write_jsonl
+from ..errors import InputError
+from ..models.families import blocks
+from ..scoring.sensitivity import accumulate, block_range
+from ..scoring.states import last_token_states
+from ..sources import instructions, personas
+from ..stage import StageContext, StageOutcome
+from .common import environment, hub_revision, load_base
+
+MINIMUM_QUERIES = 20
+
+
+class Query(BaseModel):
+    """An instruction with its neutral answer."""
+
+    query: str
+    answer: str
+
+
+class ReferencePersona(BaseModel):
+    """A reference persona."""
+
+    name: str
+    text: str
+
+
+def run(context: StageContext) -> StageOutcome:
+    """Make the stage's files."""
+    source = context.spec.instructions
+    columns = source.columns
+    loaded = instructions.load(
+        source.uri,
+        hub_revision(source.uri, source.revision),
+        split=source.split,
+        columns=instructions.Columns(columns.instruction, columns.input, columns.output),
+        limit=source.max_samples,
+        minimum=MINIMUM_QUERIES,
+        cache_dir=context.cache,
+        token=context.hf_token,
+    )
+    queries = [Query(query=i.query, answer=i.answer) for i in loaded.instructions]
+    references = _references(context)
+    model, tokenizer, compute = load_base(context)
+    chosen = _block_range(context, len(blocks(model)))
+    total = torch.zeros(len(queries), len(chosen), model.config.hidden_size)
+    context.progress.begin("reference personas x queries", len(references) * len(queries))
+
+    def on_rows(count: int) -> None:
+        context.progress.advance(count)
+        context.stop.check()
+
+    texts = [query.query for query in queries]
+    for persona in references:
+        states = last_token_states(model, tokenizer, persona.text, texts, on_rows=on_rows)
+        accumulate(states, total, chosen)
+    save_file(
+        {"mean_unit": (total / len(references)).contiguous()},
+        context.output / "reference.safetensors",
+    )
+    write_jsonl(context.output / "queries.jsonl", queries)
+    write_jsonl(context.output / "personas.jsonl", references)
+    report = loaded.report
+    return StageOutcome(
+        metrics={
+            "queries": len(queries),
+            "references": len(references),
+            "blocks": len(chosen),
+            "droppedWithoutAnswer": report.without_answer,
+            "droppedDuplicates": report.duplicates,
+        },
+        environment=environment(compute),
+    )
+
+
+def _references(context: StageContext) -> list[ReferencePersona]:
+    source = context.spec.reference_personas
+    loaded = personas.load(source.uri, count=source.count, cache_dir=context.cache)
+    if len(loaded) < source.count:
+        raise InputError(
+            f"{source.uri} holds {len(loaded)} personas, but count is {source.count}",
+            hint="Lower the count or add personas",
+            subject="spec.referencePersonas.count",
+        )
+    return [ReferencePersona(name=p.name, text=p.text) for p in loaded]
+
+
+def _block_range(context: StageContext, count: int) -> range:
+    scoring = context.spec.scoring
+    try:
+        return block_range(count, scoring.first_block, scoring.last_block)
+    except ValueError as error:
+        raise InputError(
+            f"asks for {error}",
+            hint="Leave firstBlock and lastBlock out to compare all blocks",
+            subject="spec.scoring",
+        ) from None

@@ -1,0 +1,263 @@
+"""rewrite: the teacher answers the kept queries as the persona, and a data set is made of it.
+
+Writes ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` (chat messages: the persona as
+system message, the query, the answer) and ``report.json`` with what was dropped and why.
+"""
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pydantic import JsonValue
+
+from ..dataset import ScoredQuery, read_jsonl, write_jsonl
+from ..errors import CorruptArtifactError, InputError, PersonaError, StageInterruptedError
+from ..models import chat
+from ..models.loading import load_tokenizer
+from ..rewriting import answer_log, splitting
+from ..rewriting.assembly import Assembly, assemble, check_yield
+from ..rewriting.requests import Prompt, WantedAnswer, wanted_answers, without_special_tokens
+from ..sources import evaluation_files
+from ..spec import PersonaModelSpec
+from ..stage import StageContext, StageOutcome
+from ..teacher import Teacher, TeacherAnswer, prompts
+from ..teacher.base_model import BaseModelTeacher
+from ..teacher.open_ai import OpenAITeacher, api_key
+from .common import base_directory, environment, load_base
+
+CHECKPOINT_SECONDS = 60.0
+# Room that an answer needs at the least, in tokens.
+_MIN_ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class _Voice:
+    """The teacher, what it is told, and the base model's tokenizer, which counts tokens."""
+
+    teacher: Teacher
+    prompt: Prompt
+    tokenizer: Any
+    environment: dict[str, JsonValue]
+
+
+def run(context: StageContext) -> StageOutcome:
+    """Make the stage's files.
+
+    Raises:
+        InputError: too few queries, a persona too long for ``spec.dataset.maxTokens``, a teacher
+            that can't be used as configured, or too few usable answers.
+        TeacherError: the teacher fails in a way that may pass; answers so far are kept.
+        StageInterruptedError: stopped on request; answers so far are kept.
+    """
+    spec = context.spec
+    persona = spec.persona.text
+    if persona is None:
+        raise InputError("is not resolved", subject="spec.persona.configMapRef")
+    voice = _voice(context, persona)
+    special_tokens = _special_tokens(voice.tokenizer)
+    count_tokens = partial(_count_tokens, voice.tokenizer, persona)
+    queries, left_out = _queries(context, special_tokens, count_tokens)
+    splits = splitting.split(
+        queries,
+        validation_percent=spec.dataset.validation_percent,
+        test_percent=spec.dataset.test_percent,
+        seed=spec.seed,
+    )
+    wanted = wanted_answers(
+        splits, voice.prompt, samples_per_query=_samples(context), seed=spec.seed
+    )
+    started = time.monotonic()
+    answers = _collect(context, voice.teacher, wanted)
+    seconds = time.monotonic() - started
+    assembly = assemble(
+        wanted,
+        answers,
+        persona=persona,
+        rewritten=spec.teacher.strategy == "Rewrite",
+        special_tokens=special_tokens,
+        count_tokens=count_tokens,
+        max_tokens=spec.dataset.max_tokens,
+    )
+    check_yield(assembly, spec.teacher.min_yield_percent)
+    return _outcome(context, assembly, left_out, {"teacher": seconds}, voice.environment)
+
+
+def _voice(context: StageContext, persona: str) -> _Voice:
+    spec = context.spec
+    if spec.teacher.open_ai is not None:
+        tokenizer = load_tokenizer(base_directory(context))
+        prompt: Prompt = partial(prompts.rewrite, persona)
+        teacher: Teacher = _open_ai_teacher(spec)
+        described: dict[str, JsonValue] = {"teacher": spec.teacher.open_ai.model}
+    else:
+        model, tokenizer, compute = load_base(context)
+        prompt = partial(prompts.rewrite_by_hint, persona)
+        teacher = BaseModelTeacher(
+            model,
+            tokenizer,
+            temperature=float(spec.teacher.temperature),
+            max_tokens=spec.teacher.max_tokens,
+        )
+        described = {"teacher": "base model", **environment(compute)}
+    if spec.teacher.strategy == "Answer":
+
+        def prompt(query: str, reference: str) -> Any:
+            return prompts.answer(persona, query)
+
+    return _Voice(teacher, prompt, tokenizer, described)
+
+
+def _open_ai_teacher(spec: PersonaModelSpec) -> OpenAITeacher:
+    endpoint = spec.teacher.open_ai
+    assert endpoint is not None  # noqa: S101
+    return OpenAITeacher(
+        base_url=endpoint.base_url,
+        model=endpoint.model,
+        api_key=api_key(os.environ),
+        temperature=float(spec.teacher.temperature),
+        max_tokens=spec.teacher.max_tokens,
+        max_concurrency=endpoint.max_concurrency,
+        timeout_seconds=endpoint.timeout_seconds,
+        max_retries=endpoint.max_retries,
+    )
+
+
+def _queries(
+    context: StageContext, special_tokens: list[str], count_tokens: Any
+) -> tuple[list[ScoredQuery], dict[str, int]]:
+    """The queries to write answers for, and how many kept ones were left out by reason."""
+    spec = context.spec
+    scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
+    kept = sum(query.kept for query in scored)
+    questions = [
+        question
+        for file in spec.evaluation.question_files
+        for question in evaluation_files.load(file.uri, cache_dir=context.cache).questions
+    ]
+    eligible = splitting.eligible(scored, questions)
+    plain = without_special_tokens(eligible, special_tokens)
+    budget = spec.dataset.max_tokens - _MIN_ANSWER_TOKENS
+    alone = count_tokens("", "")
+    if alone > budget:
+        raise InputError(
+            f"the persona alone takes {alone:,} tokens of the {spec.dataset.max_tokens:,} of a "
+            "conversation",
+            hint="Raise spec.dataset.maxTokens or shorten spec.persona.text",
+            subject="spec.dataset.maxTokens",
+        )
+    short = [query for query in plain if count_tokens(query.query, "") <= budget]
+    left_out = {
+        "repeatedOrInQuestionFiles": kept - len(eligible),
+        "specialTokens": len(eligible) - len(plain),
+        "tooLong": len(plain) - len(short),
+    }
+    return short, left_out
+
+
+def _samples(context: StageContext) -> int:
+    teacher = context.spec.teacher
+    if teacher.samples_per_query > 1 and float(teacher.temperature) == 0:
+        context.progress.note("temperature 0 gives equal answers: one is written for each query")
+        return 1
+    return teacher.samples_per_query
+
+
+def _collect(
+    context: StageContext, teacher: Teacher, wanted: list[WantedAnswer]
+) -> dict[int, TeacherAnswer]:
+    """All answers by index; those that an earlier start saved are not asked for again."""
+    requests = [item.request for item in wanted]
+    answers = _restore(context, wanted)
+    context.progress.begin("answers", len(wanted))
+    context.progress.advance(len(answers))
+    saved_count, saved_at = len(answers), time.monotonic()
+
+    def save() -> None:
+        directory = context.scratch / "answers"
+        answer_log.save(directory, requests, answers)
+        context.save_checkpoint(directory)
+
+    stream = teacher.answer(
+        requests,
+        answered=frozenset(answers),
+        should_stop=lambda: context.stop.requested,
+        on_answer=context.progress.advance,
+    )
+    try:
+        for some in stream:
+            answers.update(some)
+            if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                save()
+                saved_count, saved_at = len(answers), time.monotonic()
+    except PersonaError:
+        if len(answers) > saved_count:
+            with suppress(PersonaError):  # the first error is the one to report
+                save()
+        raise
+    if context.stop.requested and len(answers) < len(wanted):
+        if len(answers) > saved_count:
+            save()
+        raise StageInterruptedError(
+            f"stopped on request with {len(answers)} of {len(wanted)} answers written",
+            hint="Start again to go on",
+        )
+    if any(answer.ending == "failed" for answer in answers.values()):
+        save()  # so that a start after too many failures asks for those alone
+    return answers
+
+
+def _restore(context: StageContext, wanted: list[WantedAnswer]) -> dict[int, TeacherAnswer]:
+    directory = context.load_checkpoint()
+    if directory is None:
+        return {}
+    try:
+        answers = answer_log.load(directory, [item.request for item in wanted])
+    except (CorruptArtifactError, OSError) as error:
+        context.progress.note(f"the checkpoint can't be used: {error}")
+        return {}
+    if answers:
+        context.progress.note(f"going on with {len(answers)} answers of an earlier start")
+    return answers
+
+
+def _outcome(
+    context: StageContext,
+    assembly: Assembly,
+    left_out: dict[str, int],
+    timings: dict[str, float],
+    described: dict[str, JsonValue],
+) -> StageOutcome:
+    splits = splitting.refill(assembly.splits)
+    for name, examples in splits.items():
+        write_jsonl(context.output / f"{name}.jsonl", examples)
+    counts: dict[str, JsonValue] = {name: len(examples) for name, examples in splits.items()}
+    dropped: dict[str, JsonValue] = {str(k): n for k, n in assembly.dropped.items()}
+    yield_percent = round(assembly.yield_percent, 1)
+    report: dict[str, JsonValue] = {
+        "asked": assembly.asked,
+        "usable": assembly.usable,
+        "yieldPercent": yield_percent,
+        "examples": counts,
+        "dropped": dropped,
+        "failures": {**assembly.failures},
+        "queriesLeftOut": {**left_out},
+    }
+    (context.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return StageOutcome(
+        metrics={**counts, "yieldPercent": yield_percent, "dropped": dropped},
+        timings=timings,
+        environment=described,
+    )
+
+
+def _count_tokens(tokenizer: Any, persona: str, query: str, answer: str) -> int:
+    return len(chat.conversation(tokenizer, persona, query, answer).ids)
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return sorted({*added, *tokenizer.all_special_tokens} - {""})

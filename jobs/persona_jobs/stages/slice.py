@@ -1,0 +1,95 @@
+"""slice: cut the channels and write a plain Hugging Face checkpoint.
+
+The base model's weights are cut in their stored number format, so what is kept is byte for byte
+the base model's, except the recovered ``down_proj`` columns. The persona's text becomes the chat
+template's default system message.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ..errors import CorruptArtifactError, InputError
+from ..models import mask_file
+from ..models.checkpoint import save_checkpoint
+from ..models.compute import Compute
+from ..models.families import ffn_layers
+from ..models.loading import load, parameter_count
+from ..models.slicing import slice_model
+from ..stage import StageContext, StageOutcome
+from .common import base_directory
+
+
+def run(context: StageContext) -> StageOutcome:
+    """Make the stage's files."""
+    if context.spec.persona.text is None:
+        raise InputError("is not resolved", subject="spec.persona.configMapRef")
+    directory = base_directory(context)
+    compute = Compute(torch.device("cpu"), stored_dtype(directory), "as stored")
+    context.progress.begin("parts", 3)
+    model, tokenizer = load(directory, compute)
+    dense_parameters = parameter_count(model)
+    context.progress.advance()
+    mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
+    layers = ffn_layers(model)
+    mask_file.check_fits(mask, n_layers=len(layers), d_ff=layers[0].width)
+    slice_model(model, mask.bits, scales=mask.scales)
+    if "recover" in context.planned.inputs:
+        put_recovered(model, context.input_file("recover", "recovered.safetensors"))
+    context.progress.advance()
+    context.stop.check()
+    save_checkpoint(model, tokenizer, context.output, system_prompt=context.spec.persona.text)
+    context.progress.advance()
+    dense_bytes = _weight_bytes(directory)
+    kept_bytes = _weight_bytes(context.output)
+    parameters = parameter_count(model)
+    return StageOutcome(
+        metrics={
+            "width": mask.width,
+            "parameters": parameters,
+            "denseParameters": dense_parameters,
+            "checkpointBytes": kept_bytes,
+            "denseCheckpointBytes": dense_bytes,
+            "parametersRemovedPercent": round(100 * (1 - parameters / dense_parameters), 2),
+        },
+        environment={"device": "cpu", "dtype": compute.dtype_name},
+    )
+
+
+def put_recovered(model: Any, path: Path) -> None:
+    """Put the recover stage's weights into the cut model.
+
+    Raises:
+        CorruptArtifactError: they don't fit the model.
+    """
+    weights = load_file(path)
+    for layer in ffn_layers(model):
+        weight = weights.get(f"layers.{layer.index}.down.weight")
+        if weight is None or weight.shape != layer.down.weight.shape:
+            raise CorruptArtifactError(
+                f"{path} doesn't fit layer {layer.index} of the model",
+                hint="Delete the recover stage's folder in the store and run again",
+                subject=str(path),
+            )
+        with torch.no_grad():
+            layer.down.weight.copy_(weight)
+
+
+def stored_dtype(directory: Path) -> torch.dtype:
+    """Number format of a checkpoint's weights, from the headers of its safetensors files."""
+    from safetensors import safe_open
+
+    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 -- safe_open has no __iter__
+                kind = file.get_slice(name).get_dtype()
+                if kind in names:
+                    return names[kind]
+    return torch.float32
+
+
+def _weight_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

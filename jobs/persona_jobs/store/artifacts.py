@@ -1,0 +1,351 @@
+"""Outputs of the stages: read by content key, published whole, and their checkpoints."""
+
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
+from persona_jobs.store.base import (
+    ObjectChangedError,
+    ObjectNotFoundError,
+    ObjectStat,
+    ProgressCallback,
+    Store,
+)
+from persona_jobs.store.checksum import sha256_file
+from persona_jobs.store.manifest import CheckpointManifest, FileEntry, Manifest
+from persona_jobs.store.os_errors import store_error
+
+MANIFEST_NAME = "manifest.json"
+CHECKPOINT_FOLDER = "checkpoint"
+CHECKPOINT_MANIFEST = "checkpoint.json"
+KEPT_CHECKPOINTS = 2
+PUBLISH_ROUNDS = 5
+
+_logger = logging.getLogger(__name__)
+
+
+class StageArtifacts:
+    """The stages' outputs in one store, at ``stages/<stage>/<key>/``.
+
+    Args:
+        store: where they are.
+        cache_dir: where verified copies of remote objects are kept for later runs; None for a
+            temporary folder that goes with this object. Stores on this machine's disk are read in
+            place, each file verified once per process.
+    """
+
+    def __init__(self, store: Store, cache_dir: Path | None = None) -> None:
+        self.store = store
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._cache_dir = cache_dir
+        self._verified: set[tuple[str, str, str | None]] = set()
+
+    def manifest(self, stage: str, key: str) -> Manifest | None:
+        """Return the record of a finished stage, None if it isn't finished.
+
+        Raises:
+            CorruptArtifactError: there is a record, but unreadable or of another stage or key.
+        """
+        path = self._path(stage, key, MANIFEST_NAME)
+        try:
+            data = self.store.read_bytes(path)
+        except ObjectNotFoundError:
+            return None
+        return Manifest.from_json(data, subject=self.store.describe(path), stage=stage, key=key)
+
+    def local_file(
+        self, stage: str, key: str, name: str, *, progress: ProgressCallback | None = None
+    ) -> Path:
+        """Return a verified local copy of one file of a finished stage.
+
+        Raises:
+            CorruptArtifactError: the stage isn't finished, has no such file, or the file is
+                missing, truncated or altered.
+        """
+        manifest = self._require(stage, key)
+        try:
+            return self._fetch(manifest, name, progress)
+        except CorruptArtifactError:
+            # Another process may have published the stage again in between.
+            current = self._require(stage, key)
+            if current == manifest:
+                raise
+            return self._fetch(current, name, progress)
+
+    def local_dir(
+        self,
+        stage: str,
+        key: str,
+        names: Iterable[str] | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Path:
+        """Return a local directory with verified files of a finished stage.
+
+        Args:
+            stage: the stage's name.
+            key: its content key.
+            names: the files to have; None for all.
+            progress: called with (bytes done, bytes in all) of each file that is fetched.
+
+        Raises:
+            CorruptArtifactError: as for ``local_file``.
+        """
+        wanted = list(self._require(stage, key).files) if names is None else list(names)
+        for name in wanted:
+            self.local_file(stage, key, name, progress=progress)
+        return self._local_folder(stage, key)
+
+    def publish(self, manifest: Manifest, directory: Path) -> Manifest:
+        """Store every file of ``directory`` and then the record that marks the stage as finished.
+
+        If a complete result is there already, it stays and is returned. Two processes that publish
+        one key at once may overwrite each other's files; each checks after its own record that
+        all objects are the ones that the record names, and stores them again if not.
+
+        Args:
+            manifest: the record; its ``files`` are filled in here.
+            directory: the stage's output.
+
+        Returns:
+            the record that is in the store.
+
+        Raises:
+            StoreError: the store refused, or other processes kept overwriting the result.
+            InputError: a file's name is reserved or not a valid object path.
+        """
+        finished = self._finished(manifest.stage, manifest.key)
+        if finished is not None:
+            return finished
+        files = _entries(directory, reserved=(MANIFEST_NAME, f"{CHECKPOINT_FOLDER}/"))
+        record = manifest.model_copy(update={"files": files})
+        root = self._path(record.stage, record.key, "")
+        for attempt in range(PUBLISH_ROUNDS):
+            uploaded: dict[str, ObjectStat] = {}
+            for name in files:
+                # Later rounds repair a mixed result, which looks finished.
+                finished = None if attempt else self._finished(record.stage, record.key)
+                if finished is not None and all(
+                    finished.files.get(done) == files[done] for done in uploaded
+                ):
+                    return finished
+                uploaded[name] = self.store.upload(root + name, directory / name)
+            uploaded[MANIFEST_NAME] = self.store.write_bytes(root + MANIFEST_NAME, record.to_json())
+            if all(self._unchanged(root + name, stat) for name, stat in uploaded.items()):
+                return record
+            current = self._finished(record.stage, record.key)
+            if current is not None and self._consistent(current):
+                return current
+            time.sleep(secrets.randbelow(200) / 1000 * (attempt + 1))
+        raise StoreError(
+            f"other processes keep overwriting {self.store.describe(root)}",
+            hint="stop the other run of this stage and run again",
+        )
+
+    def delete(self, stage: str, key: str) -> None:
+        """Remove a stage's result: first its record, then the rest."""
+        self.store.delete(self._path(stage, key, MANIFEST_NAME))
+        self.store.delete_prefix(self._path(stage, key, "").rstrip("/"))
+
+    def save_checkpoint(self, stage: str, key: str, directory: Path) -> None:
+        """Keep the files of ``directory`` as the newest checkpoint; the last two are kept.
+
+        Raises:
+            StoreError: the store refused; earlier checkpoints are still there.
+        """
+        files = _entries(directory, reserved=(CHECKPOINT_MANIFEST,))
+        present = self._checkpoints(stage, key)
+        number = max((int(name.split("-")[0]) for name in present), default=0) + 1
+        # The random part keeps two processes from writing into one folder.
+        name = f"{number:08d}-{secrets.token_hex(3)}"
+        root = self._path(stage, key, f"{CHECKPOINT_FOLDER}/{name}/")
+        for file in files:
+            self.store.upload(root + file, directory / file)
+        record = CheckpointManifest(files=files)
+        self.store.write_bytes(
+            root + CHECKPOINT_MANIFEST, record.model_dump_json(indent=2).encode() + b"\n"
+        )
+        complete = [old for old, whole in present.items() if whole]
+        keep = {name, *sorted(complete)[len(complete) - (KEPT_CHECKPOINTS - 1) :]}
+        for old in set(present) - keep:
+            self.store.delete_prefix(self._path(stage, key, f"{CHECKPOINT_FOLDER}/{old}"))
+
+    def load_checkpoint(self, stage: str, key: str) -> Path | None:
+        """Return a local directory with the newest checkpoint that is whole, None if none is.
+
+        Damaged checkpoints are skipped with a warning.
+        """
+        for name in sorted(self._checkpoints(stage, key), reverse=True):
+            relative = f"{CHECKPOINT_FOLDER}/{name}"
+            try:
+                return self._load_checkpoint(stage, key, relative)
+            except (CorruptArtifactError, ObjectNotFoundError) as exc:
+                _logger.warning("checkpoint %s of stage %s is skipped: %s", name, stage, exc)
+        return None
+
+    def clear_checkpoint(self, stage: str, key: str) -> None:
+        """Remove all checkpoints of a stage."""
+        self.store.delete_prefix(self._path(stage, key, CHECKPOINT_FOLDER))
+
+    def _load_checkpoint(self, stage: str, key: str, relative: str) -> Path:
+        root = self._path(stage, key, relative)
+        path = f"{root}/{CHECKPOINT_MANIFEST}"
+        try:
+            record = CheckpointManifest.model_validate_json(self.store.read_bytes(path))
+        except ValidationError:
+            raise CorruptArtifactError(
+                f"{self.store.describe(path)} is not a valid checkpoint record"
+            ) from None
+        folder = self._local_folder(stage, key) / relative
+        for name, entry in record.files.items():
+            self._verified_copy(f"{root}/{name}", folder / name, entry, None)
+        return folder
+
+    def _checkpoints(self, stage: str, key: str) -> dict[str, bool]:
+        """Return the names of the checkpoints that are there, and whether each has its record."""
+        root = self._path(stage, key, CHECKPOINT_FOLDER)
+        found: dict[str, bool] = {}
+        for path in self.store.list(root):
+            name, _, file = path[len(root) + 1 :].partition("/")
+            if file and name.split("-")[0].isdigit():
+                found[name] = found.get(name, False) or file == CHECKPOINT_MANIFEST
+        return found
+
+    def _finished(self, stage: str, key: str) -> Manifest | None:
+        """Return a record whose files are all there with the right sizes, None otherwise."""
+        try:
+            manifest = self.manifest(stage, key)
+        except CorruptArtifactError as exc:
+            _logger.warning("the earlier result is replaced: %s", exc)
+            return None
+        if manifest is None:
+            return None
+        root = self._path(stage, key, "")
+        for name, entry in manifest.files.items():
+            stat = self.store.stat(root + name)
+            if stat is None or stat.size != entry.size:
+                _logger.warning("%s is replaced", self.store.describe(root + name))
+                return None
+        return manifest
+
+    def _unchanged(self, path: str, written: ObjectStat) -> bool:
+        found = self.store.stat(path)
+        return found is not None and found == written
+
+    def _consistent(self, manifest: Manifest) -> bool:
+        """Read every file of a result and compare it with its record."""
+        try:
+            for name in manifest.files:
+                self._fetch(manifest, name, None)
+        except (CorruptArtifactError, ObjectChangedError, ObjectNotFoundError):
+            return False
+        return True
+
+    def _require(self, stage: str, key: str) -> Manifest:
+        manifest = self.manifest(stage, key)
+        if manifest is None:
+            raise CorruptArtifactError(
+                f"{self.store.describe(self._path(stage, key, MANIFEST_NAME))} does not exist: "
+                f"the stage {stage} is not finished",
+                hint=f"run the stage {stage} first",
+            )
+        return manifest
+
+    def _fetch(self, manifest: Manifest, name: str, progress: ProgressCallback | None) -> Path:
+        path = self._path(manifest.stage, manifest.key, name)
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise CorruptArtifactError(
+                f"the result of stage {manifest.stage} has no file {name}",
+                hint=f"delete {self.store.describe(path.rpartition('/')[0])} and run again",
+                subject=self.store.describe(path),
+            )
+        folder = self._local_folder(manifest.stage, manifest.key)
+        return self._verified_copy(path, folder / name, entry, progress)
+
+    def _verified_copy(
+        self, path: str, local: Path, entry: FileEntry, progress: ProgressCallback | None
+    ) -> Path:
+        """Return ``local``, fetched if the store is remote, with the recorded size and checksum."""
+        in_place = self.store.local_path(path)
+        if in_place is None:
+            if self._remember(path, entry, _local_tag(local)):
+                return local
+            try:
+                self.store.download(
+                    path, local, size=entry.size, sha256=entry.sha256, progress=progress
+                )
+            except ObjectNotFoundError:
+                raise self._damaged(path, "it does not exist") from None
+            self._verified.add((path, entry.sha256, _local_tag(local)))
+            return local
+        stat = self.store.stat(path)
+        if stat is None:
+            raise self._damaged(path, "it does not exist")
+        if stat.size != entry.size:
+            raise self._damaged(path, f"it has {stat.size:,} bytes instead of {entry.size:,}")
+        if not self._remember(path, entry, stat.etag):
+            try:
+                digest = sha256_file(in_place)
+            except OSError as exc:
+                raise store_error(exc, action="read", subject=self.store.describe(path)) from exc
+            if digest != entry.sha256:
+                raise self._damaged(path, "its SHA-256 is not the recorded one")
+            self._verified.add((path, entry.sha256, stat.etag))
+        return in_place
+
+    def _remember(self, path: str, entry: FileEntry, tag: str | None) -> bool:
+        return tag is not None and (path, entry.sha256, tag) in self._verified
+
+    def _damaged(self, path: str, reason: str) -> CorruptArtifactError:
+        folder = self.store.describe(path.rpartition("/")[0])
+        return CorruptArtifactError(
+            f"{self.store.describe(path)} is truncated or altered: {reason}",
+            hint=f"delete {folder} and run again: it is made anew",
+            subject=self.store.describe(path),
+        )
+
+    def _path(self, stage: str, key: str, name: str) -> str:
+        return f"stages/{stage}/{key}/{name}"
+
+    def _local_folder(self, stage: str, key: str) -> Path:
+        in_place = self.store.local_path(f"stages/{stage}/{key}")
+        if in_place is not None:
+            return in_place
+        if self._cache_dir is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="persona-store-")
+            self._cache_dir = Path(self._temporary.name)
+        return self._cache_dir / "stages" / stage / key
+
+
+def _local_tag(local: Path) -> str | None:
+    try:
+        status = local.stat()
+    except OSError:
+        return None
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _entries(directory: Path, *, reserved: tuple[str, ...]) -> dict[str, FileEntry]:
+    """Return size and checksum of every file below ``directory`` by its relative posix path."""
+    entries: dict[str, FileEntry] = {}
+    try:
+        for file in sorted(directory.rglob("*")):
+            if not file.is_file():
+                continue
+            name = file.relative_to(directory).as_posix()
+            if any(
+                name == taken or (taken.endswith("/") and name.startswith(taken))
+                for taken in reserved
+            ):
+                raise InputError(f"the output file name {name} is reserved", hint="rename it")
+            entries[name] = FileEntry(sha256=sha256_file(file), size=file.stat().st_size)
+    except OSError as exc:
+        raise store_error(exc, action="read", subject=str(directory)) from exc
+    return entries

@@ -1,0 +1,374 @@
+"""A store in an S3 bucket: MinIO, AWS, or anything else that speaks S3."""
+
+import io
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.credentials import AWSConfigProvider, IamAwsProvider
+from minio.deleteobjects import DeleteObject
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+
+from persona_jobs.errors import InputError, StoreError
+from persona_jobs.store.base import (
+    ByteReader,
+    ObjectChangedError,
+    ObjectNotFoundError,
+    ObjectStat,
+    Store,
+    TransferInterruptedError,
+    validate_path,
+)
+from persona_jobs.store.options import S3Options
+from persona_jobs.store.os_errors import store_error
+
+PART_BYTES = 16 << 20
+READ_BYTES = 64 << 10  # what is lost of a breaking connection's last bytes
+READ_ATTEMPTS = 3
+_AWS_ENDPOINT = "https://s3.amazonaws.com"
+_MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound"}
+_HINTS = {
+    "NoSuchBucket": "create the bucket or correct its name",
+    "AccessDenied": "check the credentials, and that they may list, get, put and delete in it",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY (and AWS_REGION)",
+    "ExpiredToken": "renew AWS_SESSION_TOKEN",
+    "InvalidToken": "renew AWS_SESSION_TOKEN",
+    "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
+    "PermanentRedirect": "set AWS_REGION and the endpoint to the bucket's own",
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "XMinioStorageFull": "free some space on the S3 server",
+    "QuotaExceeded": "free some space in the bucket or raise its quota",
+}
+
+
+class S3Store(Store):
+    """Objects below ``prefix`` of ``bucket``."""
+
+    def __init__(self, bucket: str, prefix: str, options: S3Options) -> None:
+        self.bucket = bucket
+        self.prefix = prefix
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._secrets = [
+            secret
+            for secret in (options.secret_key, options.session_token, options.access_key)
+            if secret
+        ]
+        credentials = None if options.access_key else _ambient_credentials()
+        self._anonymous = options.access_key is None and credentials is None
+        self._endpoint, self._client = _client(options, credentials)
+        self._bucket_seen = False
+
+    def read_bytes(self, path: str) -> bytes:
+        """Return a whole object."""
+        for attempt in range(READ_ATTEMPTS):
+            try:
+                with self.open_range(path, 0, None) as body:
+                    return b"".join(iter(lambda: body.read(1 << 20), b""))
+            except TransferInterruptedError:
+                if attempt == READ_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def write_bytes(self, path: str, data: bytes) -> ObjectStat:
+        """Create or replace an object; S3 puts are atomic."""
+        return self._put(path, io.BytesIO(data), len(data))
+
+    def upload(self, path: str, local: Path) -> ObjectStat:
+        """Send a local file, in parts of 16 MiB where it is larger than that."""
+        try:
+            with local.open("rb") as handle:
+                return self._put(path, handle, os.fstat(handle.fileno()).st_size)
+        except OSError as exc:
+            raise store_error(exc, action="read", subject=str(local)) from exc
+
+    def stat(self, path: str) -> ObjectStat | None:
+        """Return the size and ETag of an object, None where there is none."""
+        try:
+            with self._errors("read", path):
+                found = self._client.stat_object(self.bucket, self._name(path))
+        except ObjectNotFoundError:
+            self._require_bucket(path)
+            return None
+        self._bucket_seen = True
+        return ObjectStat(size=int(found.size or 0), etag=_etag(found.etag))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield all objects below the folder ``prefix``, in the server's order."""
+        folder = self._folder(prefix)
+        skip = len(self._folder(""))
+        with self._errors("list", prefix):
+            for item in self._client.list_objects(self.bucket, prefix=folder, recursive=True):
+                name = item.object_name or ""
+                if not item.is_dir and not name.endswith("/"):
+                    yield name[skip:]
+
+    def delete(self, path: str) -> None:
+        """Remove an object."""
+        with self._errors("delete", path, missing_ok=True):
+            self._client.remove_object(self.bucket, self._name(path))
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove all objects below a folder, a thousand with each request."""
+        validate_path(prefix)
+        doomed = [DeleteObject(self._name(path)) for path in self.list(prefix)]
+        with self._errors("delete", prefix):
+            for failure in self._client.remove_objects(self.bucket, doomed):
+                raise StoreError(
+                    f"can't delete {self.describe(prefix)}: {failure.code}",
+                    hint=_HINTS.get(failure.code or "", "check the S3 server and run again"),
+                )
+
+    @contextmanager
+    def open_range(self, path: str, offset: int, etag: str | None) -> Iterator[ByteReader]:
+        """Open an object at ``offset``; the server checks that its ETag is still ``etag``."""
+        headers: dict[str, str] = {"If-Match": f'"{etag}"'} if etag else {}
+        with self._errors("read", path):
+            response = self._client.get_object(
+                self.bucket, self._name(path), offset=offset, request_headers=headers
+            )
+        try:
+            if etag and _etag(response.headers.get("etag")) not in {etag, None}:
+                raise self._changed(path)  # some servers ignore If-Match
+            body = _Body(response, self.describe(path))
+            if offset and not response.headers.get("content-range", "").startswith(
+                f"bytes {offset}-"
+            ):
+                body.skip(offset)  # some servers ignore ranges
+            yield body
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _put(self, path: str, body: Any, length: int) -> ObjectStat:
+        with self._errors("write", path):
+            result = self._client.put_object(
+                self.bucket, self._name(path), body, length, part_size=PART_BYTES
+            )
+        return ObjectStat(size=length, etag=_etag(result.etag))
+
+    def _name(self, path: str) -> str:
+        validate_path(path)
+        return f"{self.prefix}/{path}" if self.prefix else path
+
+    def _folder(self, prefix: str) -> str:
+        parts = [part for part in (self.prefix, validate_path(prefix) if prefix else "") if part]
+        return "/".join(parts) + "/" if parts else ""
+
+    def _require_bucket(self, path: str) -> None:
+        """Tell a missing bucket from a missing object: both answer a HEAD request with 404."""
+        if self._bucket_seen:
+            return
+        with self._errors("read", path):
+            try:
+                exists = self._client.bucket_exists(self.bucket)
+            except S3Error as exc:
+                if exc.code != "AccessDenied":  # may read objects, but not ask for the bucket
+                    raise
+                exists = True
+        if not exists:
+            raise self._refused("read", path, "NoSuchBucket", "")
+        self._bucket_seen = True
+
+    @contextmanager
+    def _errors(self, action: str, path: str, *, missing_ok: bool = False) -> Iterator[None]:
+        """Turn what the client and the network raise into ``StoreError``."""
+        try:
+            yield
+        except S3Error as exc:
+            code = exc.code or "unknown error"
+            if code in _MISSING:
+                if missing_ok:
+                    return
+                raise ObjectNotFoundError(
+                    f"{self.describe(path)} does not exist",
+                    hint="run the stage that makes it again",
+                ) from None
+            if code == "PreconditionFailed":
+                raise self._changed(path) from None
+            raise self._refused(action, path, code, exc.message or "") from None
+        except InvalidResponseError as exc:
+            raise StoreError(
+                f"can't {action} {self.describe(path)}: {self._endpoint} does not answer like an "
+                f"S3 server ({self._redact(str(exc))[:160]})",
+                hint="check the endpoint URL",
+            ) from None
+        except ServerError as exc:
+            raise self._refused(action, path, f"HTTP {exc.status_code}", "") from None
+        except (HTTPError, ssl.SSLError) as exc:
+            self._unreachable(action, path, exc)
+        except (MinioException, ValueError) as exc:
+            raise StoreError(
+                f"can't {action} {self.describe(path)}: {self._redact(str(exc))[:200]}",
+                hint="check the bucket, the endpoint and the credentials",
+            ) from None
+
+    def _changed(self, path: str) -> ObjectChangedError:
+        return ObjectChangedError(
+            f"{self.describe(path)} was replaced while it was read", hint="run again"
+        )
+
+    def _refused(self, action: str, path: str, code: str, message: str) -> StoreError:
+        what = f"bucket {self.bucket}" if code == "NoSuchBucket" else self.describe(path)
+        said = f" ({self._redact(message).rstrip('.')[:160]})" if message else ""
+        hint = _HINTS.get(code, "check the S3 server and run again")
+        if self._anonymous and code != "NoSuchBucket":
+            hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check the S3 server"
+        return StoreError(
+            f"can't {action} {what} at {self._endpoint}: {code}{said}",
+            hint=hint,
+            subject=self.url,
+        )
+
+    def _unreachable(self, action: str, path: str, exc: Exception) -> NoReturn:
+        reason: BaseException = exc
+        if isinstance(exc, MaxRetryError) and exc.reason is not None:
+            reason = exc.reason
+        if isinstance(reason, SSLError | ssl.SSLError):
+            raise StoreError(
+                f"can't {action} {self.describe(path)}: the certificate of {self._endpoint} is "
+                f"not trusted ({self._redact(str(reason))[:160]})",
+                hint="set AWS_CA_BUNDLE to the PEM file of its certificate authority",
+                subject=self.url,
+            ) from None
+        raise StoreError(
+            f"can't {action} {self.describe(path)}: {self._endpoint} can't be reached "
+            f"({type(reason).__name__})",
+            hint="check that the S3 server runs and that the endpoint URL is right",
+            subject=self.url,
+        ) from None
+
+    def _redact(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+class _Body:
+    """The rest of an object, as the network gives it."""
+
+    def __init__(self, response: Any, subject: str) -> None:
+        self._response = response
+        self._subject = subject
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return bytes(self._response.read(min(size, READ_BYTES)))
+        except (HTTPError, OSError) as exc:
+            raise TransferInterruptedError(
+                f"the connection broke while {self._subject} was read ({type(exc).__name__})",
+                hint="check the S3 server and run again",
+            ) from None
+
+    def skip(self, count: int) -> None:
+        while count and (chunk := self.read(min(count, 1 << 20))):
+            count -= len(chunk)
+
+
+class _Pool(urllib3.PoolManager):
+    """Connections whose XML answers the client understands whatever their media type.
+
+    The client reads error codes out of ``application/xml`` only; some servers say ``text/xml``.
+    """
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:  # type: ignore[override]
+        response = super().urlopen(method, url, redirect, **kw)
+        if response.headers.get("content-type", "").startswith("text/xml"):
+            response.headers["content-type"] = "application/xml"
+        return response
+
+
+def _etag(value: str | None) -> str | None:
+    return value.strip('"') if value else None
+
+
+def _client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
+    """Return the endpoint's URL and a client with bounded retries for it."""
+    given = options.endpoint or _AWS_ENDPOINT
+    default = "http" if options.secure is False else "https"
+    parts = urlsplit(given if "://" in given else f"{default}://{given}")
+    if parts.username or parts.password:
+        raise InputError(
+            "the S3 endpoint URL has credentials in it",
+            hint="take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+        )
+    try:
+        valid = bool(parts.hostname) and parts.scheme in {"http", "https"} and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.path.strip("/") or parts.query:
+        raise InputError(
+            f"the S3 endpoint {given[:200]!r} is not a server's URL",
+            hint="set AWS_ENDPOINT_URL_S3 to http(s)://host:port without a path",
+        )
+    secure = parts.scheme == "https" if options.secure is None else options.secure
+    region = options.region or (None if options.endpoint is None else "us-east-1")
+    retries = urllib3.Retry(
+        total=options.attempts - 1,
+        backoff_factor=0.5,
+        status_forcelist=[429, 500, 502, 503, 504],
+        allowed_methods=None,  # every request of ours may be repeated
+        raise_on_status=False,
+        redirect=0,
+    )
+    http = _Pool(
+        timeout=urllib3.Timeout(connect=options.connect_timeout, read=options.read_timeout),
+        maxsize=10,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=_ca_bundle(options.ca_bundle),
+        retries=retries,
+    )
+    try:
+        client = Minio(
+            parts.netloc,
+            access_key=options.access_key,
+            secret_key=options.secret_key,
+            session_token=options.session_token,
+            secure=secure,
+            region=region,
+            http_client=http,
+            credentials=credentials,
+        )
+    except ValueError as exc:
+        raise InputError(f"the S3 options are wrong: {exc}", hint="check the endpoint") from None
+    if options.path_style:
+        client.disable_virtual_style_endpoint()
+    else:
+        client.enable_virtual_style_endpoint()
+    return f"{'https' if secure else 'http'}://{parts.netloc}", client
+
+
+def _ca_bundle(path: str | None) -> str:
+    if path is None:
+        return os.environ.get("SSL_CERT_FILE") or certifi.where()
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as exc:
+        raise InputError(
+            f"the CA bundle {path} can't be used: {exc.strerror or exc}",
+            hint="set AWS_CA_BUNDLE to a PEM file with the certificate authority",
+        ) from None
+    return path
+
+
+def _ambient_credentials() -> Any:
+    """Return the provider for a pod's or a machine's own identity, None for anonymous access."""
+    if any(
+        os.environ.get(name)
+        for name in (
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        )
+    ):
+        return IamAwsProvider()
+    shared = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
+    return AWSConfigProvider() if shared.expanduser().is_file() else None

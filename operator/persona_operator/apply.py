@@ -1,0 +1,89 @@
+"""Does what a plan says: the operator's only writes to the cluster."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from persona_jobs.spec import API_VERSION, KIND
+
+from .errors import ApiRefusedError, NameTakenError
+from .kube_api import KubeApi
+from .labels import FIELD_MANAGER, is_managed
+from .merge_patch import merge_patch
+from .reconcile import Action, Apply, Create, Delete, Event, Persona, SetSuspend
+from .reconcile.times import format_time
+from .resources.common import Owner
+
+
+async def apply_action(api: KubeApi, owner: Owner, action: Action) -> dict[str, Any] | None:
+    """Do one action; returns the object that the API server made or changed.
+
+    Raises:
+        ApiRefusedError: the API server refuses it.
+        ApiUnavailableError: the API server can't be reached.
+    """
+    match action:
+        case Create(manifest):
+            return await api.create(manifest)
+        case Apply(manifest):
+            await _check_name(api, owner, manifest)
+            return await api.apply(manifest)
+        case Delete(kind, name):
+            await api.delete(kind, owner.namespace, name)
+            return None
+        case SetSuspend(job, suspend):
+            patch = {"spec": {"suspend": suspend}}
+            return await api.merge("Job", owner.namespace, job, patch)
+
+
+async def _check_name(api: KubeApi, owner: Owner, manifest: dict[str, Any]) -> None:
+    """Never take over an object that a person or another controller made."""
+    kind, name = manifest["kind"], manifest["metadata"]["name"]
+    found = await api.get(kind, owner.namespace, name)
+    if found is None:
+        return
+    head = found["metadata"]
+    owners = {item.get("uid") for item in head.get("ownerReferences") or []}
+    if not is_managed(head.get("labels") or {}) or owner.uid not in owners:
+        raise NameTakenError(kind, name)
+
+
+async def write_status(api: KubeApi, persona: Persona, status: dict[str, Any]) -> str | None:
+    """Patch what changed; returns the new resource version, None when nothing was written."""
+    patch = merge_patch(persona.raw_status, status)
+    if not patch:
+        return None
+    owner = persona.owner
+    written = await api.merge_status(KIND, owner.namespace, owner.name, patch)
+    return str(written["metadata"]["resourceVersion"]) if written else None
+
+
+async def post_event(api: KubeApi, owner: Owner, event: Event, now: datetime | None = None) -> None:
+    """Post one Event on the PersonaModel; a refused one is lost, the status tells the same."""
+    moment = now or datetime.now(UTC)
+    stamp = format_time(moment)
+    # Names of Events only have to be unique; this is how client-go makes them.
+    suffix = format(int(moment.timestamp() * 1e9), "x")
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{owner.name}.{suffix}", "namespace": owner.namespace},
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message,
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": owner.name,
+            "namespace": owner.namespace,
+            "uid": owner.uid,
+        },
+        "source": {"component": FIELD_MANAGER},
+        "reportingComponent": FIELD_MANAGER,
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }
+    try:
+        await api.create(manifest)
+    except ApiRefusedError:
+        return

@@ -1,0 +1,349 @@
+"""Joins the pieces: observes, reconciles, applies; one PersonaModel at a time for each.
+
+The handlers only tell it what has changed; it works from what is there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from persona_jobs import pipeline
+from persona_jobs.errors import InputError
+from persona_jobs.spec import KIND, PersonaModelSpec
+
+from .apply import apply_action, post_event, write_status
+from .children import Children, PersonaKey
+from .errors import ApiRefusedError, ApiUnavailableError
+from .health import WatchHealth
+from .kube_api import KubeApi
+from .labels import KEY_LABEL, STAGE_LABEL, key_label
+from .metrics import OperatorMetrics
+from .reconcile import (
+    Create,
+    Observed,
+    Persona,
+    PersonaText,
+    Plan,
+    Problem,
+    SetSuspend,
+    Stored,
+    reconcile,
+)
+from .reconcile.context import NotReconcilableError, resolve_spec
+from .reconcile.persona import text_reference
+from .settings import Settings
+from .store_access import store_access
+from .store_probe import StoreProbe
+from .warning_events import WarningEvents
+from .work_queue import WorkQueue
+
+logger = logging.getLogger(__name__)
+PROBLEM_RETRY_SECONDS = 30.0
+_REASONS = {"Forbidden": "Forbidden", "Invalid": "ManifestRejected", "NameTaken": "NameTaken"}
+
+
+class Controller:
+    """Keeps every PersonaModel reconciled.
+
+    Args:
+        settings: the administrator's settings.
+        api: the API server.
+        children: the operator's objects.
+        probe: the store, where the operator has credentials.
+        health: what the watches must deliver.
+        metrics: the metrics.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: KubeApi,
+        children: Children,
+        probe: StoreProbe,
+        health: WatchHealth,
+        metrics: OperatorMetrics,
+    ) -> None:
+        self.settings = settings
+        self.api = api
+        self.children = children
+        self.probe = probe
+        self.health = health
+        self.metrics = metrics
+        self._queue = WorkQueue(self._work)
+        self._warnings = WarningEvents(api)
+        self._problems: dict[PersonaKey, Problem] = {}
+        self._failures: dict[PersonaKey, int] = {}
+        self._resynced: dict[PersonaKey, float] = {}
+        self._waiting: dict[PersonaKey, set[tuple[str, str]]] = {}
+        self._indexed = asyncio.Event()
+        self._ticker: asyncio.Task[None] | None = None
+
+    # What the handlers call
+
+    def start(self) -> None:
+        """Begin the periodic reconciliation."""
+        self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
+
+    async def stop(self) -> None:
+        """Finish what is being done and begin nothing new."""
+        if self._ticker:
+            self._ticker.cancel()
+        await self._queue.stop()
+
+    def persona_changed(self, document: Mapping[str, Any], *, deleted: bool) -> None:
+        """A watch delivered a PersonaModel."""
+        # Handlers run only once all indexes are filled: from here on a missing Job is missing.
+        self._indexed.set()
+        head = document["metadata"]
+        persona = (head["namespace"], head["name"])
+        self.health.seen((KIND, *persona), head.get("resourceVersion", ""), deleted=deleted)
+        if deleted:
+            self._forget(persona)
+        else:
+            self._queue.add(persona)
+
+    def child_changed(
+        self, kind: str, document: Mapping[str, Any], persona: str, *, deleted: bool
+    ) -> None:
+        """A watch delivered an object of a PersonaModel."""
+        self._indexed.set()
+        head = document["metadata"]
+        namespace, name = head["namespace"], head["name"]
+        self.health.seen((kind, namespace, name), head.get("resourceVersion", ""), deleted=deleted)
+        if kind == "Job":
+            self.children.release(namespace, name)
+        self._queue.add((namespace, persona))
+        labels = head.get("labels") or {}
+        at = (labels.get(STAGE_LABEL, ""), labels.get(KEY_LABEL, ""))
+        for other, waiting in self._waiting.items():
+            if at in waiting:
+                self._queue.add(other)
+
+    # Periodic work
+
+    async def _tick_forever(self) -> None:
+        await self._indexed.wait() if not self.settings.namespaces else None
+        while True:
+            try:
+                await self.tick()
+            except (ApiUnavailableError, ApiRefusedError) as error:
+                logger.warning("the PersonaModels can't be listed: %s", error)
+            except Exception:
+                logger.exception("the periodic reconciliation failed")
+            await asyncio.sleep(self.settings.reconcile_interval_seconds)
+
+    async def tick(self) -> None:
+        """Reconcile everything once more, and note what the watches have to deliver."""
+        found: set[PersonaKey] = set()
+        for namespace in self.settings.namespaces or [None]:
+            for document in await self.api.find(KIND, namespace):
+                head = document["metadata"]
+                persona = (head["namespace"], head["name"])
+                found.add(persona)
+                self.health.expect((KIND, *persona), head["resourceVersion"])
+                if self._indexed.is_set():
+                    self._queue.add(persona)
+        for persona in set(self._resynced) - found:
+            self._forget(persona)
+        self.metrics.healthy.set(self.health.problem() is None)
+
+    def _forget(self, persona: PersonaKey) -> None:
+        for memory in (self._problems, self._failures, self._resynced, self._waiting):
+            memory.pop(persona, None)
+        self.metrics.forget(persona)
+        self.health.forget((KIND, *persona))
+
+    # One reconciliation
+
+    async def _work(self, key: PersonaKey) -> None:
+        started = time.monotonic()
+        context = {"namespace": key[0], "persona": key[1]}
+        try:
+            await self.reconcile(key)
+            self._failures.pop(key, None)
+        except ApiUnavailableError as error:
+            self._retry(key, type(error).__name__, error.delay or 0)
+            logger.warning("reconciling is put off: %s", error, extra=context)
+        except ApiRefusedError as error:
+            self._retry(key, type(error).__name__, PROBLEM_RETRY_SECONDS)
+            logger.error("reconciling is refused: %s", error, extra=context)  # noqa: TRY400
+        except Exception as error:
+            self._retry(key, type(error).__name__, PROBLEM_RETRY_SECONDS)
+            logger.exception("reconciling failed", extra=context)
+        finally:
+            self.metrics.reconcile_seconds.observe(time.monotonic() - started)
+
+    def _retry(self, key: PersonaKey, error: str, delay: float) -> None:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self.metrics.reconcile_errors.labels(error).inc()
+        self._queue.add(key, min(delay * 2 ** min(failures - 1, 5), 300.0))
+
+    async def reconcile(self, key: PersonaKey) -> Plan | None:
+        """Reconcile one PersonaModel; returns the plan, None when it is gone.
+
+        Raises:
+            ApiUnavailableError: the API server can't be reached.
+            ApiRefusedError: the API server refuses to read or to write the status.
+        """
+        document = await self.api.get(KIND, *key)
+        if document is None:
+            self._forget(key)
+            return None
+        persona = Persona.from_object(document)
+        if persona.deleting:
+            return None
+        text = await self._text(persona)
+        stages, stored = self._stored(persona, Observed(text=text))
+        warnings = await self._warnings.read(
+            self.children.jobs(key, ()), self.children.serving_pods(key)
+        )
+        resync = time.monotonic() - self._resynced.get(key, 0.0) > self.settings.resync_seconds
+        # No await from here to the reservations: two PersonaModels can't both decide to start a
+        # Job for the same key.
+        observed = Observed(
+            jobs=self.children.jobs(key, stages),
+            active_jobs=self.children.active_jobs(),
+            deployment=self.children.deployment(key),
+            serving_pods=self.children.serving_pods(key),
+            owned=self.children.owned(key),
+            text=text,
+            stored=stored,
+            warnings=warnings,
+            problem=None,
+            resync=resync,
+        )
+        now = datetime.now(UTC)
+        plan = reconcile(persona, observed, self.settings, now)
+        self._reserve(key, plan)
+        problem = await self._apply(persona, plan)
+        if problem is not None or key in self._problems:
+            # What was refused is told in the status instead of what was planned.
+            observed = _with_problem(observed, problem)
+            told = reconcile(persona, observed, self.settings, now)
+            plan = Plan(plan.actions, told.status, told.events, told.wake_after)
+        self._remember(key, problem, resync)
+        await self._write(persona, plan)
+        if plan.wake_after is not None:
+            self._queue.add(key, plan.wake_after)
+        return plan
+
+    async def _text(self, persona: Persona) -> PersonaText | None:
+        reference = text_reference(persona.manifest)
+        if reference is None:
+            return None
+        name, entry = reference
+        found = await self.api.get("ConfigMap", persona.owner.namespace, name)
+        if found is None:
+            problem = f"ConfigMap {name} doesn't exist in this namespace. Create it."
+            return PersonaText(problem=problem)
+        text = (found.get("data") or {}).get(entry)
+        if not isinstance(text, str):
+            return PersonaText(problem=f"ConfigMap {name} has no key {entry}. Add it.")
+        return PersonaText(text=text)
+
+    def _stored(
+        self, persona: Persona, observed: Observed
+    ) -> tuple[list[tuple[str, str]], dict[tuple[str, str], Stored]]:
+        """The planned (stage, key) pairs, and what the store says of the unfinished ones."""
+        try:
+            spec: PersonaModelSpec = resolve_spec(persona.manifest, observed)
+            planned = pipeline.plan(spec)
+            access = store_access(spec.storage, self.settings.store)
+        except (NotReconcilableError, InputError):
+            return [], {}
+        stages = [(str(stage.name), stage.key) for stage in planned]
+        same_store = persona.status.store in {None, access.uri}
+        done = {
+            (item.name, item.key)
+            for item in persona.status.stages
+            if item.state == "Succeeded" and same_store
+        }
+        owner = persona.owner
+        unknown = [stage for stage in stages if stage not in done]
+        stored = self.probe.look_up(
+            access, unknown, lambda: self._queue.add((owner.namespace, owner.name))
+        )
+        return stages, stored
+
+    def _reserve(self, key: PersonaKey, plan: Plan) -> None:
+        for action in plan.actions:
+            if isinstance(action, Create):
+                self.children.reserve(action.manifest)
+            elif isinstance(action, SetSuspend):
+                self.children.expect_suspend(key[0], action.job, action.suspend)
+        self._waiting[key] = {
+            (stage.name, key_label(stage.key))
+            for stage in plan.status.stages
+            if stage.reason == "WaitingForSharedStage"
+        }
+
+    async def _apply(self, persona: Persona, plan: Plan) -> Problem | None:
+        """Do the plan's actions; what is refused holds up nothing else."""
+        problem = None
+        namespace = persona.owner.namespace
+        for action in plan.actions:
+            try:
+                made = await apply_action(self.api, persona.owner, action)
+            except ApiRefusedError as error:
+                if isinstance(action, Create):
+                    self.children.release(namespace, action.manifest["metadata"]["name"])
+                reason = _REASONS.get(error.reason, "ApplyFailed")
+                problem = problem or Problem(reason, error.message)
+                continue
+            if isinstance(action, Create) and made:
+                head = made["metadata"]
+                self.health.expect(("Job", namespace, head["name"]), head["resourceVersion"])
+                logger.info(
+                    "Job %s started",
+                    head["name"],
+                    extra={
+                        "namespace": namespace,
+                        "persona": persona.owner.name,
+                        "stage": head["labels"][STAGE_LABEL],
+                    },
+                )
+        return problem
+
+    def _remember(self, key: PersonaKey, problem: Problem | None, resync: bool) -> None:
+        if problem is None:
+            self._problems.pop(key, None)
+            if resync:
+                self._resynced[key] = time.monotonic()
+        else:
+            self._problems[key] = problem
+            self._queue.add(key, PROBLEM_RETRY_SECONDS)
+            self._resynced.setdefault(key, 0.0)
+
+    async def _write(self, persona: Persona, plan: Plan) -> None:
+        owner = persona.owner
+        status = plan.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        version = await write_status(self.api, persona, status)
+        if version is not None:
+            self.health.expect((KIND, owner.namespace, owner.name), version)
+        self.metrics.observe((owner.namespace, owner.name), persona.status, plan.status)
+        for event in plan.events:
+            logger.info(
+                "%s: %s",
+                event.reason,
+                event.message,
+                extra={"namespace": owner.namespace, "persona": owner.name},
+            )
+            await post_event(self.api, owner, event)
+
+    # Deletion
+
+    async def others(self, persona: PersonaKey) -> Iterable[Persona]:
+        """All other PersonaModels that the operator sees."""
+        found = []
+        for namespace in self.settings.namespaces or [None]:
+            found += [Persona.from_object(item) for item in await self.api.find(KIND, namespace)]
+        return [item for item in found if (item.owner.namespace, item.owner.name) != persona]
+
+
+def _with_problem(observed: Observed, problem: Problem | None) -> Observed:
+    from dataclasses import replace
+
+    return replace(observed, problem=problem)

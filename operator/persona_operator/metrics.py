@@ -1,0 +1,217 @@
+"""Prometheus metrics of the operator, in a registry of their own. docs/metrics.md lists them."""
+
+from collections import Counter as Count
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .api.status import PersonaModelStatus, RevisionStatus, StageStatus
+from .reconcile.times import parse_time
+
+PersonaKey = tuple[str, str]
+_PREFIX = "persona_pruner"
+_STAGE_SECONDS = (5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400)
+_RECONCILE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
+STATES = ("Ready", "Reconciling", "Stalled", "Suspended")
+
+
+class OperatorMetrics:
+    """All metrics; per-persona series vanish with their persona.
+
+    Args:
+        event_ages: seconds since the last watch event by kind, read at each scrape.
+    """
+
+    def __init__(self, event_ages: Callable[[], Mapping[str, float]] = dict) -> None:
+        self.registry = CollectorRegistry()
+        self._personas: dict[PersonaKey, PersonaModelStatus] = {}
+        self.reconcile_seconds = Histogram(
+            f"{_PREFIX}_reconcile_duration_seconds",
+            "Duration of one reconciliation.",
+            buckets=_RECONCILE_SECONDS,
+            registry=self.registry,
+        )
+        self.reconcile_errors = Counter(
+            f"{_PREFIX}_reconcile_errors",
+            "Reconciliations that failed, by kind of error.",
+            ["error"],
+            registry=self.registry,
+        )
+        self._requests = Counter(
+            f"{_PREFIX}_api_requests",
+            "Requests of the reconciler to the API server; code 0: no answer.",
+            ["method", "resource", "code"],
+            registry=self.registry,
+        )
+        self._stage_seconds = Histogram(
+            f"{_PREFIX}_stage_duration_seconds",
+            "Duration of ended stage attempts.",
+            ["stage", "outcome"],
+            buckets=_STAGE_SECONDS,
+            registry=self.registry,
+        )
+        self._stages = Counter(
+            f"{_PREFIX}_stage_attempts",
+            "Ended stage attempts; results found in the store count as reused.",
+            ["stage", "outcome"],
+            registry=self.registry,
+        )
+        self.healthy = Gauge(
+            f"{_PREFIX}_watch_healthy",
+            "1 while the watches deliver what is known to have happened.",
+            registry=self.registry,
+        )
+        self.healthy.set(1)
+        self.registry.register(_PersonaCollector(self._personas))
+        self.registry.register(_EventAgeCollector(event_ages))
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self.registry)
+
+    def request(self, method: str, resource: str, status: int) -> None:
+        """Count one request to the API server."""
+        self._requests.labels(method, resource, str(status)).inc()
+
+    def observe(
+        self, persona: PersonaKey, old: PersonaModelStatus, new: PersonaModelStatus
+    ) -> None:
+        """Take over a persona's new status; ended attempts are counted once."""
+        self._personas[persona] = new
+        before = {(item.name, item.key): item for item in old.stages}
+        for stage in new.stages:
+            self._ended(before.get((stage.name, stage.key)), stage)
+
+    def forget(self, persona: PersonaKey) -> None:
+        """A persona is gone, and its series with it."""
+        self._personas.pop(persona, None)
+
+    def _ended(self, old: StageStatus | None, new: StageStatus) -> None:
+        outcome = {"Succeeded": "succeeded", "Failed": "failed", "WaitingForRetry": "retried"}.get(
+            new.state
+        )
+        same = old is not None and (old.state, old.attempts) == (new.state, new.attempts)
+        if outcome is None or same:
+            return
+        if new.reused:
+            self._stages.labels(new.name, "reused").inc()
+            return
+        self._stages.labels(new.name, outcome).inc()
+        if new.started_at and new.finished_at:
+            seconds = (parse_time(new.finished_at) - parse_time(new.started_at)).total_seconds()
+            self._stage_seconds.labels(new.name, outcome).observe(max(seconds, 0.0))
+
+
+class _PersonaCollector(Collector):
+    """Builds the per-persona series at each scrape from the newest statuses."""
+
+    def __init__(self, personas: Mapping[PersonaKey, PersonaModelStatus]) -> None:
+        self._personas = personas
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metric families."""
+        personas = dict(self._personas)
+        states = Count(_state(status) for status in personas.values())
+        family = GaugeMetricFamily(
+            f"{_PREFIX}_personas", "PersonaModels by state.", labels=["state"]
+        )
+        for state in STATES:
+            family.add_metric([state], states[state])
+        yield family
+        for name, help_text, read in _PERSONA_METRICS:
+            family = GaugeMetricFamily(
+                f"{_PREFIX}_{name}", help_text, labels=["namespace", "persona", "variant"]
+            )
+            for key, status in personas.items():
+                revision = _shown(status)
+                if revision is None:
+                    continue
+                for variant, value in zip(("served", "dense"), read(revision), strict=True):
+                    if value is not None:
+                        family.add_metric([*key, variant], float(value))
+            yield family
+
+
+class _EventAgeCollector(Collector):
+    """Builds the event ages at each scrape."""
+
+    def __init__(self, event_ages: Callable[[], Mapping[str, float]]) -> None:
+        self._event_ages = event_ages
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metric family."""
+        family = GaugeMetricFamily(
+            f"{_PREFIX}_watch_event_age_seconds",
+            "Time since a watch last delivered anything.",
+            labels=["kind"],
+        )
+        for kind, age in self._event_ages().items():
+            family.add_metric([kind], age)
+        yield family
+
+
+_Pair = tuple[float | str | None, float | str | None]
+
+
+def _per_token(tokens_per_second: str | None) -> float | None:
+    if tokens_per_second is None or float(tokens_per_second) <= 0:
+        return None
+    return 1 / float(tokens_per_second)
+
+
+_PERSONA_METRICS: tuple[tuple[str, str, Callable[[RevisionStatus], _Pair]], ...] = (
+    (
+        "checkpoint_bytes",
+        "Size of the checkpoint.",
+        lambda item: (item.checkpoint_bytes, item.dense_checkpoint_bytes),
+    ),
+    (
+        "parameters",
+        "Number of weights.",
+        lambda item: (item.parameters, item.dense_parameters),
+    ),
+    (
+        "persona_score",
+        "Persona score of the evaluation, 0 to 100.",
+        lambda item: (item.persona_score, item.dense_persona_score),
+    ),
+    (
+        "generic_loss",
+        "Held-out loss on general instructions, in nats a token.",
+        lambda item: (item.generic_loss, item.dense_generic_loss),
+    ),
+    (
+        "prefill_seconds_per_token",
+        "Time a prompt token in the evaluation.",
+        lambda item: (
+            _per_token(item.prefill_tokens_per_second),
+            _per_token(item.dense_prefill_tokens_per_second),
+        ),
+    ),
+    (
+        "decode_seconds_per_token",
+        "Time a generated token in the evaluation, batch of one.",
+        lambda item: (
+            _per_token(item.decode_tokens_per_second),
+            _per_token(item.dense_decode_tokens_per_second),
+        ),
+    ),
+)
+
+
+def _shown(status: PersonaModelStatus) -> RevisionStatus | None:
+    """The served revision, else the newest one."""
+    served = status.serving.revision if status.serving else None
+    found = next((item for item in status.revisions if item.id == served), None)
+    return found or (status.revisions[0] if status.revisions else None)
+
+
+def _state(status: PersonaModelStatus) -> str:
+    conditions = {item.type: item.status for item in status.conditions}
+    if conditions.get("Ready") == "True":
+        return "Ready"
+    if conditions.get("Stalled") == "True":
+        return "Stalled"
+    return "Reconciling" if conditions.get("Reconciling") == "True" else "Suspended"

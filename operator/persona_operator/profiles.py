@@ -1,0 +1,65 @@
+"""Which resource profile a stage or the serving pods get."""
+
+from collections.abc import Mapping
+
+from persona_jobs.errors import InputError
+from persona_jobs.spec import Execution, Serving, StageName
+
+from .settings import DEFAULT_PROFILE, SERVING_PROFILE, Profile
+
+DEFAULT_DEADLINE_SECONDS = 86_400
+
+
+def stage_profile(
+    stage: StageName, execution: Execution, profiles: Mapping[str, Profile]
+) -> Profile:
+    """The stage's profile with the spec's own resources on top.
+
+    Raises:
+        InputError: the spec names a profile that the administrator didn't set.
+    """
+    own = next((item for item in execution.stages if item.name == stage), None)
+    if own is not None and own.profile is not None:
+        profile = _named(own.profile, f"spec.execution.stages[{stage}].profile", profiles)
+    elif execution.profile is not None:
+        profile = _named(execution.profile, "spec.execution.profile", profiles)
+    else:
+        profile = profiles.get(stage) or profiles.get(DEFAULT_PROFILE) or Profile()
+    changes: dict[str, object] = {}
+    if own is not None and own.resources is not None:
+        changes |= {
+            name: value for name, value in own.resources.model_dump().items() if value is not None
+        }
+    if own is not None and own.active_deadline_seconds is not None:
+        changes["active_deadline_seconds"] = own.active_deadline_seconds
+    elif profile.active_deadline_seconds is None:
+        changes["active_deadline_seconds"] = DEFAULT_DEADLINE_SECONDS
+    return profile.model_copy(update=changes)
+
+
+def serving_profile(serving: Serving, profiles: Mapping[str, Profile]) -> Profile:
+    """The serving pods' profile.
+
+    Raises:
+        InputError: the spec names a profile that the administrator didn't set.
+    """
+    if serving.profile is not None:
+        return _named(serving.profile, "spec.serving.profile", profiles)
+    return profiles.get(SERVING_PROFILE) or profiles.get(DEFAULT_PROFILE) or Profile()
+
+
+def max_retries(stage: StageName, execution: Execution, default: int) -> int:
+    """Further attempts of a stage after a failure that retrying can help."""
+    own = next((item for item in execution.stages if item.name == stage), None)
+    return default if own is None or own.max_retries is None else own.max_retries
+
+
+def _named(name: str, field: str, profiles: Mapping[str, Profile]) -> Profile:
+    if name in profiles:
+        return profiles[name]
+    known = ", ".join(sorted(profiles)) or "none"
+    raise InputError(
+        f"names the resource profile {name!r}, which is not set up",
+        hint=f"Use one of the administrator's profiles ({known}) or ask for this one",
+        subject=field,
+    )

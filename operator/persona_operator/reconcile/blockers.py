@@ -1,0 +1,164 @@
+"""Why a pod can't start, or a Job or Deployment can't make one; nothing has failed yet.
+
+All of these heal by themselves once the cause is mended, so the work is kept waiting.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from .observed import ContainerState, Deployment, Job, Pod
+
+_IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "RegistryUnavailable",
+    }
+)
+_MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
+_MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
+_POD_NAME = re.compile(r'^(Error creating: )?pods "[^"]*" is forbidden: ')
+_MAX_DETAIL = 400
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """What keeps a pod from starting.
+
+    Attributes:
+        reason: one CamelCase word.
+        message: what is wrong and how to mend it.
+        since: since when, for those that often pass by themselves (no node free, quota); None for
+            those that never do.
+    """
+
+    reason: str
+    message: str
+    since: datetime | None = None
+
+
+def job_blocker(job: Job, warnings: Mapping[str, str]) -> Blocker | None:
+    """What keeps a Job's pod from running."""
+    pods = job.live_pods
+    if not pods:
+        warning = warnings.get(f"Job/{job.name}", "")
+        return rejected(warning, job.created) if warning else None
+    return pod_blocker(pods[-1], warnings)
+
+
+def pod_blocker(pod: Pod, warnings: Mapping[str, str]) -> Blocker | None:
+    """What keeps one pod from running."""
+    if pod.unscheduled is not None:
+        reason, message, since = pod.unscheduled
+        if reason == "SchedulingGated":
+            return None
+        return Blocker(
+            "Unschedulable",
+            f"No node takes the pod: {_detail(message)} Add such a node, or use a profile that "
+            "asks for less.",
+            since,
+        )
+    for container in pod.containers:
+        if container.waiting is not None:
+            blocker = _waiting(container, pod)
+            if blocker is not None:
+                return blocker
+    warning = warnings.get(f"Pod/{pod.name}", "")
+    if warning and not any(container.running for container in pod.containers):
+        return _missing(warning, pod.namespace) or Blocker("VolumeNotReady", _detail(warning))
+    return None
+
+
+def rejected(message: str, since: datetime | None) -> Blocker:
+    """Why the API server refuses a pod."""
+    text = _POD_NAME.sub("", message)
+    if "exceeded quota" in text or "must specify" in text:
+        return Blocker(
+            "QuotaExceeded",
+            f"The namespace's quota leaves no room for the pod: {_detail(text)} Raise the quota, "
+            "free some of it, or use a profile that asks for less.",
+            since,
+        )
+    return Blocker("PodRejected", f"The pod is refused: {_detail(text)}")
+
+
+def deployment_blocker(
+    deployment: Deployment, pods: tuple[Pod, ...], warnings: Mapping[str, str]
+) -> Blocker | None:
+    """What keeps the serving pods of the wanted revision from getting ready."""
+    for pod in pods:
+        if pod.revision == deployment.revision and not pod.ready and not pod.deleting:
+            blocker = pod_blocker(pod, warnings)
+            if blocker is not None:
+                return blocker
+    if deployment.rejected:
+        return rejected(deployment.rejected, deployment.rejected_since)
+    if deployment.deadline_exceeded:
+        return Blocker(
+            "RolloutStuck",
+            "The serving pods don't get ready; their log says why "
+            f"(kubectl logs deploy/{deployment.name}).",
+        )
+    return None
+
+
+def _waiting(container: ContainerState, pod: Pod) -> Blocker | None:
+    reason, message = container.waiting or ("", "")
+    if reason in _IMAGE_REASONS:
+        detail = message.split("ErrImagePull: ", 1)[-1] if "ErrImagePull: " in message else ""
+        return Blocker(
+            "ImagePullFailed",
+            f"The image {container.image} can't be pulled"
+            + (f" ({_detail(detail).rstrip('.')})" if detail and "Back-off" not in detail else "")
+            + ". Check its name, that the registry can be reached, and the image pull secret.",
+        )
+    if reason in {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}:
+        missing = _missing(message, pod.namespace)
+        word = "ContainerConfigError" if "Config" in reason else "ContainerStartFailed"
+        return missing or Blocker(word, f"The container can't be made: {_detail(message)}")
+    if reason == "CrashLoopBackOff":
+        return _crash(container)
+    return None
+
+
+def _crash(container: ContainerState) -> Blocker:
+    from persona_jobs.results import TerminationMessage
+
+    report = TerminationMessage.decode(container.message) if container.message else None
+    if container.ended_reason == "OOMKilled":
+        text = "it was killed at its memory limit. Use a profile with more memory"
+    elif report is not None and report.failure is not None:
+        hint = report.failure.hint
+        text = report.failure.message.rstrip(".") + (f". {hint.rstrip('.')}" if hint else "")
+    else:
+        text = f"exit code {container.exit_code}; its log says why"
+    return Blocker("CrashLoopBackOff", f"The container {container.name} keeps ending: {text}.")
+
+
+def _missing(message: str, namespace: str) -> Blocker | None:
+    key = _MISSING_KEY.search(message)
+    if key:
+        kind, name = key.group(2), key.group(3).removeprefix(f"{namespace}/")
+        return Blocker(
+            f"Missing{kind}Key",
+            f"{kind} {name} in namespace {namespace} has no key {key.group(1)}. Add it.",
+        )
+    found = _MISSING.search(message)
+    if not found:
+        return None
+    kind = {"secret": "Secret", "configmap": "ConfigMap"}[found.group(1)]
+    return Blocker(
+        f"Missing{kind}",
+        f"{kind} {found.group(2)} doesn't exist in namespace {namespace}. Create it; the pod then "
+        "starts by itself.",
+    )
+
+
+def _detail(text: str) -> str:
+    text = " ".join(text.split())
+    text = text if len(text) <= _MAX_DETAIL else text[: _MAX_DETAIL - 1] + "…"
+    return text if text.endswith((".", "…")) else f"{text}."

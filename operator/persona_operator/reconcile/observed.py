@@ -1,0 +1,370 @@
+"""What the operator observes in the cluster and in the store, as plain typed values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from ..labels import (
+    ATTEMPT_ANNOTATION,
+    CHECKSUM_ANNOTATION,
+    KEY_ANNOTATION,
+    PERSONA_LABEL,
+    QUEUE_LABEL,
+    REVISION_LABEL,
+    STAGE_LABEL,
+    STORE_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+)
+from .times import parse_time
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """One container of a pod.
+
+    Attributes:
+        name: its name.
+        image: its image.
+        running: whether it runs now.
+        waiting: reason and message while it can't start.
+        exit_code: exit code of its last end, None when it hasn't ended.
+        ended_reason: why it ended (``OOMKilled``, ``Error``, …).
+        message: its termination message.
+        restarts: how often it was restarted.
+    """
+
+    name: str
+    image: str = ""
+    running: bool = False
+    waiting: tuple[str, str] | None = None
+    exit_code: int | None = None
+    ended_reason: str = ""
+    message: str = ""
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a Job or of the Deployment.
+
+    Attributes:
+        name: its name.
+        namespace: its namespace.
+        job: name of its Job; empty for serving pods.
+        revision: revision that a serving pod serves; empty for stage pods.
+        created: when it was made.
+        phase: ``Pending``, ``Running``, ``Succeeded`` or ``Failed``.
+        deleting: whether it is being deleted.
+        unscheduled: reason, message and since when no node takes it.
+        ready: whether it takes traffic.
+        containers: init containers first.
+    """
+
+    name: str
+    namespace: str
+    created: datetime
+    job: str = ""
+    revision: str = ""
+    phase: str = "Pending"
+    deleting: bool = False
+    unscheduled: tuple[str, str, datetime] | None = None
+    ready: bool = False
+    containers: tuple[ContainerState, ...] = ()
+
+    @classmethod
+    def from_object(cls, document: Raw) -> "Pod":
+        """Read a pod of the API server."""
+        head, status = document["metadata"], document.get("status") or {}
+        labels = head.get("labels") or {}
+        owners = head.get("ownerReferences") or []
+        conditions = {item["type"]: item for item in status.get("conditions") or []}
+        created = parse_time(head.get("creationTimestamp"))
+        scheduled = conditions.get("PodScheduled", {})
+        unscheduled = None
+        if scheduled.get("status") == "False":
+            since = parse_time(scheduled.get("lastTransitionTime"), created)
+            unscheduled = (scheduled.get("reason", ""), scheduled.get("message", ""), since)
+        images = {
+            item["name"]: item.get("image", "")
+            for kind in ("initContainers", "containers")
+            for item in (document.get("spec") or {}).get(kind) or []
+        }
+        states = [
+            _container(item, images)
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for item in status.get(kind) or []
+        ]
+        return cls(
+            name=head["name"],
+            namespace=head["namespace"],
+            created=created,
+            job=next((item["name"] for item in owners if item.get("kind") == "Job"), ""),
+            revision=labels.get(REVISION_LABEL, ""),
+            phase=status.get("phase", "Pending"),
+            deleting=head.get("deletionTimestamp") is not None,
+            unscheduled=unscheduled,
+            ready=conditions.get("Ready", {}).get("status") == "True",
+            containers=tuple(states),
+        )
+
+    @property
+    def started(self) -> bool:
+        """Whether any container ever ran."""
+        return any(item.running or item.exit_code is not None for item in self.containers)
+
+
+def _container(status: Raw, images: Mapping[str, str]) -> ContainerState:
+    state, last = status.get("state") or {}, status.get("lastState") or {}
+    waiting = state.get("waiting")
+    ended = state.get("terminated") or last.get("terminated") or {}
+    return ContainerState(
+        name=status["name"],
+        image=images.get(status["name"]) or status.get("image", ""),
+        running="running" in state,
+        waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+        exit_code=ended.get("exitCode"),
+        ended_reason=ended.get("reason", ""),
+        message=ended.get("message", ""),
+        restarts=int(status.get("restartCount", 0)),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """The Job of one attempt of one stage, of whatever PersonaModel.
+
+    Attributes:
+        name: its name.
+        namespace: its namespace.
+        persona: the PersonaModel it belongs to.
+        owner_uid: that one's uid.
+        stage: the stage.
+        key: the content key.
+        store: URI of the store it writes to.
+        attempt: 1 for the first.
+        created: when it was made.
+        template: checksum of its pod template.
+        queue: Kueue's queue, empty where there is none.
+        suspended: whether it is suspended.
+        deleting: whether it is being deleted.
+        complete: whether it succeeded.
+        failed: reason and message of its failure.
+        started: when it started.
+        finished: when it succeeded or failed.
+        pods: its pods, oldest first.
+    """
+
+    name: str
+    namespace: str
+    persona: str
+    owner_uid: str
+    stage: str
+    key: str
+    store: str
+    created: datetime
+    attempt: int = 1
+    template: str = ""
+    queue: str = ""
+    suspended: bool = False
+    deleting: bool = False
+    complete: bool = False
+    failed: tuple[str, str] | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    pods: tuple[Pod, ...] = ()
+
+    @classmethod
+    def from_object(cls, document: Raw, pods: Sequence[Pod] = ()) -> "Job":
+        """Read a Job of the API server."""
+        head, status = document["metadata"], document.get("status") or {}
+        labels, notes = head.get("labels") or {}, head.get("annotations") or {}
+        owners = head.get("ownerReferences") or [{}]
+        conditions = {
+            item["type"]: item
+            for item in status.get("conditions") or []
+            if item.get("status") == "True"
+        }
+        created = parse_time(head.get("creationTimestamp"))
+        # FailureTarget and SuccessCriteriaMet precede the end; Failed and Complete are the end.
+        failed = conditions.get("Failed")
+        complete = conditions.get("Complete")
+        end = complete or failed
+        started = status.get("startTime")
+        return cls(
+            name=head["name"],
+            namespace=head["namespace"],
+            persona=labels.get(PERSONA_LABEL, ""),
+            owner_uid=owners[0].get("uid", ""),
+            stage=labels.get(STAGE_LABEL, ""),
+            key=notes.get(KEY_ANNOTATION, ""),
+            store=notes.get(STORE_ANNOTATION, ""),
+            created=created,
+            attempt=_number(notes.get(ATTEMPT_ANNOTATION)),
+            template=notes.get(TEMPLATE_ANNOTATION, ""),
+            queue=labels.get(QUEUE_LABEL, ""),
+            suspended=bool((document.get("spec") or {}).get("suspend")),
+            deleting=head.get("deletionTimestamp") is not None,
+            complete=complete is not None,
+            failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
+            started=parse_time(started) if started else None,
+            finished=parse_time(end.get("lastTransitionTime"), created) if end else None,
+            pods=tuple(sorted(pods, key=lambda pod: (pod.created, pod.name))),
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it succeeded or failed."""
+        return self.complete or self.failed is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether its work may go on or start without the operator's doing.
+
+        One that the operator suspended isn't active; one that waits in a queue is.
+        """
+        return not self.ended and not (self.suspended and not self.queue)
+
+    @property
+    def live_pods(self) -> tuple[Pod, ...]:
+        """Pods that are not being deleted."""
+        return tuple(pod for pod in self.pods if not pod.deleting)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no container has run yet, so that replacing it loses no work."""
+        return not self.ended and not any(pod.started for pod in self.pods)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The inference Deployment.
+
+    Attributes:
+        name: its name.
+        revision: revision of its pod template.
+        checksum: checksum of the manifest it was applied from.
+        current: whether its controller has seen the newest spec.
+        wanted: replicas asked for.
+        replicas: pods there are.
+        updated: pods of the newest template.
+        ready: ready pods.
+        available: available pods.
+        deadline_exceeded: message when the roll-out makes no progress.
+        rejected: message when no pod can be made (quota, admission).
+        rejected_since: since when.
+    """
+
+    name: str
+    revision: str
+    checksum: str = ""
+    current: bool = True
+    wanted: int = 1
+    replicas: int = 0
+    updated: int = 0
+    ready: int = 0
+    available: int = 0
+    deadline_exceeded: str = ""
+    rejected: str = ""
+    rejected_since: datetime | None = None
+
+    @classmethod
+    def from_object(cls, document: Raw) -> "Deployment":
+        """Read a Deployment of the API server."""
+        head, status = document["metadata"], document.get("status") or {}
+        spec = document.get("spec") or {}
+        conditions = {item["type"]: item for item in status.get("conditions") or []}
+        progress = conditions.get("Progressing", {})
+        rejected = conditions.get("ReplicaFailure", {})
+        stuck = progress.get("reason") == "ProgressDeadlineExceeded"
+        failing = rejected.get("status") == "True"
+        return cls(
+            name=head["name"],
+            revision=(head.get("labels") or {}).get(REVISION_LABEL, ""),
+            checksum=(head.get("annotations") or {}).get(CHECKSUM_ANNOTATION, ""),
+            current=int(status.get("observedGeneration", 0)) >= int(head.get("generation", 0)),
+            wanted=int(spec.get("replicas", 1)),
+            replicas=int(status.get("replicas", 0)),
+            updated=int(status.get("updatedReplicas", 0)),
+            ready=int(status.get("readyReplicas", 0)),
+            available=int(status.get("availableReplicas", 0)),
+            deadline_exceeded=progress.get("message", "") if stuck else "",
+            rejected=rejected.get("message", "") if failing else "",
+            rejected_since=parse_time(rejected.get("lastTransitionTime")) if failing else None,
+        )
+
+    @property
+    def rolled_out(self) -> bool:
+        """Whether all pods are of the newest template and available."""
+        return (
+            self.current
+            and self.updated >= self.wanted
+            and self.replicas == self.updated
+            and self.available >= self.wanted
+        )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store says of one content key.
+
+    Attributes:
+        state: ``Unknown`` when the store can't be asked, ``Asking`` while the answer is on its way.
+        metrics: the manifest's metrics where it is present.
+    """
+
+    state: Literal["Present", "Absent", "Unknown", "Asking"]
+    metrics: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PersonaText:
+    """The text behind ``configMapRef``: found, or why not."""
+
+    text: str | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A change that the API server refused, as a condition reason and message."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that reconciling one PersonaModel depends on beside itself.
+
+    Attributes:
+        jobs: its own Jobs, and others' Jobs that write to the same content keys.
+        active_jobs: Jobs at work in the whole cluster.
+        deployment: the inference Deployment.
+        serving_pods: pods of the Deployment.
+        owned: checksum annotation by (kind, name) of Services, autoscalers, budgets and ConfigMaps.
+        text: the persona's text, where the spec names a ConfigMap.
+        stored: the store's word by (stage, key); what is missing is unknown.
+        warnings: message of the newest warning Event by ``Job/NAME`` or ``Pod/NAME``.
+        problem: what the API server refused last time.
+        resync: whether all objects are to be applied again, changed or not.
+    """
+
+    jobs: tuple[Job, ...] = ()
+    active_jobs: int = 0
+    deployment: Deployment | None = None
+    serving_pods: tuple[Pod, ...] = ()
+    owned: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    text: PersonaText | None = None
+    stored: Mapping[tuple[str, str], Stored] = field(default_factory=dict)
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    problem: Problem | None = None
+    resync: bool = False
+
+
+def _number(text: object) -> int:
+    return int(text) if isinstance(text, str) and text.isdigit() else 1

@@ -1,0 +1,119 @@
+"""Finished models: which there are, how the gate judges them, and which one to serve."""
+
+from dataclasses import dataclass
+
+from persona_jobs.results import EvaluationMetrics
+
+from ..api.status import RevisionStatus
+from .context import Context
+from .gate import judge
+from .metrics import revision_from_evaluation
+from .times import format_time
+
+MAX_REVISIONS = 10
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """The finished models and the choice among them.
+
+    Attributes:
+        known: newest first.
+        current: the one that the current spec leads to, once it is evaluated.
+        target: the one to serve, None where none may be.
+        pin_missing: whether ``spec.serving.revision`` names one that isn't there.
+    """
+
+    known: tuple[RevisionStatus, ...]
+    current: RevisionStatus | None
+    target: RevisionStatus | None
+    pin_missing: bool = False
+
+
+def current_id(context: Context) -> str:
+    """Id of the revision that the current spec leads to."""
+    return next(stage.key[:8] for stage in context.stages if stage.name == "slice")
+
+
+def update_revisions(
+    context: Context, evaluation: EvaluationMetrics | None, *, finished: bool
+) -> Revisions:
+    """Add a newly evaluated model, judge the current one, choose the one to serve.
+
+    Args:
+        context: the reconciliation.
+        evaluation: metrics that the evaluate stage has just brought.
+        finished: whether all stages of the current spec have succeeded.
+    """
+    keys = {stage.name: stage.key for stage in context.stages}
+    known = list(context.persona.status.revisions)
+    if evaluation is not None:
+        new = revision_from_evaluation(
+            evaluation,
+            spec=context.spec,
+            slice_key=keys["slice"],
+            evaluate_key=keys["evaluate"],
+            finished_at=format_time(context.now),
+            store=context.store.uri,
+        )
+        known = [new, *(item for item in known if item.id != new.id)]
+    current = None
+    for position, item in enumerate(known):
+        if finished and item.evaluate_key == keys["evaluate"] and item.slice_key == keys["slice"]:
+            verdict = judge(context.spec.evaluation.gate, item)
+            update = {"gate": verdict.result, "message": verdict.message}
+            current = known[position] = item.model_copy(update=update)
+    target, pin_missing = _target(context, known, current)
+    return Revisions(
+        known=tuple(_newest(context, known, current, target)),
+        current=current,
+        target=target,
+        pin_missing=pin_missing,
+    )
+
+
+def _target(
+    context: Context, known: list[RevisionStatus], current: RevisionStatus | None
+) -> tuple[RevisionStatus | None, bool]:
+    usable = [item for item in known if item.store in {None, context.store.uri}]
+    pin = context.spec.serving.revision
+    if pin is not None:
+        pinned = next((item for item in usable if item.id == pin), None)
+        if pinned is not None:
+            return pinned, False
+        waited_for = pin == current_id(context) and current is None
+        return _last_good(context, usable), not waited_for
+    if current is not None and current.gate != "Failed" and current in usable:
+        return current, False
+    return _last_good(context, usable), False
+
+
+def _last_good(context: Context, usable: list[RevisionStatus]) -> RevisionStatus | None:
+    """What serves now if it passed its gate, else the newest that did."""
+    good = [item for item in usable if item.gate != "Failed"]
+    serving = _serving_id(context)
+    return next((item for item in good if item.id == serving), good[0] if good else None)
+
+
+def _serving_id(context: Context) -> str | None:
+    serving = context.persona.status.serving
+    return serving.revision if serving else None
+
+
+def _newest(
+    context: Context,
+    known: list[RevisionStatus],
+    current: RevisionStatus | None,
+    target: RevisionStatus | None,
+) -> list[RevisionStatus]:
+    """The newest ones, never without those in use."""
+    in_use = {_serving_id(context), current.id if current else None, target.id if target else None}
+    room = MAX_REVISIONS - sum(item.id in in_use for item in known)
+    kept = []
+    for item in known:
+        if item.id in in_use:
+            kept.append(item)
+        elif room > 0:
+            kept.append(item)
+            room -= 1
+    return kept

@@ -1,0 +1,173 @@
+"""The inference objects that there should be, and how far their roll-out is."""
+
+from dataclasses import dataclass
+
+from ..api.status import RevisionStatus, ServingStatus
+from ..labels import CHECKSUM_ANNOTATION
+from ..profiles import serving_profile
+from ..resources.common import Manifest
+from ..resources.deployment import ServingDeployment, build_deployment, serving_selector
+from ..resources.hpa import build_hpa
+from ..resources.pdb import build_pdb
+from ..resources.service import build_service, service_url
+from .blockers import deployment_blocker
+from .context import Context, images
+from .observed import Deployment
+from .plan import Apply, Delete, PlanBuilder
+from .stages import is_stalled
+
+
+@dataclass(frozen=True)
+class Serving:
+    """State of the inference Deployment.
+
+    Attributes:
+        status: what the PersonaModel's status says of it, None where nothing is served.
+        served: whether the wanted revision takes traffic.
+        reason: why, as a condition reason.
+        message: the same for people.
+        stalled: whether it can't go on before a person mends something.
+    """
+
+    status: ServingStatus | None
+    served: bool
+    reason: str
+    message: str
+    stalled: bool = False
+
+
+def serve(context: Context, target: RevisionStatus | None, builder: PlanBuilder) -> Serving:
+    """Apply or remove the inference objects; tell how far they are."""
+    observed = context.observed
+    if not context.spec.serving.enabled:
+        _remove_all(context, builder)
+        return Serving(None, False, "NotServed", "Serving is switched off.")
+    if target is None:
+        kept = context.persona.status.serving if observed.deployment else None
+        return Serving(kept, False, "NoRevision", "No revision may be served yet.")
+    deployment = _deployment(context, target)
+    wanted = [build_service(context.persona.owner), deployment, *_scaling(context)]
+    for manifest in wanted:
+        if _differs(context, manifest):
+            builder.act(Apply(manifest))
+    present = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in wanted}
+    for kind, name in sorted(observed.owned):
+        if kind in {"HorizontalPodAutoscaler", "PodDisruptionBudget"} and (
+            (kind, name) not in present
+        ):
+            builder.act(Delete(kind, name))
+    applied = deployment["metadata"]["annotations"][CHECKSUM_ANNOTATION]
+    return _state(context, target, applied, builder)
+
+
+def _deployment(context: Context, target: RevisionStatus) -> Manifest:
+    spec, settings = context.spec.serving, context.settings
+    default = settings.vllm_image if spec.engine == "VLLM" else settings.jobs_image
+    return build_deployment(
+        ServingDeployment(
+            owner=context.persona.owner,
+            revision=target.id,
+            slice_key=target.slice_key,
+            engine=spec.engine,
+            fetch_images=context.jobs_images(),
+            images=images(settings, spec.image or default),
+            profile=serving_profile(spec, settings.profiles),
+            store=context.store,
+            replicas=None if spec.autoscaling else spec.replicas,
+            max_context_tokens=spec.max_context_tokens,
+            env=settings.env,
+        )
+    )
+
+
+def _scaling(context: Context) -> list[Manifest]:
+    owner, spec = context.persona.owner, context.spec.serving
+    wanted: list[Manifest] = []
+    scaling = spec.autoscaling
+    if scaling:
+        wanted.append(
+            build_hpa(
+                owner,
+                min_replicas=scaling.min_replicas,
+                max_replicas=scaling.max_replicas,
+                target_cpu_percent=scaling.target_cpu_utilization_percentage,
+            )
+        )
+    if (scaling.max_replicas if scaling else spec.replicas) > 1:
+        wanted.append(build_pdb(owner))
+    return wanted
+
+
+def _differs(context: Context, manifest: Manifest) -> bool:
+    observed = context.observed
+    kind, head = manifest["kind"], manifest["metadata"]
+    wanted = head["annotations"][CHECKSUM_ANNOTATION]
+    if kind == "Deployment":
+        found = observed.deployment.checksum if observed.deployment else None
+    else:
+        found = observed.owned.get((kind, head["name"]))
+    return observed.resync or found != wanted
+
+
+def _remove_all(context: Context, builder: PlanBuilder) -> None:
+    observed = context.observed
+    if observed.deployment:
+        builder.act(Delete("Deployment", observed.deployment.name))
+    for kind, name in sorted(observed.owned):
+        if kind in {"Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}:
+            builder.act(Delete(kind, name))
+
+
+def _state(context: Context, target: RevisionStatus, applied: str, builder: PlanBuilder) -> Serving:
+    deployment = context.observed.deployment
+    previous = context.persona.status.serving
+    before = previous.revision if previous else None
+    if deployment is None or deployment.checksum != applied:
+        # The status of a Deployment that is about to change says nothing of the new one.
+        status = _status(context, before, deployment)
+        return Serving(status, False, "RollingOut", _rolling(target, deployment))
+    taking_over = (
+        deployment.current
+        and deployment.updated == deployment.replicas
+        and deployment.updated > 0
+        and deployment.available > 0
+    )
+    if deployment.wanted == 0 and deployment.current and deployment.replicas == 0:
+        status = _status(context, target.id, deployment)
+        return Serving(status, True, "ScaledToZero", f"Revision {target.id} has no replicas.")
+    blocker = deployment_blocker(
+        deployment, context.observed.serving_pods, context.observed.warnings
+    )
+    if taking_over:
+        status = _status(context, target.id, deployment)
+        message = f"Revision {target.id} is served at {status.url}."
+        if blocker is not None and deployment.available < deployment.wanted:
+            message += f" {deployment.available} of {deployment.wanted} replicas: {blocker.message}"
+        return Serving(status, True, "Serving", message)
+    status = _status(context, before, deployment)
+    if blocker is not None:
+        stalled = is_stalled(blocker.since, context, builder)
+        return Serving(status, False, blocker.reason, f"Serving: {blocker.message}", stalled)
+    return Serving(status, False, "RollingOut", _rolling(target, deployment))
+
+
+def _rolling(target: RevisionStatus, deployment: Deployment | None) -> str:
+    if deployment is None:
+        return f"Waiting for the serving pods of revision {target.id}."
+    return (
+        f"Waiting for the serving pods of revision {target.id}: "
+        f"{min(deployment.available, deployment.updated)} of {deployment.wanted} are available."
+    )
+
+
+def _status(context: Context, revision: str | None, deployment: Deployment | None) -> ServingStatus:
+    owner = context.persona.owner
+    selector = serving_selector(owner.name)
+    return ServingStatus(
+        revision=revision,
+        engine=context.spec.serving.engine,
+        replicas=deployment.replicas if deployment else 0,
+        ready_replicas=deployment.ready if deployment else 0,
+        selector=",".join(f"{name}={value}" for name, value in sorted(selector.items())),
+        url=service_url(owner),
+    )

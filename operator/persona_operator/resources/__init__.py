@@ -1,0 +1,1 @@
+"""Pure builders of the manifests that the operator applies."""

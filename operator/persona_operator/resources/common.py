@@ -1,0 +1,180 @@
+"""Parts that the pods of stages and of serving have in common."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..labels import CHECKSUM_ANNOTATION, owner_reference
+from ..settings import Profile, Volume
+from ..store_access import StoreAccess
+
+Manifest = dict[str, Any]
+
+USER_ID = 65532
+SCRATCH_PATH = "/scratch"
+CACHE_PATH = "/cache"
+CA_DIRECTORY = "/etc/persona/ca"
+CA_FILE = "ca.crt"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The PersonaModel that an object belongs to."""
+
+    name: str
+    namespace: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image and how it is pulled."""
+
+    image: str
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+
+
+def metadata(
+    owner: Owner, name: str, labels: dict[str, str], annotations: dict[str, str] | None = None
+) -> Manifest:
+    """Object metadata with the owner reference."""
+    result: Manifest = {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": labels,
+        "ownerReferences": [owner_reference(owner.name, owner.uid)],
+    }
+    if annotations:
+        result["annotations"] = annotations
+    return result
+
+
+def checksum(document: object) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_checksum(manifest: Manifest) -> Manifest:
+    """``manifest`` with an annotation by which a changed one is told."""
+    head = manifest["metadata"]
+    annotations = {**head.get("annotations", {}), CHECKSUM_ANNOTATION: checksum(manifest)}
+    return {**manifest, "metadata": {**head, "annotations": annotations}}
+
+
+def pod_security() -> Manifest:
+    """Pod security context that Pod Security "restricted" accepts."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> Manifest:
+    """Container security context that Pod Security "restricted" accepts."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def resources(profile: Profile) -> Manifest:
+    """Requests and limits: memory is limited, processor time isn't, GPUs are whole."""
+    requests: Manifest = {}
+    limits: Manifest = {}
+    if profile.cpu:
+        requests["cpu"] = profile.cpu
+    if profile.memory:
+        requests["memory"] = limits["memory"] = profile.memory
+    if profile.gpus:
+        requests[profile.gpu_resource] = limits[profile.gpu_resource] = str(profile.gpus)
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def placement(profile: Profile) -> Manifest:
+    """The part of a pod spec that says where the pod may run."""
+    fields: Manifest = {
+        "nodeSelector": profile.node_selector,
+        "tolerations": profile.tolerations,
+        "runtimeClassName": profile.runtime_class_name,
+        "priorityClassName": profile.priority_class_name,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def image_pull_secrets(images: Images) -> Manifest:
+    """The ``imagePullSecrets`` field, where there are any."""
+    if not images.pull_secrets:
+        return {}
+    return {"imagePullSecrets": [{"name": name} for name in images.pull_secrets]}
+
+
+def store_environment(store: StoreAccess) -> list[Manifest]:
+    """Environment that tells a container which store to use, without credentials."""
+    values = {
+        "PERSONA_STORE": store.uri,
+        "AWS_ENDPOINT_URL_S3": store.endpoint,
+        "AWS_REGION": store.region,
+        "AWS_S3_ADDRESSING_STYLE": store.addressing_style,
+        "AWS_CA_BUNDLE": f"{CA_DIRECTORY}/{CA_FILE}" if store.ca else None,
+    }
+    return environment({name: value for name, value in values.items() if value})
+
+
+def store_credentials(store: StoreAccess) -> Manifest:
+    """The ``envFrom`` field with the credentials Secret, where there is one."""
+    if not store.credentials_secret:
+        return {}
+    return {"envFrom": [{"secretRef": {"name": store.credentials_secret}}]}
+
+
+def environment(values: dict[str, str]) -> list[Manifest]:
+    """Environment entries of plain values."""
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def store_volumes(store: StoreAccess) -> tuple[list[Manifest], list[Manifest]]:
+    """Volumes and mounts of a private CA and of a shared directory."""
+    volumes: list[Manifest] = []
+    mounts: list[Manifest] = []
+    if store.ca:
+        items = [{"key": store.ca.key, "path": CA_FILE}]
+        volumes.append({"name": "ca", "configMap": {"name": store.ca.name, "items": items}})
+        mounts.append({"name": "ca", "mountPath": CA_DIRECTORY, "readOnly": True})
+    if store.volume:
+        volumes.append({"name": "store", **volume_source(store.volume)})
+        mounts.append({"name": "store", "mountPath": store.volume.mount_path})
+    return volumes, mounts
+
+
+def volume_source(volume: Volume) -> Manifest:
+    """Source of a shared volume."""
+    if volume.claim_name:
+        return {"persistentVolumeClaim": {"claimName": volume.claim_name}}
+    return {"hostPath": {"path": volume.host_path, "type": "DirectoryOrCreate"}}
+
+
+def scratch_volume(profile: Profile) -> Manifest:
+    """The scratch volume: node-local, or a claim that lives as long as its pod."""
+    if profile.scratch_storage_class:
+        return {
+            "name": "scratch",
+            "ephemeral": {
+                "volumeClaimTemplate": {
+                    "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "storageClassName": profile.scratch_storage_class,
+                        "resources": {"requests": {"storage": profile.scratch or "20Gi"}},
+                    }
+                }
+            },
+        }
+    size = {"sizeLimit": profile.scratch} if profile.scratch else {}
+    return {"name": "scratch", "emptyDir": size}

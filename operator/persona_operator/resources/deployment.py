@@ -1,0 +1,199 @@
+"""The Deployment that serves one revision."""
+
+from dataclasses import dataclass, field
+
+from ..labels import COMPONENT_LABEL, PERSONA_LABEL, REVISION_LABEL, common_labels
+from ..settings import Profile
+from ..store_access import StoreAccess
+from .common import (
+    SCRATCH_PATH,
+    Images,
+    Manifest,
+    Owner,
+    container_security,
+    environment,
+    image_pull_secrets,
+    metadata,
+    placement,
+    pod_security,
+    resources,
+    scratch_volume,
+    store_credentials,
+    store_environment,
+    store_volumes,
+    with_checksum,
+)
+
+COMPONENT = "serving"
+SERVING_CONTAINER = "serve"
+FETCH_CONTAINER = "fetch"
+MODEL_PATH = "/model"
+PORT = 8000
+PROBE_SECONDS = 5
+STARTUP_SECONDS = 1800
+PROGRESS_DEADLINE_SECONDS = 2400
+
+
+@dataclass(frozen=True)
+class ServingDeployment:
+    """Plain values of the Deployment.
+
+    Attributes:
+        owner: the PersonaModel.
+        revision: id of the revision.
+        slice_key: content key of its checkpoint.
+        engine: ``Transformers`` or ``VLLM``.
+        fetch_images: the jobs image, which fetches the checkpoint.
+        images: image of the engine.
+        profile: resources and placement.
+        store: the artifact store.
+        replicas: number of pods, None where a HorizontalPodAutoscaler decides.
+        max_context_tokens: longest conversation, None for the model's own limit.
+        env: further plain environment.
+    """
+
+    owner: Owner
+    revision: str
+    slice_key: str
+    engine: str
+    fetch_images: Images
+    images: Images
+    profile: Profile
+    store: StoreAccess
+    replicas: int | None
+    max_context_tokens: int | None = None
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def serving_selector(persona: str) -> dict[str, str]:
+    """Labels by which the Service, the Deployment and the scale subresource find the pods."""
+    return {PERSONA_LABEL: persona, COMPONENT_LABEL: COMPONENT}
+
+
+def build_deployment(serving: ServingDeployment) -> Manifest:
+    """A Deployment whose init container fetches and verifies the checkpoint once a pod.
+
+    Where whole GPUs are asked for, an old pod ends before its successor starts: on a full cluster
+    the successor would wait for the old one's GPU for ever.
+    """
+    labels = common_labels(serving.owner.name, COMPONENT)
+    revision = {REVISION_LABEL: serving.revision}
+    surge = (0, 1) if serving.profile.gpus else (1, 0)
+    spec: Manifest = {
+        "selector": {"matchLabels": serving_selector(serving.owner.name)},
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": surge[0], "maxUnavailable": surge[1]},
+        },
+        "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
+        "revisionHistoryLimit": 3,
+        "template": _template(serving, {**labels, **revision}),
+    }
+    if serving.replicas is not None:
+        spec["replicas"] = serving.replicas
+    return with_checksum(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata(serving.owner, serving.owner.name, {**labels, **revision}),
+            "spec": spec,
+        }
+    )
+
+
+def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
+    profile = serving.profile
+    volumes, mounts = store_volumes(serving.store)
+    shared = [
+        {"name": "scratch", "mountPath": SCRATCH_PATH},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- a path inside the container
+    ]
+    home = {**serving.env, "HOME": SCRATCH_PATH}
+    fetch: Manifest = {
+        "name": FETCH_CONTAINER,
+        "image": serving.fetch_images.image,
+        "imagePullPolicy": serving.fetch_images.pull_policy,
+        "command": ["python", "-m", "persona_jobs.fetch"],
+        "args": ["slice", serving.slice_key, MODEL_PATH],
+        "env": [
+            *environment({**home, "PERSONA_SCRATCH": SCRATCH_PATH}),
+            *store_environment(serving.store),
+        ],
+        **store_credentials(serving.store),
+        "securityContext": container_security(),
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+        "volumeMounts": [*shared, {"name": "model", "mountPath": MODEL_PATH}, *mounts],
+    }
+    serve: Manifest = {
+        "name": SERVING_CONTAINER,
+        "image": serving.images.image,
+        "imagePullPolicy": serving.images.pull_policy,
+        **_engine(serving),
+        "env": environment(home),
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        **_probes(serving.engine),
+        "resources": resources(profile),
+        "securityContext": container_security(),
+        "volumeMounts": [*shared, {"name": "model", "mountPath": MODEL_PATH, "readOnly": True}],
+    }
+    if profile.gpus:
+        # Engines pass tensors between their processes in shared memory.
+        volumes = [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
+        serve["volumeMounts"] = [
+            *serve["volumeMounts"],
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 -- inside the container
+        ]
+    head: Manifest = {"labels": {**profile.pod_labels, **labels}}
+    if profile.pod_annotations:
+        head["annotations"] = profile.pod_annotations
+    return {
+        "metadata": head,
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 60,
+            "securityContext": pod_security(),
+            **image_pull_secrets(serving.images),
+            **placement(profile),
+            "initContainers": [fetch],
+            "containers": [serve],
+            "volumes": [
+                {"name": "model", "emptyDir": {}},
+                scratch_volume(profile),
+                {"name": "tmp", "emptyDir": {}},
+                *volumes,
+            ],
+        },
+    }
+
+
+def _engine(serving: ServingDeployment) -> Manifest:
+    args = ["--model", MODEL_PATH, "--served-model-name", serving.owner.name, "--port", str(PORT)]
+    limit = serving.max_context_tokens
+    if serving.engine == "VLLM":
+        if limit:
+            args += ["--max-model-len", str(limit)]
+        if serving.profile.gpus > 1:
+            args += ["--tensor-parallel-size", str(serving.profile.gpus)]
+        return {"args": args}
+    if limit:
+        args += ["--max-context-tokens", str(limit)]
+    return {"command": ["python", "-m", "persona_jobs.serve"], "args": args}
+
+
+def _probes(engine: str) -> Manifest:
+    ready, live = ("/health", "/health") if engine == "VLLM" else ("/readyz", "/healthz")
+
+    def probe(path: str, failures: int) -> Manifest:
+        return {
+            "httpGet": {"path": path, "port": "http"},
+            "periodSeconds": PROBE_SECONDS,
+            "timeoutSeconds": PROBE_SECONDS,
+            "failureThreshold": failures,
+        }
+
+    return {
+        "startupProbe": probe(ready, STARTUP_SECONDS // PROBE_SECONDS),
+        "readinessProbe": probe(ready, 2),
+        "livenessProbe": probe(live, 6),
+    }

@@ -1,0 +1,208 @@
+"""The Job of one attempt of one stage."""
+
+from dataclasses import dataclass, field
+
+from persona_jobs.errors import EXIT_INPUT, EXIT_OUT_OF_MEMORY
+from persona_jobs.spec.common import SecretKeyRef
+
+from ..labels import (
+    ATTEMPT_ANNOTATION,
+    KEY_ANNOTATION,
+    KEY_LABEL,
+    QUEUE_LABEL,
+    STAGE_LABEL,
+    STORE_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+    common_labels,
+    job_name,
+    key_label,
+)
+from ..settings import Profile, Volume
+from ..store_access import StoreAccess
+from .common import (
+    CACHE_PATH,
+    SCRATCH_PATH,
+    Images,
+    Manifest,
+    Owner,
+    checksum,
+    container_security,
+    environment,
+    image_pull_secrets,
+    metadata,
+    placement,
+    pod_security,
+    resources,
+    scratch_volume,
+    store_credentials,
+    store_environment,
+    store_volumes,
+    volume_source,
+)
+from .config_map import MANIFEST_FILE
+
+STAGE_CONTAINER = "stage"
+MANIFEST_DIRECTORY = "/etc/persona"
+# A stage saves its checkpoint within this time after SIGTERM.
+GRACE_SECONDS = 120
+FINISHED_JOB_SECONDS = 30 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """Plain values of a stage's Job.
+
+    Attributes:
+        owner: the PersonaModel.
+        stage: name of the stage.
+        key: its content key.
+        attempt: 1 for the first one.
+        config_map: ConfigMap with the manifest.
+        images: the jobs image.
+        profile: resources and placement.
+        store: the artifact store.
+        cache: volume of downloaded base models.
+        env: further plain environment.
+        secrets: environment variables from Secret keys.
+        queue_labels: Kueue's labels; a queued Job starts suspended.
+    """
+
+    owner: Owner
+    stage: str
+    key: str
+    attempt: int
+    config_map: str
+    images: Images
+    profile: Profile
+    store: StoreAccess
+    cache: Volume | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, SecretKeyRef] = field(default_factory=dict)
+    queue_labels: dict[str, str] = field(default_factory=dict)
+
+
+def build_job(job: StageJob) -> Manifest:
+    """A Job with one pod, whose retries the operator makes itself.
+
+    ``podFailurePolicy`` first ignores disruptions (the pod is made again, nothing is counted), then
+    ends the Job at once on the exit codes that no retry can help.
+    """
+    labels = {
+        **common_labels(job.owner.name, "stage"),
+        STAGE_LABEL: job.stage,
+        KEY_LABEL: key_label(job.key),
+    }
+    template = _template(job, labels)
+    annotations = {
+        KEY_ANNOTATION: job.key,
+        ATTEMPT_ANNOTATION: str(job.attempt),
+        STORE_ANNOTATION: job.store.uri,
+        TEMPLATE_ANNOTATION: checksum([template, job.profile.active_deadline_seconds]),
+    }
+    spec: Manifest = {
+        "backoffLimit": 0,
+        "completions": 1,
+        "parallelism": 1,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "Ignore",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                },
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": STAGE_CONTAINER,
+                        "operator": "In",
+                        "values": [EXIT_INPUT, EXIT_OUT_OF_MEMORY],
+                    },
+                },
+            ]
+        },
+        "ttlSecondsAfterFinished": FINISHED_JOB_SECONDS,
+        "template": template,
+    }
+    if job.profile.active_deadline_seconds:
+        spec["activeDeadlineSeconds"] = job.profile.active_deadline_seconds
+    if QUEUE_LABEL in job.queue_labels:
+        spec["suspend"] = True
+    name = job_name(job.owner.name, job.stage, job.key, job.attempt)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(job.owner, name, {**labels, **job.queue_labels}, annotations),
+        "spec": spec,
+    }
+
+
+def template_checksum(job: StageJob) -> str:
+    """What the Job's template annotation holds: it changes when the pod would."""
+    built: str = build_job(job)["metadata"]["annotations"][TEMPLATE_ANNOTATION]
+    return built
+
+
+def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
+    profile = job.profile
+    volumes, mounts = store_volumes(job.store)
+    volumes = [
+        {"name": "manifest", "configMap": {"name": job.config_map}},
+        scratch_volume(profile),
+        {"name": "tmp", "emptyDir": {}},
+        *volumes,
+    ]
+    mounts = [
+        # As a single file: /etc/persona/ca lies beside it.
+        {
+            "name": "manifest",
+            "mountPath": f"{MANIFEST_DIRECTORY}/{MANIFEST_FILE}",
+            "subPath": MANIFEST_FILE,
+            "readOnly": True,
+        },
+        {"name": "scratch", "mountPath": SCRATCH_PATH},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- a path inside the container
+        *mounts,
+    ]
+    if job.cache:
+        volumes.append({"name": "cache", **volume_source(job.cache)})
+        mounts.append({"name": "cache", "mountPath": CACHE_PATH})
+    variables = {
+        **job.env,
+        "HOME": SCRATCH_PATH,
+        "PERSONA_MANIFEST": f"{MANIFEST_DIRECTORY}/{MANIFEST_FILE}",
+        "PERSONA_SCRATCH": SCRATCH_PATH,
+        "PERSONA_CACHE": CACHE_PATH if job.cache else f"{SCRATCH_PATH}/cache",
+    }
+    secrets = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
+        for name, ref in job.secrets.items()
+    ]
+    container: Manifest = {
+        "name": STAGE_CONTAINER,
+        "image": job.images.image,
+        "imagePullPolicy": job.images.pull_policy,
+        "command": ["python", "-m", "persona_jobs"],
+        "args": [job.stage],
+        "env": [*environment(variables), *store_environment(job.store), *secrets],
+        **store_credentials(job.store),
+        "resources": resources(profile),
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "File",
+        "volumeMounts": mounts,
+    }
+    head: Manifest = {"labels": {**profile.pod_labels, **labels}}
+    if profile.pod_annotations:
+        head["annotations"] = profile.pod_annotations
+    return {
+        "metadata": head,
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "securityContext": pod_security(),
+            **image_pull_secrets(job.images),
+            **placement(profile),
+            "containers": [container],
+            "volumes": volumes,
+        },
+    }

@@ -1,0 +1,26 @@
+"""The Service in front of the serving pods."""
+
+from ..labels import common_labels
+from .common import Manifest, Owner, metadata, with_checksum
+from .deployment import COMPONENT, PORT, serving_selector
+
+
+def build_service(owner: Owner) -> Manifest:
+    """A ClusterIP Service with the persona's name."""
+    return with_checksum(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata(owner, owner.name, common_labels(owner.name, COMPONENT)),
+            "spec": {
+                "type": "ClusterIP",
+                "selector": serving_selector(owner.name),
+                "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
+            },
+        }
+    )
+
+
+def service_url(owner: Owner) -> str:
+    """Base URL inside the cluster."""
+    return f"http://{owner.name}.{owner.namespace}.svc:{PORT}"

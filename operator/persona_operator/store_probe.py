@@ -1,0 +1,159 @@
+"""Which results are in the store already, asked with the operator's own credentials.
+
+Answers are cached; questions are asked in threads, so that a slow store holds up nothing.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from persona_jobs.errors import CorruptArtifactError, PersonaError
+from persona_jobs.store import S3Options, StageArtifacts, Store, open_store
+
+from .reconcile import Stored
+from .settings import Store as StoreSettings
+from .store_access import StoreAccess, is_operators_own
+
+logger = logging.getLogger(__name__)
+StageKey = tuple[str, str]
+UNREACHABLE_SECONDS = 15.0
+ASKING_SECONDS = 12.0
+_UNKNOWN = Stored("Unknown")
+_ASKING = Stored("Asking")
+
+
+@dataclass
+class _Answer:
+    stored: Stored
+    expires: float
+
+
+def open_own_store(
+    access: StoreAccess, default: StoreSettings, environ: Mapping[str, str] = os.environ
+) -> Store | None:
+    """The persona's store with the operator's own credentials.
+
+    None where the operator has none, or where the store isn't the administrator's.
+    """
+    if not is_operators_own(access, default):
+        return None
+    if access.uri.startswith("file://"):
+        return open_store(access.uri)
+    if not environ.get("AWS_ACCESS_KEY_ID"):
+        return None
+    options = replace(
+        S3Options.from_environment(environ),
+        endpoint=access.endpoint or environ.get("AWS_ENDPOINT_URL_S3"),
+        region=access.region or environ.get("AWS_REGION"),
+        path_style=access.addressing_style != "virtual",
+        attempts=2,
+        connect_timeout=3.0,
+        read_timeout=10.0,
+    )
+    return open_store(access.uri, options)
+
+
+class StoreProbe:
+    """Answers for content keys, from a cache that refills itself.
+
+    Args:
+        default: the administrator's store.
+        opener: opens a store, or returns None where the operator may not ask it.
+        absent_seconds: how long the answer that there is nothing is believed.
+        clock: seconds of a steady clock.
+    """
+
+    def __init__(
+        self,
+        default: StoreSettings,
+        *,
+        opener: Callable[[StoreAccess, StoreSettings], Store | None] = open_own_store,
+        absent_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._default = default
+        self._opener = opener
+        self._absent_seconds = absent_seconds
+        self._clock = clock
+        self._answers: dict[tuple[str, StageKey], _Answer] = {}
+        self._asking: dict[tuple[str, StageKey], float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.errors = 0
+
+    def look_up(
+        self, access: StoreAccess, keys: Iterable[StageKey], done: Callable[[], None]
+    ) -> dict[StageKey, Stored]:
+        """What is known of ``keys`` now; unknown ones are asked for, and ``done`` is called then.
+
+        Never blocks. A question that takes too long counts as unknown, so that work goes on.
+        """
+        now = self._clock()
+        result: dict[StageKey, Stored] = {}
+        missing = []
+        for key in keys:
+            at = (access.uri, key)
+            answer = self._answers.get(at)
+            if answer is not None and answer.expires > now:
+                result[key] = answer.stored
+            elif at in self._asking:
+                patient = now - self._asking[at] < ASKING_SECONDS
+                result[key] = _ASKING if patient else _UNKNOWN
+            else:
+                missing.append(key)
+        if missing and is_operators_own(access, self._default):
+            for key in missing:
+                self._asking[(access.uri, key)] = now
+                result[key] = _ASKING
+            task = asyncio.get_running_loop().create_task(self._ask(access, missing, done))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return result
+
+    async def _ask(
+        self, access: StoreAccess, keys: list[StageKey], done: Callable[[], None]
+    ) -> None:
+        try:
+            answers = await asyncio.to_thread(self._read, access, keys)
+        except Exception:
+            logger.exception("the store can't be asked", extra={"store": access.uri})
+            answers = dict.fromkeys(keys, _UNKNOWN)
+        now = self._clock()
+        for key, stored in answers.items():
+            lifetime = {
+                "Present": 3600.0,
+                "Absent": self._absent_seconds,
+            }.get(stored.state, UNREACHABLE_SECONDS)
+            self._answers[(access.uri, key)] = _Answer(stored, now + lifetime)
+            self._asking.pop((access.uri, key), None)
+        self._answers = {at: item for at, item in self._answers.items() if item.expires > now}
+        done()
+
+    def _read(self, access: StoreAccess, keys: list[StageKey]) -> dict[StageKey, Stored]:
+        try:
+            store = self._opener(access, self._default)
+        except PersonaError as error:
+            self._complain(access, error)
+            store = None
+        if store is None:
+            return dict.fromkeys(keys, _UNKNOWN)
+        artifacts = StageArtifacts(store, None)
+        result: dict[StageKey, Stored] = {}
+        for position, key in enumerate(keys):
+            try:
+                manifest = artifacts.manifest(*key)
+            except CorruptArtifactError:
+                # The stage process tells the user, by the object's name.
+                result[key] = Stored("Absent")
+                continue
+            except PersonaError as error:
+                self._complain(access, error)
+                return result | dict.fromkeys(keys[position:], _UNKNOWN)
+            result[key] = Stored("Present", manifest.metrics) if manifest else Stored("Absent")
+        return result
+
+    def _complain(self, access: StoreAccess, error: PersonaError) -> None:
+        self.errors += 1
+        logger.warning("the store can't be asked: %s", error, extra={"store": access.uri})

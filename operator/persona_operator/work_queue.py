@@ -1,0 +1,83 @@
+"""Runs one piece of work per key at a time; requests that arrive meanwhile become one more run."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+Key = tuple[str, str]
+
+
+@dataclass
+class _Entry:
+    due: float | None = None
+    timer: asyncio.TimerHandle | None = None
+    running: asyncio.Task[None] | None = None
+
+
+class WorkQueue:
+    """Serialises the work of each key, and bounds how much runs at once.
+
+    Args:
+        work: what to do for a key; its exceptions are logged, it has to ask for retries itself.
+        parallel: most pieces of work at once.
+    """
+
+    def __init__(self, work: Callable[[Key], Awaitable[None]], *, parallel: int = 8) -> None:
+        self._work = work
+        self._entries: dict[Key, _Entry] = {}
+        self._slots = asyncio.Semaphore(parallel)
+        self._stopped = False
+
+    def add(self, key: Key, delay: float = 0.0) -> None:
+        """Run the work of ``key`` after ``delay`` seconds at the latest."""
+        if self._stopped:
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay
+        entry = self._entries.setdefault(key, _Entry())
+        if entry.due is not None and entry.due <= due:
+            return
+        entry.due = due
+        if entry.running is None:
+            self._arm(key, entry)
+
+    async def stop(self, timeout: float = 20.0) -> None:
+        """Start nothing new and wait for what runs."""
+        self._stopped = True
+        running = []
+        for entry in self._entries.values():
+            if entry.timer:
+                entry.timer.cancel()
+            if entry.running:
+                running.append(entry.running)
+        if running:
+            await asyncio.wait(running, timeout=timeout)
+        self._entries.clear()
+
+    def _arm(self, key: Key, entry: _Entry) -> None:
+        if entry.timer:
+            entry.timer.cancel()
+        if entry.due is not None:
+            loop = asyncio.get_running_loop()
+            entry.timer = loop.call_at(entry.due, self._start, key, entry)
+
+    def _start(self, key: Key, entry: _Entry) -> None:
+        if self._stopped:
+            return
+        entry.due = entry.timer = None
+        entry.running = asyncio.get_running_loop().create_task(self._run(key, entry))
+
+    async def _run(self, key: Key, entry: _Entry) -> None:
+        try:
+            async with self._slots:
+                await self._work(key)
+        except Exception:
+            logger.exception("work failed", extra={"namespace": key[0], "persona": key[1]})
+        finally:
+            entry.running = None
+            if entry.due is not None and not self._stopped:
+                self._arm(key, entry)
+            elif self._entries.get(key) is entry:
+                del self._entries[key]

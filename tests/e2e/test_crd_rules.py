@@ -1,0 +1,501 @@
+"""The CustomResourceDefinition on a real API server: every rule and bound, defaults, subresources.
+
+Each manifest is also given to `parse_manifest`: both must agree, because the same file goes to
+`kubectl apply` and to `persona run`.
+"""
+
+import copy
+import os
+import ssl
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kubernetes import client, config
+
+from persona_jobs.errors import InputError
+from persona_jobs.spec import GROUP, PLURAL, VERSION, PersonaModelSpec, parse_manifest
+from persona_operator.crd import CRD_NAME, custom_resource_definition
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="KUBECONFIG names no cluster"),
+]
+
+CRD_FILE = Path(__file__).parents[2] / "crds" / f"{CRD_NAME}.yaml"
+ROOT = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+SPEC = ROOT["properties"]["spec"]
+CAPTAIN = "You are the captain of a whaling ship."
+
+Schema = dict[str, Any]
+
+
+def manifest(name: str = "ship-captain", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "PersonaModel",
+        "metadata": {"name": name},
+        "spec": {"persona": {"text": CAPTAIN}, "baseModel": {"uri": "hf://org/model"}} | spec,
+    }
+
+
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+APPLY = {"Content-Type": "application/apply-patch+yaml"}
+MERGE = {"Content-Type": "application/merge-patch+json"}
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[httpx.Client]:
+    """HTTP client of the API server that KUBECONFIG names."""
+    settings = client.Configuration()
+    config.load_kube_config(client_configuration=settings)
+    tls = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+    if settings.cert_file:
+        tls.load_cert_chain(settings.cert_file, settings.key_file)
+    authorization = settings.get_api_key_with_prefix("authorization")
+    headers = {"Authorization": authorization} if authorization else {}
+    with httpx.Client(base_url=settings.host, verify=tls, headers=headers, timeout=30) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def objects(api: httpx.Client) -> Iterator[str]:
+    """URL of the PersonaModels of a new namespace, on a server with the checked-in definition."""
+    api.patch(
+        f"{CRDS}/{CRD_NAME}",
+        params={"fieldManager": "crd-rules-test", "force": "true"},
+        headers=APPLY,
+        content=CRD_FILE.read_bytes(),
+    ).raise_for_status()
+    deadline = time.monotonic() + 60
+    while True:
+        status = api.get(f"{CRDS}/{CRD_NAME}").json().get("status", {})
+        conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+        if conditions.get("Established") == "True":
+            break
+        assert time.monotonic() < deadline, status
+        time.sleep(0.2)
+    name = f"crd-rules-{uuid.uuid4().hex[:8]}"
+    api.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
+    yield f"/apis/{GROUP}/{VERSION}/namespaces/{name}/{PLURAL}"
+    api.delete(f"/api/v1/namespaces/{name}").raise_for_status()
+
+
+def create(
+    api: httpx.Client, objects: str, body: dict[str, Any], *, dry_run: bool = True
+) -> httpx.Response:
+    params = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+    return api.post(objects, params=params, json=body)
+
+
+def refused_by_both(api: httpx.Client, objects: str, body: dict[str, Any]) -> str:
+    """The server's message for a manifest that it and the models must refuse."""
+    answer = create(api, objects, body)
+    assert answer.status_code in (400, 422), answer.text
+    with pytest.raises(InputError):
+        parse_manifest(copy.deepcopy(body))
+    return str(answer.json()["message"])
+
+
+def accepted_by_both(api: httpx.Client, objects: str, body: dict[str, Any]) -> None:
+    answer = create(api, objects, body)
+    assert answer.status_code == 201, answer.text
+    parse_manifest(copy.deepcopy(body))
+
+
+def nodes(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Schema]]:
+    yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from nodes(child, (*path, name))
+    if "items" in schema:
+        yield from nodes(schema["items"], (*path, "[]"))
+
+
+# What an optional object needs beside the field under test.
+COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
+    ("teacher", "openAI"): {"baseURL": "https://teacher.example/v1", "model": "m"},
+    ("teacher", "openAI", "apiKeySecretRef"): {"name": "s", "key": "k"},
+    ("baseModel",): {"uri": "hf://org/model"},
+    ("baseModel", "tokenSecretRef"): {"name": "s", "key": "k"},
+    ("persona", "configMapRef"): {"name": "c", "key": "k"},
+    ("serving", "autoscaling"): {"maxReplicas": 1000},
+    ("storage", "credentialsSecretRef"): {"name": "s"},
+    ("storage", "caBundleRef"): {"name": "c", "key": "k"},
+    ("evaluation", "questionFiles", "[]"): {"uri": "s3://bucket/questions.json"},
+    ("evaluation", "gate"): {"minPersonaScore": 1},
+    ("execution", "stages", "[]"): {"name": "mask"},
+    (): manifest()["spec"],
+}
+
+
+def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A minimal manifest whose spec has ``value`` at ``path``."""
+    for depth in range(len(path) - 1, -1, -1):
+        if path[depth] == "[]":
+            value = [value]
+        else:
+            value = COMPANIONS.get(path[:depth], {}) | {path[depth]: value}
+    if path[0] == "persona" and "configMapRef" in value["persona"]:
+        value["persona"].pop("text", None)
+    return manifest(**value)
+
+
+def dotted(path: tuple[str, ...]) -> str:
+    return ".".join(path).replace(".[]", "[]")
+
+
+def fields(kind: str) -> list[Any]:
+    return [
+        pytest.param(path, node, id=dotted(path))
+        for path, node in nodes(SPEC)
+        if node["type"] == kind and path
+    ]
+
+
+# --- rules --------------------------------------------------------------------------------------
+
+ANSWER = {"text": CAPTAIN}
+URI_MESSAGES = {
+    "baseModel.uri": "must start with one of hf://, s3://, file://, pkg://",
+    "instructions.uri": "must start with one of builtin://, hf://, s3://, file://",
+    "referencePersonas.uri": "must start with one of builtin://, hf://, s3://, file://",
+    "evaluation.questionFiles[].uri": "must start with one of s3://, file://",
+    "storage.uri": "must start with one of s3://, file://",
+    "storage.endpoint": "must start with one of http://, https://",
+    "teacher.openAI.baseURL": "must start with one of http://, https://",
+}
+# Rule: (field, message) -> manifests that it accepts, manifests that it refuses.
+RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
+    ("persona", "set exactly one of text and configMapRef"): (
+        [{"persona": ANSWER}, {"persona": {"configMapRef": {"name": "texts", "key": "captain"}}}],
+        [
+            {"persona": {}},
+            {"persona": ANSWER | {"configMapRef": {"name": "texts", "key": "captain"}}},
+        ],
+    ),
+    ("persona.text", "is empty: describe the persona in a sentence or more"): (
+        [{"persona": {"text": " a "}}],
+        [{"persona": {"text": " \n\t "}}, {"persona": {"text": "\u2003"}}],
+    ),
+    ("persona.text", "has control characters: remove them"): (
+        [{"persona": {"text": "line\n\ttab\r\nÄußerst freundlich 船長 🚢"}}],
+        [
+            {"persona": {"text": f"a{character}b"}}
+            for character in ("\x00", "\x08", "\x0b", "\x1b", "\x7f", "\x85", "\x9f")
+        ],
+    ),
+    ("scoring", "lastBlock must not be before firstBlock"): (
+        [{"scoring": {"firstBlock": 3, "lastBlock": 3}}, {"scoring": {"firstBlock": 9}}],
+        [{"scoring": {"firstBlock": 3, "lastBlock": 2}}],
+    ),
+    ("dataset", "validationPercent and testPercent must leave at least 20 for training"): (
+        [{"dataset": {"validationPercent": 40, "testPercent": 40}}],
+        [{"dataset": {"validationPercent": 41, "testPercent": 40}}],
+    ),
+    ("evaluation.gate", "set at least one threshold, or leave the gate out"): (
+        [
+            {"evaluation": {"gate": {"minPersonaScore": 0}}},
+            {"evaluation": {"gate": {"minPersonaScoreRetentionPercent": 90}}},
+            {"evaluation": {"gate": {"maxGenericLossIncreasePercent": 10}}},
+        ],
+        [{"evaluation": {"gate": {}}}],
+    ),
+    ("serving.autoscaling", "maxReplicas must not be below minReplicas"): (
+        [{"serving": {"autoscaling": {"minReplicas": 2, "maxReplicas": 2}}}],
+        [{"serving": {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}}],
+    ),
+    ("teacher.temperature", "must be between 0 and 2"): (
+        [{"teacher": {"temperature": t}} for t in ("0", "0.7", "2", "2.000")],
+        [{"teacher": {"temperature": t}} for t in ("2.1", "3")],
+    ),
+    ("pruning.learningRate", "must be between 0.000001 and 10"): (
+        [{"pruning": {"learningRate": t}} for t in ("0.000001", "0.04", "10")],
+        [{"pruning": {"learningRate": t}} for t in ("0", "0.0000009", "10.01")],
+    ),
+    ("pruning.beta2", "must be between 0.5 and 0.99999"): (
+        [{"pruning": {"beta2": t}} for t in ("0.5", "0.99999")],
+        [{"pruning": {"beta2": t}} for t in ("0.49", "1")],
+    ),
+    ("recovery.refit.ridge", "must be between 0.000001 and 1000"): (
+        [{"recovery": {"refit": {"ridge": t}}} for t in ("0.000001", "1000")],
+        [{"recovery": {"refit": {"ridge": t}}} for t in ("0", "1000.1")],
+    ),
+    ("recovery.fineTune.learningRate", "must be between 0.0000001 and 1"): (
+        [{"recovery": {"fineTune": {"learningRate": t}}} for t in ("0.0000001", "1")],
+        [{"recovery": {"fineTune": {"learningRate": t}}} for t in ("0", "1.1")],
+    ),
+}
+for field, message in URI_MESSAGES.items():
+    path = tuple(field.replace("[]", ".[]").split("."))
+    schemes = [scheme.strip() for scheme in message.split("one of")[1].split(",")]
+    RULES[(field, message)] = (
+        [with_field(path, f"{scheme}a/b")["spec"] for scheme in schemes],
+        [
+            with_field(path, value)["spec"]
+            for value in ("ftp://host/file", "org/model", schemes[0], f" {schemes[0]}a")
+            if not value.startswith(" ")
+        ],
+    )
+IMMUTABLE = "baseModel is immutable: create another PersonaModel for another base model"
+LONG_NAME = "the name must have at most 40 characters: names of Jobs and Services are made from it"
+WRONG_NAME = (
+    "the name must be lower-case letters, digits and '-', and begin with a letter: names of Jobs "
+    "and Services are made from it"
+)
+
+
+def cases(which: int) -> list[Any]:
+    return [
+        pytest.param(field, message, spec, id=f"{field}-{number}")
+        for (field, message), both in RULES.items()
+        for number, spec in enumerate(both[which])
+    ]
+
+
+def test_every_rule_has_cases():
+    rules = {
+        (dotted(path), rule["message"])
+        for path, node in nodes(SPEC)
+        for rule in node.get("x-kubernetes-validations", [])
+    }
+    assert rules == set(RULES) | {("", IMMUTABLE)}
+    named = {rule["message"] for rule in ROOT["x-kubernetes-validations"]}
+    assert named == {LONG_NAME, WRONG_NAME}
+
+
+@pytest.mark.parametrize(("field", "message", "spec"), cases(0))
+def test_rule_accepts(api, objects, field, message, spec):
+    accepted_by_both(api, objects, manifest(**spec))
+
+
+@pytest.mark.parametrize(("field", "message", "spec"), cases(1))
+def test_rule_refuses_with_its_message(api, objects, field, message, spec):
+    said = refused_by_both(api, objects, manifest(**spec))
+    assert message in said
+    assert "spec." + field.replace("[]", "[0]") in said
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a" * 41, LONG_NAME),
+        ("captain.v2", WRONG_NAME),
+        ("2nd-captain", WRONG_NAME),
+        ("a" * 40, None),
+        ("captain-2", None),
+    ],
+)
+def test_names(api, objects, name, message):
+    if message is None:
+        accepted_by_both(api, objects, manifest(name))
+    else:
+        assert message in refused_by_both(api, objects, manifest(name))
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "schema"), fields("integer"))
+def test_integer_bounds(api, objects, path, schema):
+    for value in (schema["minimum"], schema["maximum"]):
+        accepted_by_both(api, objects, with_field(path, value))
+    for value in (schema["minimum"] - 1, schema["maximum"] + 1, "12", True):
+        said = refused_by_both(api, objects, with_field(path, value))
+        assert path[-1] in said
+
+
+@pytest.mark.parametrize(("path", "schema"), fields("boolean"))
+def test_booleans(api, objects, path, schema):
+    for value in (True, False):
+        accepted_by_both(api, objects, with_field(path, value))
+    for value in ("true", 1):
+        assert path[-1] in refused_by_both(api, objects, with_field(path, value))
+
+
+@pytest.mark.parametrize(("path", "schema"), fields("string"))
+def test_strings(api, objects, path, schema):
+    name = path[-1]
+    if "enum" in schema:
+        for value in schema["enum"]:
+            accepted_by_both(api, objects, with_field(path, value))
+        said = refused_by_both(api, objects, with_field(path, "Nonsense"))
+        assert name in said
+        assert schema["enum"][0] in said
+        return
+    prefix = {"uri": "s3://", "endpoint": "https://", "baseURL": "https://"}.get(name, "")
+    wrong = ["", 1, "1" * (schema["maxLength"] + 1)]
+    if "[0-9]{1,6}" in schema.get("pattern", ""):
+        wrong += ["-1", "1e-3", "half", "1.", "0.5\n"]
+    else:
+        longest = prefix + "1" * (schema["maxLength"] - len(prefix))
+        accepted_by_both(api, objects, with_field(path, longest))
+        wrong.append(longest + "1")
+        if "pattern" in schema:
+            wrong += ["a b", "1\n", "\x00", f"{prefix}a\n"]
+    for value in wrong:
+        assert name in refused_by_both(api, objects, with_field(path, value)), value
+
+
+def test_list_lengths(api, objects):
+    file = {"uri": "s3://bucket/questions.json"}
+    accepted_by_both(api, objects, manifest(evaluation={"questionFiles": [file] * 32}))
+    refused_by_both(api, objects, manifest(evaluation={"questionFiles": [file] * 33}))
+
+
+def test_a_stage_is_set_once(api, objects):
+    stages = [{"name": "mask", "maxRetries": 1}, {"name": "mask", "maxRetries": 2}]
+    said = refused_by_both(api, objects, manifest(execution={"stages": stages}))
+    assert "spec.execution.stages[1]: Duplicate value" in said
+
+
+@pytest.mark.parametrize(("path", "missing"), [((), "persona"), ((), "baseModel")])
+def test_required_fields(api, objects, path, missing):
+    body = manifest()
+    del body["spec"][missing]
+    assert f"spec.{missing}: Required value" in refused_by_both(api, objects, body)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"prunning": {}}, "spec.prunning"),
+        ({"pruning": {"sparsity": 25}}, "spec.pruning.sparsity"),
+        ({"serving": {"port": 80}}, "spec.serving.port"),
+    ],
+)
+def test_unknown_fields(api, objects, spec, field):
+    assert f'unknown field "{field}"' in refused_by_both(api, objects, manifest(**spec))
+
+
+# --- defaults, immutability, subresources, columns ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"recovery": {"fineTune": {"steps": 7}}, "dataset": {"testPercent": 20}},
+        {"teacher": {"openAI": {"baseURL": "http://teacher/v1", "model": "m"}}},
+        {"serving": {"autoscaling": {"maxReplicas": 3}}, "scoring": {"lastBlock": 4}},
+        {"execution": {"stages": [{"name": "mask", "resources": {"gpus": 1}}]}},
+        {"evaluation": {"questionFiles": [{"uri": "s3://b/q.json"}]}},
+    ],
+)
+def test_server_and_models_have_the_same_defaults(api, objects, spec):
+    body = manifest(**spec)
+    filled = create(api, objects, body).raise_for_status().json()["spec"]
+    model = PersonaModelSpec.model_validate(body["spec"])
+    assert filled == model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@pytest.fixture
+def stored(api: httpx.Client, objects: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """URL and content of a stored PersonaModel that no operator works on."""
+    body = manifest(
+        f"stored-{uuid.uuid4().hex[:6]}",
+        baseModel={"uri": "hf://org/model", "revision": "v1"},
+        suspend=True,
+    )
+    answer = create(api, objects, body, dry_run=False)
+    assert answer.status_code == 201, answer.text
+    url = f"{objects}/{body['metadata']['name']}"
+    yield url, answer.json()
+    api.delete(url).raise_for_status()
+
+
+def patch(api: httpx.Client, url: str, body: dict[str, Any]) -> httpx.Response:
+    return api.patch(url, headers=MERGE, json=body)
+
+
+@pytest.mark.parametrize(
+    "base_model", [{"uri": "hf://org/other"}, {"revision": "v2"}, {"revision": None}]
+)
+def test_base_model_is_immutable(api, stored, base_model):
+    answer = patch(api, stored[0], {"spec": {"baseModel": base_model}})
+    assert answer.status_code == 422
+    assert IMMUTABLE in answer.json()["message"]
+    assert "spec.baseModel" in answer.json()["message"]
+
+
+def test_the_rest_of_the_spec_is_mutable(api, stored):
+    url, before = stored
+    changed = {
+        "baseModel": {"tokenSecretRef": {"name": "hf", "key": "token"}},
+        "persona": {"text": "You are a lighthouse keeper."},
+        "pruning": {"sparsityPercent": 50},
+    }
+    after = patch(api, url, {"spec": changed}).raise_for_status().json()
+    assert after["spec"]["pruning"]["sparsityPercent"] == 50
+    assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
+
+
+STATUS = {
+    "observedGeneration": 1,
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "Unknown",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+            "reason": "Learning",
+            "message": "The mask is being learned.",
+        }
+    ],
+    "serving": {"revision": "0123abcd", "replicas": 2, "readyReplicas": 1, "selector": "a=b"},
+    "size": "1.9 of 2.5 GiB",
+    "score": "81 of 83",
+    "latency": "21 of 26 ms",
+    "url": "http://ship-captain.default.svc:8000",
+}
+
+
+def test_status_is_a_subresource_and_columns_show_it(api, stored):
+    url, before = stored
+    assert "status" not in patch(api, url, {"status": STATUS}).raise_for_status().json()
+    written = patch(api, f"{url}/status", {"status": STATUS}).raise_for_status().json()
+    assert written["status"] == STATUS
+    assert written["metadata"]["generation"] == before["metadata"]["generation"]
+    accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    table = api.get(url, headers=accept).json()
+    names = [column["name"] for column in table["columnDefinitions"]]
+    row = dict(zip(names, table["rows"][0]["cells"], strict=True))
+    assert row.pop("Age")
+    assert row == {
+        "Name": before["metadata"]["name"],
+        "Ready": "Unknown",
+        "Reason": "Learning",
+        "Sparsity": 25,
+        "Size": "1.9 of 2.5 GiB",
+        "Score": "81 of 83",
+        "URL": "http://ship-captain.default.svc:8000",
+        "Base": "hf://org/model",
+        "Revision": "0123abcd",
+        "Latency": "21 of 26 ms",
+    }
+
+
+def test_scale_subresource(api, stored):
+    url, _ = stored
+    patch(api, f"{url}/status", {"status": STATUS}).raise_for_status()
+    scale = patch(api, f"{url}/scale", {"spec": {"replicas": 3}}).raise_for_status().json()
+    assert scale["spec"]["replicas"] == 3
+    assert scale["status"] == {"replicas": 2, "selector": "a=b"}
+    assert api.get(url).json()["spec"]["serving"]["replicas"] == 3
+
+
+def test_wrong_status_is_refused(api, stored):
+    status = {"conditions": [{"type": "Ready", "status": "Perhaps"}]}
+    answer = patch(api, f"{stored[0]}/status", {"status": status})
+    assert answer.status_code == 422
+    assert "status.conditions[0].status" in answer.json()["message"]
+
+
+def test_short_names_and_category(api, objects):
+    resources = api.get(f"/apis/{GROUP}/{VERSION}").json()["resources"]
+    (main,) = [resource for resource in resources if resource["name"] == PLURAL]
+    assert main["shortNames"] == ["persona", "personas"]
+    assert main["categories"] == ["persona-pruner"]

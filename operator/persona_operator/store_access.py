@@ -30,6 +30,11 @@ class StoreAccess:
     ca: ConfigMapKey | None = None
     volume: MountedVolume | None = None
 
+    @property
+    def identity(self) -> str:
+        """Tells stores apart: the same bucket name at another endpoint is another store."""
+        return f"{self.uri} at {self.endpoint}" if self.endpoint else self.uri
+
 
 def store_access(storage: Storage, default: Store) -> StoreAccess:
     """The store of a persona.

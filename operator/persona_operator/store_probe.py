@@ -94,7 +94,7 @@ class StoreProbe:
         result: dict[StageKey, Stored] = {}
         missing = []
         for key in keys:
-            at = (access.uri, key)
+            at = (access.identity, key)
             answer = self._answers.get(at)
             if answer is not None and answer.expires > now:
                 result[key] = answer.stored
@@ -105,7 +105,7 @@ class StoreProbe:
                 missing.append(key)
         if missing and is_operators_own(access, self._default):
             for key in missing:
-                self._asking[(access.uri, key)] = now
+                self._asking[(access.identity, key)] = now
                 result[key] = _ASKING
             task = asyncio.get_running_loop().create_task(self._ask(access, missing, done))
             self._tasks.add(task)
@@ -126,8 +126,8 @@ class StoreProbe:
                 "Present": 3600.0,
                 "Absent": self._absent_seconds,
             }.get(stored.state, UNREACHABLE_SECONDS)
-            self._answers[(access.uri, key)] = _Answer(stored, now + lifetime)
-            self._asking.pop((access.uri, key), None)
+            self._answers[(access.identity, key)] = _Answer(stored, now + lifetime)
+            self._asking.pop((access.identity, key), None)
         self._answers = {at: item for at, item in self._answers.items() if item.expires > now}
         done()
 

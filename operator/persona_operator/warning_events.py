@@ -47,9 +47,7 @@ class WarningEvents:
                 result[f"Pod/{pod.name}"] = message
         return {name: message for name, message in result.items() if message}
 
-    async def _newest(
-        self, kind: str, namespace: str, name: str, reasons: frozenset[str]
-    ) -> str:
+    async def _newest(self, kind: str, namespace: str, name: str, reasons: frozenset[str]) -> str:
         at = (kind, namespace, name)
         moment = time.monotonic()
         cached = self._cache.get(at)
@@ -78,7 +76,8 @@ def _creating(pod: Pod) -> bool:
         and not pod.deleting
         and not any(container.running for container in pod.containers)
         and all(
-            container.waiting is None or container.waiting[0] in {"ContainerCreating", "PodInitializing"}
+            container.waiting is None
+            or container.waiting[0] in {"ContainerCreating", "PodInitializing"}
             for container in pod.containers
             if container.exit_code is None
         )

@@ -43,7 +43,7 @@ class WorkQueue:
         if entry.running is None:
             self._arm(key, entry)
 
-    async def stop(self, timeout: float = 20.0) -> None:
+    async def stop(self, patience: float = 20.0) -> None:
         """Start nothing new and wait for what runs."""
         self._stopped = True
         running = []
@@ -53,7 +53,7 @@ class WorkQueue:
             if entry.running:
                 running.append(entry.running)
         if running:
-            await asyncio.wait(running, timeout=timeout)
+            await asyncio.wait(running, timeout=patience)
         self._entries.clear()
 
     def _arm(self, key: Key, entry: _Entry) -> None:

@@ -121,9 +121,7 @@ class World:
         )
 
     def plan(self, name: str = "captain") -> Plan:
-        return reconcile(
-            self.persona(name), self.observe(name), self.settings, self.cluster.now
-        )
+        return reconcile(self.persona(name), self.observe(name), self.settings, self.cluster.now)
 
     def step(self, name: str = "captain", *, crash_after: int | None = None) -> Plan:
         """Reconcile once; a crash loses the actions after that many, and the status."""

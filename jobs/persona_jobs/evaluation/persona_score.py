@@ -8,6 +8,10 @@ prompt, Bayes' rule with a uniform prior over the target and r reference persona
 where p is the dense model's probability of the answer's tokens under the system prompt P_j. The
 score is 100 times the mean over the questions; a model that ignores its persona gets 100 / (r + 1).
 
+It tells personas apart, not sense from nonsense: a broken model's babble can still be likeliest
+under the target. The same pass therefore gives the answer's loss under the target's prompt, which
+babble makes large.
+
 Token cost of D different answers of t tokens to questions of q tokens, personas of p tokens:
 (r + 1) (p + D (q + t)) prompt tokens through the dense model, each persona's prompt once, the
 language-model head on the answers' tokens only. Variants of the model that give the same answer
@@ -42,6 +46,19 @@ class GivenAnswer:
     empty: bool = False
 
 
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """What the dense model makes of an answer.
+
+    Attributes:
+        posterior: P(target | question, answer), 0 to 1.
+        loss: -log p(answer | target, question), nats a token; None for an empty answer.
+    """
+
+    posterior: float
+    loss: float | None
+
+
 Prompt = Callable[[str, str], list[int]]
 """(system prompt, query) to the token ids that the answer follows."""
 
@@ -55,7 +72,7 @@ def chance_level(references: int) -> float:
     return 100 / (references + 1)
 
 
-def persona_posteriors(
+def judge_answers(
     dense: nn.Module,
     prompt: Prompt,
     target: str,
@@ -63,8 +80,8 @@ def persona_posteriors(
     answers: Sequence[GivenAnswer],
     *,
     on_rows: Callable[[int], None] = _ignore,
-) -> list[float]:
-    """P(target | q, a) of every answer, 0 to 1. An empty answer says nothing: it gets 1 / (r + 1).
+) -> list[JudgedAnswer]:
+    """Posterior and loss of every answer. An empty one says nothing: its posterior is 1 / (r + 1).
 
     Args:
         dense: the model whose probabilities decide.
@@ -75,9 +92,9 @@ def persona_posteriors(
         on_rows: called with the number of answers done under one persona, after each batch.
     """
     distinct = list(dict.fromkeys(a for a in answers if a.ids and not a.empty))
-    chance = 1 / (len(references) + 1)
+    nothing = JudgedAnswer(1 / (len(references) + 1), None)
     if not distinct:
-        return [chance] * len(answers)
+        return [nothing] * len(answers)
     log_p = torch.stack(
         [
             answer_log_probabilities(
@@ -88,8 +105,13 @@ def persona_posteriors(
             for persona in (target, *references)
         ]
     )  # [personas, answers]
-    posterior = dict(zip(distinct, target_posterior(log_p).tolist(), strict=True))
-    return [posterior.get(answer, chance) for answer in answers]
+    posteriors = target_posterior(log_p).tolist()
+    losses = [-total / len(a.ids) for total, a in zip(log_p[0].tolist(), distinct, strict=True)]
+    judged = {
+        answer: JudgedAnswer(posterior, loss)
+        for answer, posterior, loss in zip(distinct, posteriors, losses, strict=True)
+    }
+    return [judged.get(answer, nothing) for answer in answers]
 
 
 def target_posterior(log_probabilities: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ class SampleLine(BaseModel):
         source: where it is from.
         answers: text by variant; the masked model's are the sliced one's.
         posteriors: probability, 0 to 1, that the target persona gave the answer, by variant.
+        losses: the answer's loss under the dense model with the persona's prompt, nats a token, by
+            variant; None for an empty answer.
         finished: whether the answer ended by itself, by variant.
     """
 
@@ -30,6 +32,7 @@ class SampleLine(BaseModel):
     source: str
     answers: dict[Variant, str]
     posteriors: dict[Variant, float]
+    losses: dict[Variant, float | None]
     finished: dict[Variant, bool]
 
 
@@ -40,12 +43,20 @@ def shown_samples(lines: Sequence[SampleLine]) -> list[Sample]:
             query=line.query,
             source=line.source,
             answers={
-                name: Answer(text, line.posteriors[name], line.finished[name])
+                name: Answer(text, line.posteriors[name], line.losses[name], line.finished[name])
                 for name, text in line.answers.items()
             },
         )
         for line in lines[:SHOWN_SAMPLES]
     ]
+
+
+def mean_losses(lines: Sequence[SampleLine]) -> dict[Variant, float]:
+    """Mean loss of each variant's answers under the dense model, empty answers left out."""
+    names = lines[0].losses if lines else {}
+    rows = {name: [line.losses[name] for line in lines] for name in names}
+    kept = {name: [loss for loss in row if loss is not None] for name, row in rows.items()}
+    return {name: sum(row) / len(row) for name, row in kept.items() if row}
 
 
 def ranking(queries: Sequence[ScoredQuery]) -> Ranking | None:

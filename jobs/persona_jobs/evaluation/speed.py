@@ -56,7 +56,7 @@ def measure(
     *,
     min_rounds: int = 3,
     max_rounds: int = 9,
-    budget_seconds: float = 20.0,
+    budget_seconds: float = 12.0,
     prompt_tokens: int = PROMPT_TOKENS,
     decode_tokens: int = DECODE_TOKENS,
     before_each: Callable[[], None] = _nothing,

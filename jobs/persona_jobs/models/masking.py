@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakSet
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -84,9 +83,3 @@ def _multiply_by(row: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tens
         return (hidden * spread,)
 
     return multiply_rows
-
-
-def all_ones(model: nn.Module) -> Tensor:
-    """The mask `[n_layers, d_ff]` that keeps every channel."""
-    layers = ffn_layers(model)
-    return torch.ones(len(layers), layers[0].width)

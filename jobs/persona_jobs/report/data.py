@@ -74,11 +74,13 @@ class Answer:
     Attributes:
         text: what it said.
         posterior: probability, 0 to 1, that the target persona said it.
+        loss: its loss under the dense model with the persona's prompt, nats a token; None if empty.
         finished: whether it ended by itself, not at the length limit.
     """
 
     text: str
     posterior: float
+    loss: float | None = None
     finished: bool = True
 
 
@@ -116,6 +118,7 @@ class ReportData:
         created_at: when the evaluation ended.
         metrics: the measurements.
         differences: persona score minus the dense model's, by variant.
+        answer_losses: mean loss of each variant's answers under the dense model, nats a token.
         curves: losses of the learning stages, in order.
         kept: kept channels.
         ranking: persona sensitivity of the queries, or None.
@@ -134,6 +137,7 @@ class ReportData:
     samples: Sequence[Sample]
     settings: str
     differences: Mapping[Variant, Difference] = field(default_factory=dict)
+    answer_losses: Mapping[Variant, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     notes: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

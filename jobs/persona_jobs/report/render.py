@@ -1,6 +1,7 @@
 """Report data to one HTML page. Imports no torch."""
 
 import unicodedata
+from collections.abc import Mapping
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
@@ -33,7 +34,7 @@ def render(data: ReportData) -> str:
         served=metrics.variants.get(metrics.served),
         dense=metrics.variants.get("dense"),
         descriptions=DESCRIPTIONS,
-        columns=_columns(metrics),
+        columns=_columns(metrics, data.answer_losses),
         tiles=_tiles(metrics),
         shown_variants=_shown_variants(data),
         loss_curves=[(c.title, charts.loss_curve(c)) for c in data.curves],
@@ -74,7 +75,9 @@ def _shown_variants(data: ReportData) -> list[Variant]:
     ]
 
 
-def _columns(metrics: EvaluationMetrics) -> list[dict[str, object]]:
+def _columns(
+    metrics: EvaluationMetrics, answer_losses: Mapping[Variant, float]
+) -> list[dict[str, object]]:
     """Rows of the table of variants: one for each measurement, a cell for each variant."""
     dense = metrics.variants.get("dense")
 
@@ -95,8 +98,18 @@ def _columns(metrics: EvaluationMetrics) -> list[dict[str, object]]:
             )
         return {"label": label, "unit": unit, "cells": cells}
 
+    losses = [answer_losses.get(name) for name in metrics.variants]
+    answers: dict[str, object] = {
+        "label": "Loss of the answers given",
+        "unit": "nats a token, under the dense model",
+        "cells": [
+            {"value": "–" if loss is None else f"{loss:.3f}", "ratio": "", "interval": ""}
+            for loss in losses
+        ],
+    }
     return [
         row("Persona score", "0–100, higher is better", "persona_score", ".1f"),
+        *([answers] if answer_losses else []),
         row("Persona loss", "nats a token", "persona_loss", ".3f"),
         row("Persona KL to dense", "nats a token", "persona_kl", ".3f"),
         row("Generic loss", "nats a token", "generic_loss", ".3f"),

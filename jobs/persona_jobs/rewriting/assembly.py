@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..dataset import Example, Split, normalise_query
 from ..errors import InputError, TeacherError
 from ..teacher.base import Ending, TeacherAnswer
-from .cleaning import clean
+from .cleaning import clean, whole_sentences
 from .filters import REASONS, Reason, shared_answers, text_fault
 from .requests import WantedAnswer
 from .splitting import SPLITS
@@ -29,11 +29,13 @@ class Assembly:
         splits: examples by split, in the order of the wanted answers.
         dropped: number of answers dropped, by reason; reasons that didn't occur are left out.
         failures: number of failed requests, by what went wrong.
+        cut: answers that were too long and kept up to their last whole sentence.
     """
 
     splits: dict[Split, list[Example]]
     dropped: dict[Reason, int]
     failures: dict[str, int]
+    cut: int = 0
 
     @property
     def usable(self) -> int:
@@ -60,6 +62,7 @@ def assemble(
     special_tokens: Collection[str],
     count_tokens: Callable[[str, str], int],
     max_tokens: int,
+    cut_overlong: bool = False,
 ) -> Assembly:
     """Make examples of the answers that are fit to learn from.
 
@@ -71,14 +74,20 @@ def assemble(
         special_tokens: the base model's; none may stand in an answer.
         count_tokens: tokens of the whole conversation, from query and answer.
         max_tokens: longest conversation in tokens.
+        cut_overlong: keep the whole sentences of a truncated answer instead of dropping it.
     """
     reasons: dict[int, Reason] = {}
     texts: dict[int, str] = {}
     failures: Counter[str] = Counter()
+    cut: set[int] = set()
     for index, item in enumerate(wanted):
         answer = answers.get(index) or TeacherAnswer("", "failed", "no answer")
         text = clean(answer.text)
-        reason = _BY_ENDING[answer.ending] or text_fault(
+        ending = answer.ending
+        if ending == "truncated" and cut_overlong and whole_sentences(text):
+            text, ending = whole_sentences(text), "complete"
+            cut.add(index)
+        reason = _BY_ENDING[ending] or text_fault(
             text,
             query=item.query.query,
             reference=item.query.answer,
@@ -106,6 +115,7 @@ def assemble(
         splits=splits,
         dropped={reason: counts[reason] for reason in REASONS if counts[reason]},
         failures=dict(failures.most_common()),
+        cut=len(cut & set(texts)),
     )
 
 
@@ -139,7 +149,7 @@ def check_yield(assembly: Assembly, min_yield_percent: int) -> None:
 
 def _mend(dropped: Mapping[Reason, int]) -> str:
     mends: dict[Reason, str] = {
-        "truncated": "Raise spec.teacher.maxTokens",
+        "truncated": "Raise spec.teacher.maxTokens, or set spec.teacher.overlong to CutAtSentence",
         "tooLong": "Raise spec.dataset.maxTokens or shorten spec.persona.text",
         "refusal": "Use a teacher that plays the persona, or rephrase spec.persona.text",
         "unchanged": "Use a stronger teacher, raise spec.teacher.temperature, or set "

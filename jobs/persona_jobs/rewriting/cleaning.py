@@ -47,3 +47,14 @@ def _unquoted(text: str) -> str:
     if text[0] in inner or closing in (inner if closing != "'" else ""):
         return text
     return inner.strip()
+
+
+_SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)\]]*(?=\s|$)")
+_MIN_WHOLE = 20
+
+
+def whole_sentences(text: str) -> str:
+    """The text up to its last whole sentence; empty when that is no sentence worth keeping."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    whole = text[: ends[-1]].strip() if ends else ""
+    return whole if len(whole) >= _MIN_WHOLE else ""

@@ -61,7 +61,10 @@ class Teacher(SpecModel):
     temperature: Annotated[str, DecimalBetween("0", "2")] = "1.0"
     """Sampling temperature. Near 1 the answers stay close to the teacher's own distribution."""
     max_tokens: Annotated[int, Field(ge=8, le=4096)] = 192
-    """Longest answer in tokens; longer ones are dropped as truncated."""
+    """Longest answer in tokens."""
+    overlong: Literal["Drop", "CutAtSentence"] = "Drop"
+    """What happens to answers that reach maxTokens: `Drop` leaves them out as truncated,
+    `CutAtSentence` keeps their whole sentences (for small teachers that ramble)."""
     samples_per_query: Annotated[int, Field(ge=1, le=16)] = 1
     """Answers written for each training query."""
     min_yield_percent: Annotated[int, Field(ge=0, le=100)] = 50

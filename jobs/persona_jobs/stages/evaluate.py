@@ -24,9 +24,9 @@ from ..evaluation import questions as question_choice
 from ..evaluation.bootstrap import differences, intervals
 from ..evaluation.losses import HeldOutLoss, held_out_losses, mask_difference
 from ..evaluation.measurements import Measurements
-from ..evaluation.persona_score import GivenAnswer, chance_level, persona_posteriors
+from ..evaluation.persona_score import GivenAnswer, JudgedAnswer, chance_level, judge_answers
 from ..evaluation.questions import Question
-from ..evaluation.report_parts import SampleLine
+from ..evaluation.report_parts import SampleLine, rounded
 from ..evaluation.speed import DECODE_TOKENS, PROMPT_TOKENS, Runnable, Speed, measure
 from ..models import chat
 from ..models.compute import Compute
@@ -44,6 +44,7 @@ from .reference import ReferencePersona
 
 Value = TypeVar("Value")
 HELD_OUT = "held-out queries of the persona"
+ANSWER_TEMPERATURE = 0.7
 # Enough for a steady mean; bounds the time where the data set is huge.
 MAX_HELD_OUT_EXAMPLES = 1000
 # Log-probabilities of a masked and a cut float32 model differ by rounding only.
@@ -94,11 +95,11 @@ def run(context: StageContext) -> StageOutcome:
     with clock.part("answers"):
         answers = _answers(context, models, tokenizer, [prompt(persona, q.query) for q in chosen])
     with clock.part("personaScore"):
-        posteriors = _posteriors(
+        judged = _judged(
             context, dense, prompt, tokenizer.eos_token_id, [persona, *references], chosen, answers
         )
         resampling = {"samples": spec.evaluation.bootstrap_samples, "seed": spec.seed}
-        percent = {name: [100 * p for p in row] for name, row in posteriors.items()}
+        percent = {name: [100 * answer.posterior for answer in row] for name, row in judged.items()}
         scores = intervals(percent, **resampling)
         against_dense = differences(percent, "dense", **resampling)
     with clock.part("speed"):
@@ -116,7 +117,7 @@ def run(context: StageContext) -> StageOutcome:
         queries=len(chosen),
         variants={name: measured.of(name) for name in models.sizes},
     )
-    lines = _sample_lines(chosen, answers, posteriors)
+    lines = _sample_lines(chosen, answers, judged)
     write_jsonl(context.output / "samples.jsonl", lines)
     (context.output / "metrics.json").write_text(
         metrics.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
@@ -221,10 +222,10 @@ def _losses(
 def _answers(
     context: StageContext, models: Models, tokenizer: Any, prompts: list[list[int]]
 ) -> dict[Variant, list[Generated]]:
-    """Every running variant's greedy answers.
+    """Every running variant's sampled answers.
 
-    Greedy, so that the differences between variants come from the weights and not from luck, and
-    the interval over questions is the whole uncertainty.
+    Small models loop when they decode greedily, and a loop says little of the persona. All variants
+    draw the same random numbers for a question, so that chance is shared too.
     """
     context.progress.begin("answers", len(models.running) * len(prompts))
     advance = advance_and_check(context)
@@ -234,7 +235,7 @@ def _answers(
             tokenizer,
             prompts,
             max_new_tokens=context.spec.evaluation.max_answer_tokens,
-            temperature=0.0,
+            temperature=ANSWER_TEMPERATURE,
             seed=context.spec.seed,
             on_answer=lambda *_: advance(1),
         )
@@ -242,7 +243,7 @@ def _answers(
     }
 
 
-def _posteriors(
+def _judged(
     context: StageContext,
     dense: Any,
     prompt: Callable[[str, str], list[int]],
@@ -250,8 +251,8 @@ def _posteriors(
     personas: Sequence[str],
     chosen: Sequence[Question],
     answers: Mapping[Variant, Sequence[Generated]],
-) -> dict[Variant, list[float]]:
-    """P(target | question, answer) of every variant's answers, 0 to 1; the target comes first."""
+) -> dict[Variant, list[JudgedAnswer]]:
+    """What the dense model makes of every variant's answers; the target comes first."""
     persona, *references = personas
     given = [
         _given(question.query, answer, end_of_turn)
@@ -260,7 +261,7 @@ def _posteriors(
     ]
     distinct = len({answer for answer in given if not answer.empty})
     context.progress.begin("answers x personas", distinct * (len(references) + 1))
-    flat = persona_posteriors(
+    flat = judge_answers(
         dense, prompt, persona, references, given, on_rows=advance_and_check(context)
     )
     count = len(chosen)
@@ -302,14 +303,15 @@ def _with_masked(measured: Mapping[Variant, Value]) -> dict[Variant, Value]:
 def _sample_lines(
     chosen: Sequence[Question],
     answers: Mapping[Variant, Sequence[Generated]],
-    posteriors: Mapping[Variant, Sequence[float]],
+    judged: Mapping[Variant, Sequence[JudgedAnswer]],
 ) -> list[SampleLine]:
     return [
         SampleLine(
             query=question.query,
             source=question.source,
             answers={name: row[index].text for name, row in answers.items()},
-            posteriors={name: round(row[index], 6) for name, row in posteriors.items()},
+            posteriors={name: round(row[index].posterior, 6) for name, row in judged.items()},
+            losses={name: rounded(row[index].loss) for name, row in judged.items()},
             finished={name: row[index].finished for name, row in answers.items()},
         )
         for index, question in enumerate(chosen)
@@ -327,12 +329,13 @@ def _notes(
     evaluation = context.spec.evaluation
     rounds = max(speed.rounds for speed in speeds.values())
     notes = [
-        "Answers are greedy, so that differences between variants come from the weights. At most "
-        f"{evaluation.max_answer_tokens} tokens each; the seed {context.spec.seed} decides the "
-        "bootstrap's resamples.",
+        f"Answers are sampled at temperature {ANSWER_TEMPERATURE}, at most "
+        f"{evaluation.max_answer_tokens} tokens each; every variant draws the same random numbers "
+        f"for a question (seed {context.spec.seed}).",
         "Persona score: posterior of the target persona among target and reference personas with "
         "a uniform prior, from the dense model's probability of the whole answer under each "
-        "system prompt. An empty answer counts as chance.",
+        "system prompt. An empty answer counts as chance. The loss of the answers given is from "
+        "the same pass: a broken model's babble is unlikely under any persona.",
         f"95 % intervals: percentile bootstrap over the questions, {evaluation.bootstrap_samples} "
         "resamples, the same ones for every variant. They say nothing of other personas or seeds.",
         f"Persona loss and KL: {persona_examples} held-out conversations of the persona. Generic "

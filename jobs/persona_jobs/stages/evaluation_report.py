@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from .. import __version__
 from ..dataset import ScoredQuery, read_jsonl
-from ..evaluation.report_parts import SampleLine, as_yaml, ranking, shown_samples
+from ..evaluation.report_parts import SampleLine, as_yaml, mean_losses, ranking, shown_samples
 from ..report import Curve, CurvePoint, Difference, KeptChannels, ReportData
 from ..results import EvaluationMetrics, Variant
 from ..spec.execution import StageName
@@ -66,6 +66,7 @@ def report_data(
         samples=shown_samples(samples),
         settings=as_yaml(spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
         differences=differences,
+        answer_losses=mean_losses(samples),
         curves=_curves(context),
         notes=notes,
         environment={

@@ -85,12 +85,6 @@ def run(context: StageContext) -> StageOutcome:
 def _references(context: StageContext) -> list[ReferencePersona]:
     source = context.spec.reference_personas
     loaded = personas.load(source.uri, count=source.count, cache_dir=context.cache)
-    if len(loaded) < source.count:
-        raise InputError(
-            f"{source.uri} holds {len(loaded)} personas, but count is {source.count}",
-            hint="Lower the count or add personas",
-            subject="spec.referencePersonas.count",
-        )
     return [ReferencePersona(name=p.name, text=p.text) for p in loaded]
 
 

@@ -81,6 +81,7 @@ def run(context: StageContext) -> StageOutcome:
         special_tokens=special_tokens,
         count_tokens=count_tokens,
         max_tokens=spec.dataset.max_tokens,
+        cut_overlong=spec.teacher.overlong == "CutAtSentence",
     )
     check_yield(assembly, spec.teacher.min_yield_percent)
     return _outcome(context, assembly, left_out, {"teacher": seconds}, voice.environment)
@@ -241,6 +242,7 @@ def _outcome(
         "asked": assembly.asked,
         "usable": assembly.usable,
         "yieldPercent": yield_percent,
+        "cutAtSentence": assembly.cut,
         "examples": counts,
         "dropped": dropped,
         "failures": {**assembly.failures},
@@ -248,7 +250,7 @@ def _outcome(
     }
     (context.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return StageOutcome(
-        metrics={**counts, "yieldPercent": yield_percent, "dropped": dropped},
+        metrics={**counts, "yieldPercent": yield_percent, "cut": assembly.cut, "dropped": dropped},
         timings=timings,
         environment=described,
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..batching import length_sorted_batches
-from ..models.prefix import ForwardOutput, PrefixCache, forward_rests, run_prefix
+from ..models.prefix import ForwardOutput, PrefixCache, PrefixGraph, forward_rests, run_prefix
 from .losses import Objective, answer_loss_value, backward_answer_loss
 from .tokens import TokenizedSet
 
@@ -102,39 +102,16 @@ def accumulate_gradient(
         the unscaled summed loss.
     """
     with masking():
-        graph = run_prefix(model, data.prefix)
-    leaf = _leaf(graph)
+        prefix = PrefixGraph(model, data.prefix)
     total = 0.0
     by_length = sorted(rows, key=lambda row: len(data.rests[row]))
     head = model.get_output_embeddings()
     for start in range(0, len(by_length), micro_batch_size):
         part = by_length[start : start + micro_batch_size]
         with masking():
-            hidden = answer_hidden(model, leaf, data, part).hidden
+            hidden = answer_hidden(model, prefix.cache, data, part).hidden
         dense = None if references is None else torch.cat([references[row] for row in part])
         targets = targets_of(data, part, hidden.device)
         total += backward_answer_loss(head, hidden, targets, dense, objective, scale)
-    _backward_prefix(graph, leaf)
+    prefix.backward()
     return total
-
-
-def _leaf(graph: PrefixCache) -> PrefixCache:
-    detached = graph.detach()
-    for tensor, source in zip(
-        (*detached.keys, *detached.values), (*graph.keys, *graph.values), strict=True
-    ):
-        tensor.requires_grad_(source.requires_grad)
-    return detached
-
-
-def _backward_prefix(graph: PrefixCache, leaf: PrefixCache) -> None:
-    pairs = [
-        (source, tensor.grad)
-        for source, tensor in zip(
-            (*graph.keys, *graph.values), (*leaf.keys, *leaf.values), strict=True
-        )
-        if tensor.grad is not None
-    ]
-    if pairs:
-        sources, gradients = zip(*pairs, strict=True)
-        torch.autograd.backward(sources, gradients)

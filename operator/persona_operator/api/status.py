@@ -89,7 +89,7 @@ class RevisionStatus(StatusModel):
     message: str = ""
     """Which thresholds failed."""
     store: str | None = None
-    """URI of the store that holds it."""
+    """Store that holds it."""
     persona_score: str | None = None
     """Persona score, 0 to 100."""
     dense_persona_score: str | None = None
@@ -159,7 +159,7 @@ class PersonaModelStatus(StatusModel):
     last_handled_retry: str | None = None
     """Value of the retry annotation that was last acted on."""
     store: str | None = None
-    """URI of the store that the stages' results are in."""
+    """Store that the stages' results are in."""
     finished_keys: Annotated[list[str], Field(max_length=100)] = []
     """`STAGE/KEY` of the finished stages, those of earlier specs included, newest first. None of
     them is run again."""

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from persona_jobs.results import TerminationMessage
+
+from .failures import shorten
 from .observed import ContainerState, Deployment, Job, Pod
 
 _IMAGE_REASONS = frozenset(
@@ -22,7 +25,6 @@ _IMAGE_REASONS = frozenset(
 _MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
 _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
 _POD_NAME = re.compile(r'^(Error creating: )?pods "[^"]*" is forbidden: ')
-_MAX_DETAIL = 400
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def pod_blocker(pod: Pod, warnings: Mapping[str, str]) -> Blocker | None:
             return None
         return Blocker(
             "Unschedulable",
-            f"No node takes the pod: {_detail(message)} Add such a node, or use a profile that "
+            f"No node takes the pod: {shorten(message)} Add such a node, or use a profile that "
             "asks for less.",
             since,
         )
@@ -69,7 +71,7 @@ def pod_blocker(pod: Pod, warnings: Mapping[str, str]) -> Blocker | None:
                 return blocker
     warning = warnings.get(f"Pod/{pod.name}", "")
     if warning and not any(container.running for container in pod.containers):
-        return _missing(warning, pod.namespace) or Blocker("VolumeNotReady", _detail(warning))
+        return _missing(warning, pod.namespace) or Blocker("VolumeNotReady", shorten(warning))
     return None
 
 
@@ -79,11 +81,11 @@ def rejected(message: str, since: datetime | None) -> Blocker:
     if "exceeded quota" in text or "must specify" in text:
         return Blocker(
             "QuotaExceeded",
-            f"The namespace's quota leaves no room for the pod: {_detail(text)} Raise the quota, "
+            f"The namespace's quota leaves no room for the pod: {shorten(text)} Raise the quota, "
             "free some of it, or use a profile that asks for less.",
             since,
         )
-    return Blocker("PodRejected", f"The pod is refused: {_detail(text)}")
+    return Blocker("PodRejected", f"The pod is refused: {shorten(text)}")
 
 
 def deployment_blocker(
@@ -113,21 +115,19 @@ def _waiting(container: ContainerState, pod: Pod) -> Blocker | None:
         return Blocker(
             "ImagePullFailed",
             f"The image {container.image} can't be pulled"
-            + (f" ({_detail(detail).rstrip('.')})" if detail and "Back-off" not in detail else "")
+            + (f" ({shorten(detail).rstrip('.')})" if detail and "Back-off" not in detail else "")
             + ". Check its name, that the registry can be reached, and the image pull secret.",
         )
     if reason in {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}:
         missing = _missing(message, pod.namespace)
         word = "ContainerConfigError" if "Config" in reason else "ContainerStartFailed"
-        return missing or Blocker(word, f"The container can't be made: {_detail(message)}")
+        return missing or Blocker(word, f"The container can't be made: {shorten(message)}")
     if reason == "CrashLoopBackOff":
         return _crash(container)
     return None
 
 
 def _crash(container: ContainerState) -> Blocker:
-    from persona_jobs.results import TerminationMessage
-
     report = TerminationMessage.decode(container.message) if container.message else None
     if container.ended_reason == "OOMKilled":
         text = "it was killed at its memory limit. Use a profile with more memory"
@@ -156,9 +156,3 @@ def _missing(message: str, namespace: str) -> Blocker | None:
         f"{kind} {found.group(2)} doesn't exist in namespace {namespace}. Create it; the pod then "
         "starts by itself.",
     )
-
-
-def _detail(text: str) -> str:
-    text = " ".join(text.split())
-    text = text if len(text) <= _MAX_DETAIL else text[: _MAX_DETAIL - 1] + "…"
-    return text if text.endswith((".", "…")) else f"{text}."

@@ -51,11 +51,11 @@ def judge(  # noqa: PLR0911 -- a ladder of cases
         status = stuck.status
         return failed(status.reason or "StageFailed", f"Stage {status.name}: {status.message}")
     if revisions.pin_missing:
-        known = ", ".join(item.id for item in revisions.known) or "none yet"
+        known = ", ".join(revisions.usable) or "none yet"
         return failed(
             "RevisionNotFound",
-            f"spec.serving.revision {context.spec.serving.revision} is none of status.revisions "
-            f"({known}). Name one of them, or remove the field.",
+            f"spec.serving.revision {context.spec.serving.revision} is none of the revisions in "
+            f"the store ({known}). Name one of them, or remove the field.",
         )
     unfinished = next((item for item in progress if not item.succeeded), None)
     if unfinished is not None:

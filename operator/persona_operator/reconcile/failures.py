@@ -78,6 +78,12 @@ def job_failure(job: Job, *, had_started: bool) -> Failure:  # noqa: PLR0911 -- 
             f"The container was killed at its memory limit. {_more_memory(job.stage)}",
             retryable=False,
         )
+    if container is not None and container.ended_reason in {"StartError", "ContainerCannotRun"}:
+        return Failure(
+            "ContainerStartFailed",
+            f"The container can't be started: {shorten(container.message)} Check the image "
+            f"{container.image}.",
+        )
     message = result(job)
     report = message.failure if message else None
     if code == EXIT_INPUT:
@@ -151,6 +157,13 @@ def _sentence(report: StageFailure | None, code: int) -> str:
     if report.hint:
         text += f" {report.hint}" + ("" if report.hint.endswith(".") else ".")
     return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
+
+
+def shorten(text: str, limit: int = 400) -> str:
+    """One line of at most ``limit`` characters that ends as a sentence does."""
+    text = " ".join(text.split())
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if text.endswith((".", "…")) else f"{text}."
 
 
 def _more_memory(stage: str) -> str:

@@ -145,7 +145,7 @@ class Job:
         owner_uid: that one's uid.
         stage: the stage.
         key: the content key.
-        store: URI of the store it writes to.
+        store: identity of the store it writes to.
         attempt: 1 for the first.
         created: when it was made.
         template: checksum of its pod template.
@@ -350,7 +350,8 @@ class Observed:
         text: the persona's text, where the spec names a ConfigMap.
         stored: the store's word by (stage, key); what is missing is unknown.
         warnings: message of the newest warning Event by ``Job/NAME`` or ``Pod/NAME``.
-        problem: what the API server refused last time.
+        problem: what the API server refused to do just now.
+        refused_jobs: names of Jobs that it refused to make.
         resync: whether all objects are to be applied again, changed or not.
     """
 
@@ -363,6 +364,7 @@ class Observed:
     stored: Mapping[tuple[str, str], Stored] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
     problem: Problem | None = None
+    refused_jobs: frozenset[str] = frozenset()
     resync: bool = False
 
 

@@ -58,7 +58,7 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         latency=summary.latency,
         url=_url(serving),
         last_handled_retry=persona.retry,
-        store=context.store.uri,
+        store=context.store.identity,
         finished_keys=finished_keys(context, progress),
     )
     return Plan(

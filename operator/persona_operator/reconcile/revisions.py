@@ -21,12 +21,14 @@ class Revisions:
         known: newest first.
         current: the one that the current spec leads to, once it is evaluated.
         target: the one to serve, None where none may be.
+        usable: ids of those in the current store.
         pin_missing: whether ``spec.serving.revision`` names one that isn't there.
     """
 
     known: tuple[RevisionStatus, ...]
     current: RevisionStatus | None
     target: RevisionStatus | None
+    usable: tuple[str, ...] = ()
     pin_missing: bool = False
 
 
@@ -54,7 +56,7 @@ def update_revisions(
             slice_key=keys["slice"],
             evaluate_key=keys["evaluate"],
             finished_at=format_time(context.now),
-            store=context.store.uri,
+            store=context.store.identity,
         )
         known = [new, *(item for item in known if item.id != new.id)]
     current = None
@@ -63,19 +65,20 @@ def update_revisions(
             verdict = judge(context.spec.evaluation.gate, item)
             update = {"gate": verdict.result, "message": verdict.message}
             current = known[position] = item.model_copy(update=update)
-    target, pin_missing = _target(context, known, current)
+    usable = [item for item in known if item.store in {None, context.store.identity}]
+    target, pin_missing = _target(context, usable, current)
     return Revisions(
         known=tuple(_newest(context, known, current, target)),
         current=current,
         target=target,
+        usable=tuple(item.id for item in usable),
         pin_missing=pin_missing,
     )
 
 
 def _target(
-    context: Context, known: list[RevisionStatus], current: RevisionStatus | None
+    context: Context, usable: list[RevisionStatus], current: RevisionStatus | None
 ) -> tuple[RevisionStatus | None, bool]:
-    usable = [item for item in known if item.store in {None, context.store.uri}]
     pin = context.spec.serving.revision
     if pin is not None:
         pinned = next((item for item in usable if item.id == pin), None)

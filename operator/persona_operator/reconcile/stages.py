@@ -74,9 +74,9 @@ def finished_keys(context: Context, progress: list[Progress]) -> list[str]:
     keys += [
         finished_key(job.stage, job.key)
         for job in context.observed.jobs
-        if context.is_own(job) and job.complete and job.store == context.store.uri
+        if context.is_own(job) and job.complete and job.store == context.store.identity
     ]
-    if context.persona.status.store in {None, context.store.uri}:
+    if context.persona.status.store in {None, context.store.identity}:
         keys += context.persona.status.finished_keys
     return list(dict.fromkeys(keys))[:MAX_FINISHED_KEYS]
 
@@ -107,7 +107,7 @@ class _Stage:
         same = [
             job
             for job in context.observed.jobs
-            if (job.stage, job.key, job.store) == (stage.name, stage.key, context.store.uri)
+            if (job.stage, job.key, job.store) == (stage.name, stage.key, context.store.identity)
         ]
         own = [job for job in same if context.is_own(job)]
         self.own = sorted(own, key=lambda job: job.attempt)
@@ -144,7 +144,7 @@ class _Stage:
     def _reused(self) -> Progress | None:
         status = self.context.persona.status
         known = finished_key(self.stage.name, self.stage.key)
-        same_store = status.store in {None, self.context.store.uri}
+        same_store = status.store in {None, self.context.store.identity}
         if same_store and known in status.finished_keys and self._recorded():
             return Progress(self._succeeded(None, {}, reused=True))
         stored = self.context.observed.stored.get((self.stage.name, self.stage.key))
@@ -155,7 +155,7 @@ class _Stage:
         for job in self.others:
             if job.complete:
                 message = result(job)
-                if message is None and self._collecting(job):
+                if not has_result(job) and self._collecting(job):
                     self.builder.wake(2)
                     return self._waiting("CollectingResult", "Waiting for the pod's result.")
                 progress = self._with_metrics(job, message.metrics if message else {}, reused=True)
@@ -195,7 +195,7 @@ class _Stage:
 
     def _completed(self, job: Job) -> Progress:
         message = result(job)
-        if message is None and self._collecting(job):
+        if not has_result(job) and self._collecting(job):
             return self._collect(job)
         if message is not None and message.key and message.key != self.stage.key:
             return self._after_failure(job, _version_mismatch(message))
@@ -390,15 +390,17 @@ class _Stage:
 
     def _start(self) -> Progress:
         attempt = 1 + max([self.previous.attempts, *(job.attempt for job in self.own)])
+        owner, observed = self.context.persona.owner, self.context.observed
+        name = job_name(owner.name, self.stage.name, self.stage.key, attempt)
+        if observed.problem is not None and name in observed.refused_jobs:
+            return self._waiting(observed.problem.reason, observed.problem.message)
         self.builder.act(Create(build_job(self.context.stage_job(self.stage, attempt))))
         self.started = 1
         update = {
             "state": "Pending",
             "reason": "Starting",
             "message": "Waiting for the stage's pod to start.",
-            "job": job_name(
-                self.context.persona.owner.name, self.stage.name, self.stage.key, attempt
-            ),
+            "job": name,
             "attempts": attempt,
             "started_at": format_time(self.context.now),
             "finished_at": None,
@@ -424,7 +426,7 @@ def is_stalled(since: datetime | None, context: Context, builder: PlanBuilder) -
 
 def _previous(context: Context, stage: PlannedStage) -> StageStatus:
     status = context.persona.status
-    if status.store in {None, context.store.uri}:
+    if status.store in {None, context.store.identity}:
         for item in status.stages:
             if item.name == stage.name and item.key == stage.key:
                 return item
@@ -442,7 +444,7 @@ def _remove_stale_jobs(context: Context, builder: PlanBuilder) -> None:
     removed = {item.name for item in builder.actions if isinstance(item, Delete)}
     for job in own:
         at = (job.stage, job.key)
-        current = at in planned and job.store == context.store.uri
+        current = at in planned and job.store == context.store.identity
         superseded = job.attempt < newest[at] - (1 if job.ended else 0)
         if (not current or superseded) and not job.deleting and job.name not in removed:
             builder.act(Delete("Job", job.name))

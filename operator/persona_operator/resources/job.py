@@ -96,7 +96,7 @@ def build_job(job: StageJob) -> Manifest:
     annotations = {
         KEY_ANNOTATION: job.key,
         ATTEMPT_ANNOTATION: str(job.attempt),
-        STORE_ANNOTATION: job.store.uri,
+        STORE_ANNOTATION: job.store.identity,
         TEMPLATE_ANNOTATION: checksum([template, job.profile.active_deadline_seconds]),
     }
     spec: Manifest = {

@@ -4,10 +4,11 @@ import torch.nn.functional as F
 
 from persona_jobs.evaluation.persona_score import (
     GivenAnswer,
+    JudgedAnswer,
     answer_log_probabilities,
     answer_set,
     chance_level,
-    persona_posteriors,
+    judge_answers,
     target_posterior,
 )
 from persona_jobs.models import chat
@@ -54,14 +55,15 @@ def test_posteriors_equal_the_plain_computation(family: str):
     # Random weights tell personas apart too sharply for a test of the probabilities: soften them.
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(0.05)
-    ours = persona_posteriors(model, prompt, TARGET, REFERENCES, ANSWERS)
-    for posterior, answer in zip(ours, ANSWERS, strict=True):
+    ours = judge_answers(model, prompt, TARGET, REFERENCES, ANSWERS)
+    for judged, answer in zip(ours, ANSWERS, strict=True):
         log_p = torch.tensor(
             [plain_log_probability(model, p, answer) for p in (TARGET, *REFERENCES)],
             dtype=torch.float64,
         )
-        assert posterior == pytest.approx(float(log_p.softmax(dim=0)[0]), abs=1e-4)
-        assert 0.001 < posterior < 0.999
+        assert judged.posterior == pytest.approx(float(log_p.softmax(dim=0)[0]), abs=1e-4)
+        assert 0.001 < judged.posterior < 0.999
+        assert judged.loss == pytest.approx(-float(log_p[0]) / len(answer.ids), abs=1e-4)
 
 
 def test_log_probabilities_of_many_rows_equal_the_plain_ones(monkeypatch: pytest.MonkeyPatch):
@@ -77,28 +79,25 @@ def test_log_probabilities_of_many_rows_equal_the_plain_ones(monkeypatch: pytest
 
 
 def test_equal_personas_share_the_probability():
-    ours = persona_posteriors(tiny_model(), prompt, TARGET, [TARGET] * 4, ANSWERS)
-    assert ours == pytest.approx([0.2] * len(ANSWERS), abs=1e-5)
+    ours = judge_answers(tiny_model(), prompt, TARGET, [TARGET] * 4, ANSWERS)
+    assert [a.posterior for a in ours] == pytest.approx([0.2] * len(ANSWERS), abs=1e-5)
 
 
 def test_an_answer_that_says_nothing_gets_chance():
     empty = given("Who are you?", "")
     nothing = GivenAnswer("Who are you?", ())
-    posteriors = persona_posteriors(
-        tiny_model(), prompt, TARGET, REFERENCES, [empty, ANSWERS[0], nothing]
-    )
-    assert posteriors[0] == posteriors[2] == 0.25
-    assert posteriors[1] != 0.25
-    assert persona_posteriors(tiny_model(), prompt, TARGET, REFERENCES, [nothing]) == [0.25]
+    chance = JudgedAnswer(0.25, None)
+    judged = judge_answers(tiny_model(), prompt, TARGET, REFERENCES, [empty, ANSWERS[0], nothing])
+    assert judged[0] == judged[2] == chance
+    assert judged[1].posterior != 0.25
+    assert judge_answers(tiny_model(), prompt, TARGET, REFERENCES, [nothing]) == [chance]
 
 
 def test_equal_answers_are_measured_once():
     done: list[int] = []
     twice = [*ANSWERS, *ANSWERS]
-    posteriors = persona_posteriors(
-        tiny_model(), prompt, TARGET, REFERENCES, twice, on_rows=done.append
-    )
-    assert posteriors[: len(ANSWERS)] == posteriors[len(ANSWERS) :]
+    judged = judge_answers(tiny_model(), prompt, TARGET, REFERENCES, twice, on_rows=done.append)
+    assert judged[: len(ANSWERS)] == judged[len(ANSWERS) :]
     assert sum(done) == len(ANSWERS) * (1 + len(REFERENCES))
 
 

@@ -10,6 +10,7 @@ from persona_jobs.evaluation.measurements import Measurements
 from persona_jobs.evaluation.report_parts import (
     SampleLine,
     as_yaml,
+    mean_losses,
     ranking,
     rounded,
     shown_samples,
@@ -62,14 +63,23 @@ def test_measurements_leave_out_what_was_not_measured():
     assert (sliced.parameters, sliced.checkpoint_bytes, sliced.persona_score) == (8, 32, None)
 
 
-def test_samples_keep_text_probability_and_ending():
-    line = SampleLine(
+def _line(loss: float) -> SampleLine:
+    return SampleLine(
         query="q",
         source="s",
         answers={"dense": "d", "sliced": ""},
         posteriors={"dense": 0.9, "sliced": 0.1},
+        losses={"dense": loss, "sliced": None},
         finished={"dense": True, "sliced": False},
     )
-    (sample,) = shown_samples([line])
+
+
+def test_mean_losses_leave_empty_answers_out():
+    assert mean_losses([_line(1.0), _line(2.0)]) == {"dense": 1.5}
+    assert mean_losses([]) == {}
+
+
+def test_samples_keep_text_probability_and_ending():
+    (sample,) = shown_samples([_line(1.0)])
     assert sample.answers["dense"].posterior == 0.9
     assert sample.answers["sliced"].finished is False

@@ -137,7 +137,7 @@ def test_learning_lowers_the_loss_it_follows_and_touches_no_weight(family):
     before = {n: p.clone() for n, p in problem.model.named_parameters()}
     scores = start(problem)
     first = held_out_loss(problem, scores)
-    settings = LoopSettings(steps=20, learning_rate=0.1, evaluate_every=5, patience=9)
+    settings = LoopSettings(steps=30, learning_rate=0.01, evaluate_every=3, patience=20)
     loop = mask_loop(scores.clone(), settings)
     best = learn(problem, loop, batch_size=4, micro_batch_size=4, seed=0)
     assert held_out_loss(problem, best) == pytest.approx(loop.best_loss, rel=1e-5)

@@ -172,3 +172,14 @@ def test_stop_tokens_come_from_both_places():
 def test_bad_arguments(prompts, options):
     with pytest.raises(InputError):
         generate(tiny_model(), TOKENIZER, prompts, **{"max_new_tokens": 16, **options})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_bfloat16_generates_and_repeats_itself(temperature):
+    model, prompts = talkative().to(torch.bfloat16), make_prompts(5)
+    options = {"max_new_tokens": 8, "temperature": temperature}
+    answers = generate(model, TOKENIZER, prompts, masks=make_masks(5), batch_size=2, **options)
+    assert all(answer.finished or len(answer.ids) == 8 for answer in answers)
+    assert generate(model, TOKENIZER, prompts, masks=make_masks(5), batch_size=2, **options) == (
+        answers
+    )

@@ -212,3 +212,17 @@ def test_split(sequences, before, expected):
 def test_split_of_nothing(sequences):
     with pytest.raises(InputError):
         prefix.split(sequences)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_stays_near_float32(family):
+    prefix_ids, rests = rows()
+    mask = top_k_mask(torch.randn(3, 64, generator=torch.Generator().manual_seed(1)), 40)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model(family).to(dtype)
+        with masked(model, mask), torch.no_grad():
+            results.append(forward_with_prefix(model, prefix_ids, rests).logits)
+    assert results[1].dtype is torch.bfloat16
+    error = (results[1].float() - results[0]).norm() / results[0].norm()
+    assert error < 0.05

@@ -69,14 +69,15 @@ def report_data(text: str = "plain", **changes: Any) -> ReportData:
                 text,
                 text,
                 {
-                    "dense": Answer(text, 0.9),
-                    "sliced": Answer("", 0.1, finished=False),
+                    "dense": Answer(text, 0.9, 1.25),
+                    "sliced": Answer("", 0.1, None, finished=False),
                     "recovered": Answer(text, 0.7),
                 },
             )
         ],
         "settings": text,
         "differences": {"recovered": Difference(-10.0, -20.0, 1.5)},
+        "answer_losses": {"dense": 1.5, "recovered": 2.25},
         "curves": [
             Curve(text, [CurvePoint(step=s, train_loss=1 / (s + 1)) for s in range(5)]),
         ],

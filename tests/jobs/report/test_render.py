@@ -77,6 +77,7 @@ def test_table_has_values_intervals_and_ratios():
     assert "Persona score 0–100, higher is better 80.0" in text
     assert "65.0 – 75.0" in text  # interval of the recovered model
     assert "0.75× dense" in text  # parameters of the sliced one
+    assert "under the dense model 1.500 – – 2.250 –" in text
     assert "-10.0 -20.0 to +1.5" in text  # paired difference
     assert "12 of 16 FFN intermediate channels are kept in each of 3 layers" in text
 
@@ -85,12 +86,14 @@ def test_empty_and_cut_off_answers_are_said_to_be_so():
     text = "".join(Page(render(report_data())).text)
     assert "(empty)" in text
     assert "(length limit)" in text
+    assert "1.25 nats a token" in text
 
 
 def test_what_is_missing_is_left_out():
     data = report_data(
         ranking=None,
         samples=[],
+        answer_losses={},
         curves=[Curve("Mask learning", [])],
         differences={},
         notes=[],
@@ -106,6 +109,7 @@ def test_what_is_missing_is_left_out():
     text = "".join(Page(render(data)).text)
     assert "Answers side by side" not in text
     assert "Persona sensitivity" not in text
+    assert "answers given" not in text
     assert "No optimizer steps were taken" in text
     assert "recovery switched off" in text
 

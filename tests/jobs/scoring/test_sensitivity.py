@@ -69,7 +69,9 @@ def test_a_persona_equal_to_every_reference_scores_zero():
 
 
 def test_ranking_keeps_the_top_share_and_breaks_ties_by_order():
-    scores = torch.tensor([[0.125, 0.375], [0.875, 0.625], [0.25, 0.25], [0.75, 0.75], [0.0, 0.125]])
+    scores = torch.tensor(
+        [[0.125, 0.375], [0.875, 0.625], [0.25, 0.25], [0.75, 0.75], [0.0, 0.125]]
+    )
     ranking = rank(scores, 40)
     assert ranking.order == [1, 3, 0, 2, 4]
     assert ranking.kept == 2

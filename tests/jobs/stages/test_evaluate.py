@@ -215,7 +215,10 @@ def test_samples_have_all_answers_with_their_probability(world: Callable[..., Wo
     for name in ("dense", "sliced", "recovered", "baseline"):
         mean = sum(line.posteriors[name] for line in made.samples) / 3  # type: ignore[index]
         assert scores[name].persona_score == pytest.approx(100 * mean, abs=0.01)  # type: ignore[index]
-        assert all(name in line.answers and name in line.finished for line in made.samples)
+        for line in made.samples:
+            assert name in line.answers
+            assert name in line.finished
+            assert (line.losses[name] is None) == (not line.answers[name].strip())  # type: ignore[index]
 
 
 def test_report_shows_all_and_escapes_the_persona(world: Callable[..., World]):
@@ -318,3 +321,15 @@ def test_a_request_to_stop_ends_it(world: Callable[..., World]):
     with pytest.raises(StageInterruptedError):
         evaluate.run(context)
     assert not list(context.output.iterdir())
+
+
+def test_baseline_gets_the_same_fine_tuning(world: Callable[..., World]):
+    recovery = {"refit": {"enabled": False}, "fineTune": {"steps": 2, "batchSize": 2}}
+    made = world(recovery=recovery)
+    context = made.context()
+    parts: list[str] = []
+    context.progress.begin = lambda what, total: parts.append(f"{what}: {total}")  # type: ignore[method-assign]
+    evaluate.run(context)
+    assert "baseline: fine-tuning steps: 2" in parts
+    assert not any("refitted" in part for part in parts)
+    assert "baseline" in made.metrics.variants

@@ -1,0 +1,42 @@
+"""``python -m persona_operator``: runs the operator until SIGTERM."""
+
+import asyncio
+import logging
+import sys
+
+import kopf
+
+from persona_jobs.errors import EXIT_INPUT, InputError
+
+from .log import configure_logging
+from .runtime import Runtime
+from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the operator; returns the exit code."""
+    try:
+        settings = Settings.from_environment()
+    except InputError as error:
+        configure_logging("INFO")
+        logger.error("%s", error)  # noqa: TRY400 -- a sentence for people, not a traceback
+        return EXIT_INPUT
+    configure_logging(settings.log_level)
+    from . import handlers  # noqa: F401 -- registers the handlers
+
+    runtime = Runtime(settings)
+    asyncio.run(
+        kopf.operator(
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            standalone=True,
+            memo=runtime,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

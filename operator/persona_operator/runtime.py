@@ -1,0 +1,64 @@
+"""Builds the operator's parts and holds them together; kopf hands it to every handler."""
+
+import time
+from dataclasses import dataclass, field
+
+from kubernetes import client
+
+from .children import Children, Indexes
+from .controller import Controller
+from .health import WatchHealth
+from .http_server import HttpServers
+from .kube_api import KubeApi, load_client
+from .metrics import OperatorMetrics
+from .settings import Settings
+from .store_probe import StoreProbe
+
+
+@dataclass
+class Runtime:
+    """The running operator.
+
+    Attributes:
+        settings: the administrator's settings.
+        api_client: the kubernetes client; made at the start where it is left out.
+    """
+
+    settings: Settings
+    api_client: client.ApiClient | None = None
+    health: WatchHealth = field(init=False)
+    metrics: OperatorMetrics = field(init=False)
+    controller: Controller = field(init=False)
+    _servers: HttpServers = field(init=False)
+    _started: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.health = WatchHealth(self.settings.watch_deadline_seconds)
+        self.metrics = OperatorMetrics(self.health.event_ages)
+        self._servers = HttpServers(self.metrics, self.health, lambda: self._started)
+
+    async def start(self, indexes: Indexes) -> None:
+        """Start the controller and the HTTP servers.
+
+        Raises:
+            ApiUnavailableError, ApiRefusedError: PersonaModels can't be listed.
+        """
+        settings = self.settings
+        api = KubeApi(self.api_client or load_client(), on_request=self.metrics.request)
+        probe = StoreProbe(settings.store, absent_seconds=settings.store_probe_seconds)
+        children = Children(indexes, time.monotonic)
+        self.controller = Controller(settings, api, children, probe, self.health, self.metrics)
+        # Fails at once, and clearly, when the CRD or the permission is missing.
+        await self.controller.tick()
+        self.controller.start()
+        await self._servers.start(
+            metrics_port=settings.metrics_port, health_port=settings.health_port
+        )
+        self._started = True
+
+    async def stop(self) -> None:
+        """Finish what is being done."""
+        self._started = False
+        if hasattr(self, "controller"):
+            await self.controller.stop()
+        await self._servers.stop()

@@ -1,0 +1,20 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support_endpoint import Reply, completion, running_endpoint, user_text
+
+
+def in_character(number, body):
+    question = user_text(body).split("<question>")[-1].split("</question>")[0].strip()
+    return Reply(completion(f"Arr! Ye ask me of {question} The tide number {number} knows, aye."))
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    with running_endpoint() as endpoint:
+        endpoint.behave = in_character
+        yield endpoint

@@ -1,0 +1,183 @@
+"""`persona run` as a user starts it: whole pipeline, reuse, edits, bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pipeline_support import PERSONA, environment, manifest, persona, write_manifest
+
+STAGES = ["reference", "score", "rewrite", "mask", "recover", "slice", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("persona")
+
+
+@pytest.fixture(scope="module")
+def first_run(folder, teacher):
+    file = write_manifest(folder, manifest(folder, teacher.url))
+    result = persona(folder, "run", file, "-o", "json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def outcomes(document):
+    return {stage["stage"]: stage["outcome"] for stage in document["stages"]}
+
+
+def test_every_stage_is_made_and_told(first_run, folder):
+    assert outcomes(first_run) == dict.fromkeys(STAGES, "made")
+    assert first_run["store"] == f"file://{folder}/.persona/store"
+    for stage in first_run["stages"]:
+        made = Path(stage["path"].removeprefix("file://"))
+        assert (made / "manifest.json").is_file()
+        assert stage["metrics"]
+    sliced = next(s for s in first_run["stages"] if s["stage"] == "slice")["metrics"]
+    assert sliced["width"] == 48
+    assert sliced["parameters"] < sliced["denseParameters"]
+
+
+def test_the_checkpoint_loads_in_plain_transformers(first_run, folder):
+    path = next(s["path"] for s in first_run["stages"] if s["stage"] == "slice")
+    code = (
+        "import sys\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(model.config.intermediate_size)\n"
+        "turns = [{'role': 'user', 'content': 'Hello'}]\n"
+        "print(tokenizer.apply_chat_template(turns, tokenize=False))\n"
+        "print([name for name in sys.modules if name.startswith('persona_jobs')])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, path.removeprefix("file://")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(folder),
+    )
+    width, *prompt, modules = result.stdout.splitlines()
+    assert width == "48"
+    assert PERSONA in "\n".join(prompt)
+    assert modules == "[]"
+
+
+def test_no_machine_path_and_no_secret_is_in_the_artifacts(first_run, folder):
+    for stage in first_run["stages"]:
+        for file in Path(stage["path"].removeprefix("file://")).rglob("*"):
+            if file.is_file():
+                content = file.read_bytes()
+                assert b"sk-secret" not in content, file
+                if stage["stage"] == "slice" and file.name != "manifest.json":
+                    assert str(folder).encode() not in content, file
+
+
+def test_a_second_run_reuses_everything(first_run, folder):
+    result = persona(folder, "run", folder / "persona.yaml", "-o", "json")
+    document = json.loads(result.stdout)
+    assert outcomes(document) == dict.fromkeys(STAGES, "reused")
+    assert [s["key"] for s in document["stages"]] == [s["key"] for s in first_run["stages"]]
+
+
+def test_the_table_shows_variants_answers_and_paths(first_run, folder):
+    result = persona(folder, "run", folder / "persona.yaml")
+    assert result.returncode == 0
+    for word in ("dense", "masked", "sliced", "recovered", "baseline", "report.html", "Checkpoint"):
+        assert word in result.stdout
+    report = result.stdout.split("Report")[1].split()[0]
+    assert "Captain Flint" in Path(report).read_text("utf-8")
+
+
+def test_another_sparsity_reruns_mask_and_later_only(first_run, folder, teacher):
+    asked = len(teacher.requests)
+    other = manifest(folder, teacher.url, pruning={"sparsityPercent": 50})
+    file = folder / "half.yaml"
+    file.write_text(json.dumps(other), encoding="utf-8")
+    document = json.loads(persona(folder, "run", file, "-o", "json").stdout)
+    assert outcomes(document) == {
+        **dict.fromkeys(STAGES[:3], "reused"),
+        **dict.fromkeys(STAGES[3:], "made"),
+    }
+    assert len(teacher.requests) == asked, "the teacher was not asked again"
+    record = json.loads((folder / ".persona/store/personas/default/captain.json").read_text())
+    assert [revision["sparsity_percent"] for revision in record["revisions"]] == [50, 25]
+
+
+def test_an_edited_instruction_file_is_noticed(first_run, folder):
+    keys = persona(folder, "keys", folder / "persona.yaml").stdout
+    file = folder / "instructions.jsonl"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before + b'\n{"instruction": "New?", "output": "Yes."}')
+        assert persona(folder, "keys", folder / "persona.yaml").stdout != keys
+    finally:
+        file.write_bytes(before)
+    assert persona(folder, "keys", folder / "persona.yaml").stdout == keys
+
+
+def test_chat_answers_from_the_checkpoint(first_run, folder):
+    result = persona(
+        folder, "chat", folder / "persona.yaml", "--max-tokens", "5", input_text="Hello\n\n"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+def test_chat_without_a_checkpoint_names_the_mend(folder, teacher):
+    file = folder / "other.yaml"
+    document = manifest(folder, teacher.url, pruning={"sparsityPercent": 75})
+    file.write_text(json.dumps(document), encoding="utf-8")
+    result = persona(folder, "chat", file)
+    assert result.returncode == 2
+    assert "persona run" in result.stderr
+
+
+def test_a_damaged_artifact_is_named(first_run, folder):
+    path = Path(next(s["path"] for s in first_run["stages"] if s["stage"] == "mask")[7:])
+    victim = path / "mask.safetensors"
+    whole = victim.read_bytes()
+    evaluate = Path(next(s["path"] for s in first_run["stages"] if s["stage"] == "slice")[7:])
+    manifest_file = evaluate / "manifest.json"
+    record = manifest_file.read_bytes()
+    try:
+        victim.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        manifest_file.unlink()
+        result = persona(folder, "run", folder / "persona.yaml")
+        assert result.returncode == 2
+        assert "mask.safetensors" in result.stderr
+        assert "Traceback" not in result.stderr
+    finally:
+        victim.write_bytes(whole)
+        manifest_file.write_bytes(record)
+
+
+def test_validate_prints_every_error(folder, teacher):
+    document = manifest(folder, teacher.url, pruning={"sparsityPercent": 95, "typo": 1})
+    file = folder / "bad.yaml"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    result = persona(folder, "validate", file, folder / "persona.yaml")
+    assert result.returncode == 2
+    assert "spec.pruning.sparsityPercent" in result.stderr
+    assert "spec.pruning.typo" in result.stderr
+    assert "captain is valid" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"baseModel": {"uri": "file:///absent/model"}}, "/absent/model"),
+        ({"instructions": {"uri": "file:///absent.jsonl"}}, "absent.jsonl"),
+        ({"scoring": {"firstBlock": 7}}, "spec.scoring"),
+        ({"referencePersonas": {"count": 50}}, "10 different reference personas instead of 50"),
+    ],
+)
+def test_wrong_sources_end_in_one_line_and_exit_code_2(folder, teacher, sections, message):
+    file = folder / "wrong.yaml"
+    file.write_text(json.dumps(manifest(folder, teacher.url, **sections)), encoding="utf-8")
+    result = persona(folder, "run", file)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

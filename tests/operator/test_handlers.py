@@ -1,0 +1,344 @@
+"""The whole operator, kopf included, against an API server in memory over HTTP."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import kopf
+import pytest
+from fake_api_server import FakeApiServer
+from fake_cluster import FakeCluster, Raw, evaluation_metrics, success_message
+from kubernetes import client
+from operator_world import NAMESPACE, persona_document, settings
+from persona_jobs.pipeline import keys
+from persona_jobs.spec import KIND, parse_manifest
+from persona_jobs.store import FileStore, Manifest, StageArtifacts
+from persona_operator import handlers
+from persona_operator.runtime import Runtime
+from persona_operator.settings import Settings
+
+PATIENCE = 20.0
+
+
+class Operator:
+    """A cluster with an API server; operators run against it and stop again."""
+
+    def __init__(self, server: FakeApiServer) -> None:
+        self.server = server
+        self.cluster = server.cluster
+
+    @asynccontextmanager
+    async def running(self, config: Settings) -> AsyncIterator[Runtime]:
+        configuration = client.Configuration()
+        configuration.host = self.server.url
+        runtime = Runtime(config, client.ApiClient(configuration))
+        stop, ready = threading.Event(), threading.Event()
+
+        def run() -> None:
+            asyncio.run(
+                kopf.operator(
+                    memo=runtime,
+                    namespaces=[NAMESPACE],
+                    standalone=True,
+                    stop_flag=stop,
+                    ready_flag=ready,
+                )
+            )
+
+        # A loop of its own: kopf ends whatever else runs in its loop when it stops.
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            assert await asyncio.to_thread(ready.wait, PATIENCE)
+            yield runtime
+        finally:
+            stop.set()
+            await asyncio.to_thread(thread.join, PATIENCE)
+            assert not thread.is_alive()
+
+    async def until(self, holds: Callable[[], Any], what: str) -> None:
+        for _ in range(int(PATIENCE / 0.05)):
+            if holds():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"never: {what}; {self.ready()}")
+
+    def ready(self, name: str = "captain") -> Raw:
+        document = self.cluster.get(KIND, NAMESPACE, name) or {}
+        conditions = document.get("status", {}).get("conditions", [])
+        return next((item for item in conditions if item["type"] == "Ready"), {})
+
+    def status(self, name: str = "captain") -> Raw:
+        document = self.cluster.get(KIND, NAMESPACE, name) or {}
+        return document.get("status", {})
+
+    def created_jobs(self) -> list[str]:
+        return [name for kind, name in self.cluster.created if kind == "Job"]
+
+    def work(self) -> None:
+        """Controllers and nodes do their part once."""
+        self.cluster.now = datetime.now(UTC)
+        for job in self.cluster.open_jobs():
+            if not job["spec"].get("suspend"):
+                stage = job["metadata"]["labels"]["persona-pruner.io/stage"]
+                self.cluster.finish(job, 0, success_message(stage))
+        for deployment in self.cluster.find("Deployment"):
+            head = deployment["metadata"]
+            if "status" not in deployment or (
+                deployment["status"]["observedGeneration"] != head["generation"]
+            ):
+                self.cluster.roll_out(head["namespace"], head["name"])
+
+    async def work_until(self, holds: Callable[[], Any], what: str) -> None:
+        def check() -> Any:
+            self.work()
+            return holds()
+
+        await self.until(check, what)
+
+
+@pytest.fixture
+async def operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Operator]:
+    server = FakeApiServer(FakeCluster())
+    await server.start()
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        f"""
+apiVersion: v1
+kind: Config
+current-context: fake
+contexts: [{{name: fake, context: {{cluster: fake, user: fake}}}}]
+clusters: [{{name: fake, cluster: {{server: "{server.url}"}}}}]
+users: [{{name: fake, user: {{}}}}]
+"""
+    )
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig)
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    yield Operator(server)
+    await server.stop()
+
+
+def config(**changes: Any) -> Settings:
+    return settings(
+        **{
+            "namespaces": [NAMESPACE],
+            "metricsPort": 0,
+            "healthPort": 0,
+            "reconcileIntervalSeconds": 0.5,
+            "retry": {"backoffSeconds": 0.5},
+            **changes,
+        }
+    )
+
+
+async def test_from_apply_to_ready(operator: Operator) -> None:
+    async with operator.running(config()):
+        operator.cluster.create(persona_document())
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+    assert len(operator.created_jobs()) == 7
+    status = operator.status()
+    assert status["url"] == "http://captain.stories.svc:8000"
+    # What kopf would add by itself: results of handlers, annotations, a finalizer.
+    assert set(status) <= {
+        "observedGeneration", "conditions", "stages", "revision", "revisions", "serving", "size",
+        "score", "latency", "url", "store", "finishedKeys",
+    }  # fmt: skip
+    head = operator.cluster.get(KIND, NAMESPACE, "captain")["metadata"]  # type: ignore[index]
+    assert not head.get("annotations")
+    assert not head.get("finalizers")
+    reasons = [event["reason"] for event in operator.cluster.find("Event")]
+    assert reasons.count("StageStarted") == 7
+    assert reasons.count("StageSucceeded") == 7
+    assert reasons.count("Ready") == 1
+
+
+async def test_a_restart_goes_on(operator: Operator) -> None:
+    operator.cluster.create(persona_document())
+    for count in (1, 3, 5):
+        async with operator.running(config()):
+            await operator.work_until(
+                lambda count=count: len(operator.created_jobs()) >= count, f"{count} Jobs"
+            )
+        operator.work()  # Jobs end while no operator runs
+    async with operator.running(config()):
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+    assert len(operator.created_jobs()) == len(set(operator.created_jobs())) == 7
+
+
+async def test_two_personas_share_what_is_equal(operator: Operator) -> None:
+    async with operator.running(config()):
+        for name in ("captain", "twin"):
+            document = persona_document(name)
+            document["spec"]["persona"] = {"text": "You are a sailor."}
+            operator.cluster.create(document)
+        await operator.work_until(
+            lambda: {operator.ready(n).get("status") for n in ("captain", "twin")} == {"True"},
+            "both Ready",
+        )
+    assert len(operator.created_jobs()) == 7
+
+
+async def test_a_refused_job_is_told_and_heals(operator: Operator) -> None:
+    operator.server.refuse[("POST", "jobs")] = (403, "Forbidden", "no permission to make Jobs")
+    async with operator.running(config()):
+        operator.cluster.create(persona_document())
+        await operator.until(lambda: operator.ready().get("reason") == "Forbidden", "Forbidden")
+        assert "no permission to make Jobs" in operator.ready()["message"]
+        operator.server.refuse.clear()
+        await operator.until(lambda: operator.created_jobs(), "a Job")
+    assert operator.created_jobs()[0].count("-") == 2  # the refused ones count as no attempt
+
+
+async def test_an_unavailable_api_server_is_survived(operator: Operator) -> None:
+    async with operator.running(config()):
+        operator.server.refuse[("PATCH", "personamodels")] = (500, "InternalError", "etcd is away")
+        operator.cluster.create(persona_document())
+        await operator.until(lambda: operator.created_jobs(), "a Job")
+        await asyncio.sleep(0.3)
+        operator.server.refuse.clear()
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+    assert len(operator.created_jobs()) == 7
+
+
+async def test_an_object_of_someone_else_is_left_alone(operator: Operator) -> None:
+    foreign: Raw = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "captain", "namespace": NAMESPACE, "labels": {"app": "theirs"}},
+        "spec": {"selector": {"app": "theirs"}},
+    }
+    operator.cluster.create(foreign)
+    async with operator.running(config()):
+        operator.cluster.create(persona_document())
+        await operator.work_until(
+            lambda: operator.ready().get("reason") == "NameTaken", "NameTaken"
+        )
+    assert operator.cluster.get("Service", NAMESPACE, "captain")["spec"] == foreign["spec"]  # type: ignore[index]
+
+
+async def test_the_text_of_a_config_map(operator: Operator) -> None:
+    async with operator.running(config()):
+        document = persona_document()
+        document["spec"]["persona"] = {"configMapRef": {"name": "texts", "key": "captain"}}
+        operator.cluster.create(document)
+        await operator.until(
+            lambda: operator.ready().get("reason") == "PersonaTextNotFound", "PersonaTextNotFound"
+        )
+        operator.cluster.create(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "texts", "namespace": NAMESPACE},
+                "data": {"captain": "You are a sailor."},
+            }
+        )
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+
+
+async def test_a_deaf_watch_is_noticed(operator: Operator) -> None:
+    async with operator.running(config(watchDeadlineSeconds=1.0)) as runtime:
+        operator.cluster.create(persona_document())
+        await operator.until(lambda: operator.status(), "a status")
+        assert runtime.health.problem() is None
+        operator.server.deaf = True
+        operator.cluster.create(persona_document("poet"))
+        await operator.until(lambda: runtime.health.problem(), "noticed")
+
+
+def publish(store: FileStore, document: Raw, stages: set[str] | None = None) -> dict[str, str]:
+    planned = {str(k): v for k, v in keys(parse_manifest(document).spec).items()}
+    for stage, key in planned.items():
+        if stages is None or stage in stages:
+            folder = Path(store.url.removeprefix("file://")) / f"made-{stage}-{key[:8]}"
+            folder.mkdir()
+            (folder / "result.json").write_text("{}")
+            metrics = evaluation_metrics() if stage == "evaluate" else {}
+            StageArtifacts(store).publish(
+                Manifest(stage=stage, stage_version=1, key=key, created_at=datetime.now(UTC),
+                         files={}, inputs={}, parameters={}, metrics=metrics, timings={},
+                         versions={}, environment={}),
+                folder,
+            )  # fmt: skip
+    return planned
+
+
+def file_store(tmp_path: Path) -> tuple[FileStore, Raw]:
+    root = tmp_path / "store"
+    root.mkdir()
+    volume = {"claimName": "shared", "mountPath": str(root)}
+    return FileStore(root), {"uri": f"file://{root}", "volume": volume}
+
+
+async def test_what_is_stored_is_not_made_again(operator: Operator, tmp_path: Path) -> None:
+    store, where = file_store(tmp_path)
+    publish(store, persona_document())
+    async with operator.running(config(store=where)):
+        operator.cluster.create(persona_document())
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+    assert operator.created_jobs() == []
+    assert all(stage["reused"] for stage in operator.status()["stages"])
+
+
+async def test_deletion_removes_what_no_other_persona_uses(
+    operator: Operator, tmp_path: Path
+) -> None:
+    store, where = file_store(tmp_path)
+    document = persona_document(artifactPolicy="Delete")
+    planned = publish(store, document)
+    async with operator.running(config(store=where)):
+        operator.cluster.create(document)
+        operator.cluster.create(persona_document("poet"))  # shares the reference stage
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+        head = operator.cluster.get(KIND, NAMESPACE, "captain")["metadata"]  # type: ignore[index]
+        assert head["finalizers"] == ["persona-pruner.io/artifacts"]
+        assert "old sailor" not in str(head["annotations"])
+        operator.cluster.delete(KIND, NAMESPACE, "captain")
+        await operator.until(
+            lambda: operator.cluster.get(KIND, NAMESPACE, "captain") is None, "released"
+        )
+    left = {stage for stage, key in planned.items() if StageArtifacts(store).manifest(stage, key)}
+    assert left == {"reference"}
+    assert "ArtifactsRemoved" in [event["reason"] for event in operator.cluster.find("Event")]
+
+
+async def test_deletion_is_released_without_credentials(operator: Operator) -> None:
+    async with operator.running(config()):
+        operator.cluster.create(persona_document(artifactPolicy="Delete"))
+        await operator.until(
+            lambda: operator.cluster.find(KIND)[0]["metadata"].get("finalizers"), "held"
+        )
+        operator.cluster.delete(KIND, NAMESPACE, "captain")
+        await operator.until(lambda: operator.cluster.find(KIND) == [], "released")
+    assert "ArtifactsRetained" in [event["reason"] for event in operator.cluster.find("Event")]
+
+
+async def test_series_vanish_with_their_persona(operator: Operator) -> None:
+    async with operator.running(config()) as runtime:
+        operator.cluster.create(persona_document())
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+        text = runtime.metrics.render().decode()
+        served = 'persona_pruner_checkpoint_bytes{namespace="stories",persona="captain"'
+        assert f'{served},variant="served"}} 2.1e+08' in text
+        assert 'persona_pruner_personas{state="Ready"} 1.0' in text
+        assert 'persona_pruner_api_requests_total{code="201",method="POST",resource="jobs"}' in text
+        operator.cluster.delete(KIND, NAMESPACE, "captain")
+        await operator.until(
+            lambda: 'persona="captain"' not in runtime.metrics.render().decode(), "gone"
+        )
+
+
+def test_handlers_are_all_there_is_of_kopf_decorators() -> None:
+    folder = Path(handlers.__file__).parent
+    using = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.py")
+        if "@kopf." in path.read_text()
+    }
+    assert using == {"handlers.py"}

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 from fake_cluster import FakeCluster, Raw
+
 from persona_jobs.spec import GROUP, KIND, PLURAL, VERSION
 
 RESOURCES: dict[tuple[str, str], tuple[str, str]] = {

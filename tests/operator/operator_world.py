@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from fake_cluster import START, FakeCluster, Raw, job_ended, success_message
+
 from persona_jobs.spec import API_VERSION, KIND
 from persona_operator.labels import CHECKSUM_ANNOTATION
 from persona_operator.reconcile import (

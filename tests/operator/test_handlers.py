@@ -14,6 +14,7 @@ from fake_api_server import FakeApiServer
 from fake_cluster import FakeCluster, Raw, evaluation_metrics, success_message
 from kubernetes import client
 from operator_world import NAMESPACE, persona_document, settings
+
 from persona_jobs.pipeline import keys
 from persona_jobs.spec import KIND, parse_manifest
 from persona_jobs.store import FileStore, Manifest, StageArtifacts

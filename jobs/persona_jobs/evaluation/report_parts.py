@@ -52,11 +52,15 @@ def shown_samples(lines: Sequence[SampleLine]) -> list[Sample]:
 
 
 def mean_losses(lines: Sequence[SampleLine]) -> dict[Variant, float]:
-    """Mean loss of each variant's answers under the dense model, empty answers left out."""
+    """Mean loss of each variant's answers under the dense model, empty answers left out.
+
+    The masked model's answers are the sliced one's.
+    """
     names = lines[0].losses if lines else {}
     rows = {name: [line.losses[name] for line in lines] for name in names}
     kept = {name: [loss for loss in row if loss is not None] for name, row in rows.items()}
-    return {name: sum(row) / len(row) for name, row in kept.items() if row}
+    means = {name: sum(row) / len(row) for name, row in kept.items() if row}
+    return means | ({"masked": means["sliced"]} if "sliced" in means else {})
 
 
 def ranking(queries: Sequence[ScoredQuery]) -> Ranking | None:

@@ -292,8 +292,8 @@ class Deployment:
             updated=int(status.get("updatedReplicas", 0)),
             ready=int(status.get("readyReplicas", 0)),
             available=int(status.get("availableReplicas", 0)),
-            deadline_exceeded=progress.get("message", "") if stuck else "",
-            rejected=rejected.get("message", "") if failing else "",
+            deadline_exceeded=(progress.get("message") or "no progress") if stuck else "",
+            rejected=(rejected.get("message") or "no pod can be made") if failing else "",
             rejected_since=parse_time(rejected.get("lastTransitionTime")) if failing else None,
         )
 

@@ -110,6 +110,12 @@ class _Stage:
             if (job.stage, job.key, job.store) == (stage.name, stage.key, context.store.identity)
         ]
         own = [job for job in same if context.is_own(job)]
+        # Jobs of another store have the same names.
+        self.numbers = [
+            job.attempt
+            for job in context.observed.jobs
+            if context.is_own(job) and (job.stage, job.key) == (stage.name, stage.key)
+        ]
         self.own = sorted(own, key=lambda job: job.attempt)
         self.others = [job for job in same if not context.is_own(job) and not job.deleting]
 
@@ -389,7 +395,7 @@ class _Stage:
         return None
 
     def _start(self) -> Progress:
-        attempt = 1 + max([self.previous.attempts, *(job.attempt for job in self.own)])
+        attempt = 1 + max([self.previous.attempts, *self.numbers])
         owner, observed = self.context.persona.owner, self.context.observed
         name = job_name(owner.name, self.stage.name, self.stage.key, attempt)
         if observed.problem is not None and name in observed.refused_jobs:

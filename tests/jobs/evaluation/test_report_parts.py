@@ -77,6 +77,8 @@ def _line(loss: float) -> SampleLine:
 def test_mean_losses_leave_empty_answers_out():
     assert mean_losses([_line(1.0), _line(2.0)]) == {"dense": 1.5}
     assert mean_losses([]) == {}
+    spoken = _line(1.0).model_copy(update={"losses": {"dense": 1.0, "sliced": 3.0}})
+    assert mean_losses([spoken, _line(2.0)]) == {"dense": 1.5, "sliced": 3.0, "masked": 3.0}
 
 
 def test_samples_keep_text_probability_and_ending():

@@ -35,7 +35,9 @@ def wanted(samples: int = 2) -> list[WantedAnswer]:
     )
 
 
-def assembled(answers: Mapping[int, TeacherAnswer], *, max_tokens: int = 1000) -> Assembly:
+def assembled(
+    answers: Mapping[int, TeacherAnswer], *, max_tokens: int = 1000, cut_overlong: bool = False
+) -> Assembly:
     return assemble(
         wanted(),
         answers,
@@ -44,6 +46,7 @@ def assembled(answers: Mapping[int, TeacherAnswer], *, max_tokens: int = 1000) -
         special_tokens=["<|im_end|>"],
         count_tokens=lambda q, answer: len(q) + len(answer),
         max_tokens=max_tokens,
+        cut_overlong=cut_overlong,
     )
 
 
@@ -118,6 +121,18 @@ def test_wrapping_is_removed() -> None:
     answers = good()
     answers[0] = TeacherAnswer('Here is the rewritten answer: "Arr, T!"', "complete")
     assert assembled(answers).splits["test"][0].answer == "Arr, T!"
+
+
+def test_overlong_answers_are_cut_at_a_sentence_if_asked_for() -> None:
+    answers = good()
+    answers[0] = TeacherAnswer("Arr, that be a fine tale. Once upon a", "truncated")
+    answers[1] = TeacherAnswer("Arr, that be a tale without", "truncated")
+    answers[2] = TeacherAnswer("As an AI language model, I can't. So I", "truncated")
+    assert assembled(answers).dropped == {"truncated": 3}
+    result = assembled(answers, cut_overlong=True)
+    assert result.dropped == {"refusal": 1, "truncated": 1}
+    assert result.cut == 1
+    assert result.splits["test"][0].answer == "Arr, that be a fine tale."
 
 
 def losses(usable: int, dropped: dict[Reason, int]) -> Assembly:

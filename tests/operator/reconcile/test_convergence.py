@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from operator_world import NAMESPACE, World, persona_document
 from operator_world import settings as operator_settings
+
 from persona_jobs.spec import KIND
 from persona_operator.reconcile import Create, Persona, Stored
 

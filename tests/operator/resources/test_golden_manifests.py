@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from operator_world import persona_document
+
 from persona_jobs.spec import API_VERSION, KIND, parse_manifest
 from persona_jobs.spec.common import SecretKeyRef
 from persona_operator.resources.common import Images, Owner

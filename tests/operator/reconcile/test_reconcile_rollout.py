@@ -1,0 +1,303 @@
+"""Revisions, the gate, and what is served."""
+
+from typing import Any
+
+import pytest
+from fake_cluster import Raw, evaluation_message, success_message
+from operator_world import NAMESPACE, World, persona_document, settings
+
+from persona_jobs.spec import Gate
+from persona_operator.api.status import RevisionStatus
+from persona_operator.reconcile import Apply, Delete, Problem
+from persona_operator.reconcile.gate import judge
+from persona_operator.reconcile.reconciler import reconcile
+from persona_operator.reconcile.revisions import MAX_REVISIONS
+
+GATE = {"gate": {"minPersonaScore": 60}}
+
+
+def messages(score: float) -> Any:
+    return lambda stage: (
+        evaluation_message(score=score) if stage == "evaluate" else success_message(stage)
+    )
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.add(persona_document(evaluation=GATE))
+    return made
+
+
+def deployment(world: World) -> Raw:
+    found = world.cluster.get("Deployment", NAMESPACE, "captain")
+    assert found is not None
+    return found
+
+
+def served(world: World) -> str | None:
+    serving = world.persona().status.serving
+    return serving.revision if serving else None
+
+
+def test_a_model_that_meets_the_gate_is_served(world: World) -> None:
+    world.run(messages=messages(80))
+    revision = world.persona().status.revisions[0]
+    assert revision.gate == "Passed"
+    assert served(world) == revision.id
+    label = deployment(world)["spec"]["template"]["metadata"]["labels"]
+    assert label["persona-pruner.io/revision"] == revision.id
+
+
+def test_a_first_model_that_misses_the_gate_is_not_served(world: World) -> None:
+    world.run(messages=messages(40))
+    assert world.cluster.find("Deployment") == []
+    ready = world.condition()
+    assert (ready.status, ready.reason) == ("False", "GateFailed")
+    assert "persona score 40.0 is below minPersonaScore 60" in ready.message
+    assert world.persona().status.url is None
+    assert world.condition("Stalled").status == "True"
+
+
+def test_the_last_good_model_keeps_serving(world: World) -> None:
+    world.run(messages=messages(80))
+    good = served(world)
+    world.edit("captain", pruning={"sparsityPercent": 50})
+    world.run(messages=messages(40))
+    assert served(world) == good
+    ready = world.condition()
+    assert (ready.status, ready.reason) == ("False", "GateFailed")
+    assert "persona score 40.0" in ready.message
+    assert f"Revision {good} keeps serving (persona score 80)" in ready.message
+    status = world.persona().status
+    assert status.url == "http://captain.stories.svc:8000"
+    assert [item.gate for item in status.revisions] == ["Failed", "Passed"]
+    assert status.score == "80.0 (dense 82.0)"
+
+
+def test_a_lower_gate_heals_without_any_job(world: World) -> None:
+    world.run(messages=messages(40))
+    jobs = len(world.cluster.find("Job"))
+    world.edit("captain", evaluation={"gate": {"minPersonaScore": 30}})
+    world.run()
+    assert len(world.cluster.find("Job")) == jobs
+    assert world.condition().status == "True"
+
+
+def test_one_field_rolls_back_and_on_again(world: World) -> None:
+    world.run(messages=messages(80))
+    first = served(world)
+    world.edit("captain", pruning={"sparsityPercent": 50})
+    world.run(messages=messages(70))
+    second = served(world)
+    assert second != first
+    world.edit("captain", serving={"revision": first})
+    world.run()
+    assert served(world) == first
+    assert world.condition().status == "True"
+    world.edit("captain", serving={})
+    world.run()
+    assert served(world) == second
+
+
+def test_a_pinned_model_is_served_even_below_the_gate(world: World) -> None:
+    world.run(messages=messages(40))
+    world.edit("captain", serving={"revision": world.persona().status.revision})
+    world.run()
+    assert world.condition().status == "True"
+
+
+def test_a_pin_to_nothing_is_told(world: World) -> None:
+    world.run(messages=messages(80))
+    first = served(world)
+    world.edit("captain", serving={"revision": "deadbeef"})
+    world.run()
+    ready = world.condition()
+    assert (ready.status, ready.reason) == ("False", "RevisionNotFound")
+    assert f"({first})" in ready.message
+    assert served(world) == first
+
+
+def test_a_new_model_serves_only_once_its_pods_are_up(world: World) -> None:
+    world.run(messages=messages(80))
+    first = served(world)
+    world.edit("captain", pruning={"sparsityPercent": 50})
+    for _ in range(20):
+        world.step()
+        for job in world.cluster.open_jobs():
+            stage = job["metadata"]["labels"]["persona-pruner.io/stage"]
+            world.cluster.finish(job, 0, success_message(stage))
+    assert deployment(world)["metadata"]["labels"]["persona-pruner.io/revision"] != first
+    assert served(world) == first
+    assert (world.condition().status, world.condition().reason) == ("Unknown", "RollingOut")
+    world.cluster.roll_out(NAMESPACE, "captain")
+    world.step()
+    assert served(world) == world.persona().status.revision
+    assert ("Normal", "RevisionServed") in world.events
+
+
+def test_serving_pods_that_do_not_get_ready_are_told(world: World) -> None:
+    world.run(messages=messages(80))
+
+    def stuck(document: Raw) -> None:
+        document["status"] = {
+            "observedGeneration": document["metadata"]["generation"],
+            "replicas": 1,
+            "updatedReplicas": 1,
+            "conditions": [
+                {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+            ],
+        }
+
+    world.cluster.update("Deployment", NAMESPACE, "captain", stuck)
+    world.step()
+    assert (world.condition().status, world.condition().reason) == ("False", "RolloutStuck")
+
+
+def test_the_newest_ten_are_kept_and_never_without_the_served_one(world: World) -> None:
+    world.run(messages=messages(80))
+    first = served(world)
+    for sparsity in range(30, 44):
+        world.edit("captain", pruning={"sparsityPercent": sparsity}, serving={"revision": first})
+        world.run(messages=messages(80))
+    revisions = world.persona().status.revisions
+    assert len(revisions) == MAX_REVISIONS
+    assert revisions[0].sparsity_percent == 43
+    assert first in [item.id for item in revisions]
+    assert served(world) == first
+
+
+def test_another_evaluation_of_the_same_model_replaces_its_figures(world: World) -> None:
+    world.run(messages=messages(80))
+    world.edit("captain", evaluation={**GATE, "maxQueries": 70})
+    world.run(messages=messages(75))
+    status = world.persona().status
+    assert [item.persona_score for item in status.revisions] == ["75"]
+    assert world.condition().status == "True"
+
+
+def test_serving_switched_off_removes_everything(world: World) -> None:
+    world.edit("captain", serving={"replicas": 2})
+    world.run(messages=messages(80))
+    assert world.cluster.find("PodDisruptionBudget")
+    world.edit("captain", serving={"enabled": False})
+    world.run()
+    for kind in ("Deployment", "Service", "PodDisruptionBudget"):
+        assert world.cluster.find(kind) == []
+    assert (world.condition().status, world.condition().reason) == ("True", "Evaluated")
+    assert world.persona().status.url is None
+
+
+def test_no_replicas_is_a_wish_not_a_failure(world: World) -> None:
+    world.edit("captain", serving={"replicas": 0})
+    world.run(messages=messages(80))
+    assert (world.condition().status, world.condition().reason) == ("True", "ScaledToZero")
+
+
+def test_the_scale_subresource(world: World) -> None:
+    world.edit("captain", serving={"replicas": 2})
+    world.run(messages=messages(80))
+    serving = world.persona().status.serving
+    assert (serving.replicas, serving.ready_replicas) == (2, 2)
+    assert serving.selector == (
+        "app.kubernetes.io/component=serving,persona-pruner.io/persona=captain"
+    )
+
+
+def test_a_budget_only_above_one_replica(world: World) -> None:
+    world.run(messages=messages(80))
+    assert world.cluster.find("PodDisruptionBudget") == []
+    world.edit("captain", serving={"replicas": 2})
+    world.run()
+    assert len(world.cluster.find("PodDisruptionBudget")) == 1
+    world.edit("captain", serving={"replicas": 1})
+    plan = world.step()
+    assert Delete("PodDisruptionBudget", "captain") in plan.actions
+
+
+def test_with_an_autoscaler_the_replicas_are_its_own(world: World) -> None:
+    world.edit("captain", serving={"autoscaling": {"maxReplicas": 4}})
+    world.run(messages=messages(80))
+    assert "replicas" not in deployment(world)["spec"]
+    assert world.cluster.find("HorizontalPodAutoscaler")[0]["spec"]["maxReplicas"] == 4
+    world.edit("captain", serving={"replicas": 1})
+    world.run()
+    assert world.cluster.find("HorizontalPodAutoscaler") == []
+    assert deployment(world)["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize(("gpus", "surge"), [(0, (1, 0)), (1, (0, 1))])
+def test_an_old_pod_makes_room_first_where_gpus_are_whole(
+    gpus: int, surge: tuple[int, int]
+) -> None:
+    world = World(settings(profiles={"serving": {"gpus": gpus}}))
+    world.add(persona_document())
+    world.run()
+    rolling = deployment(world)["spec"]["strategy"]["rollingUpdate"]
+    assert (rolling["maxSurge"], rolling["maxUnavailable"]) == surge
+
+
+def test_a_deleted_or_altered_object_is_applied_again(world: World) -> None:
+    world.run(messages=messages(80))
+    world.cluster.delete("Service", NAMESPACE, "captain")
+    kinds = [item.manifest["kind"] for item in world.step().actions if isinstance(item, Apply)]
+    assert kinds == ["Service"]
+    assert world.plan().actions == ()
+    world.resync = True
+    kinds = [item.manifest["kind"] for item in world.plan().actions if isinstance(item, Apply)]
+    assert kinds == ["Service", "Deployment"]
+
+
+def test_what_the_api_server_refused_is_told(world: World) -> None:
+    world.run(messages=messages(80))
+    from dataclasses import replace
+
+    observed = replace(world.observe("captain"), problem=Problem("Forbidden", "may not"))
+    plan = reconcile(world.persona(), observed, world.settings, world.cluster.now)
+    ready = next(item for item in plan.status.conditions if item.type == "Ready")
+    assert (ready.status, ready.reason, ready.message) == ("False", "Forbidden", "may not")
+
+
+def revision(**figures: str) -> RevisionStatus:
+    return RevisionStatus(
+        id="01234567", slice_key="a", evaluate_key="b", finished_at="", sparsity_percent=25,
+        gate="NotSet", **figures,
+    )  # fmt: skip
+
+
+FIGURES = {
+    "persona_score": "60",
+    "dense_persona_score": "80",
+    "generic_loss": "2.2",
+    "dense_generic_loss": "2.0",
+}
+
+
+@pytest.mark.parametrize(
+    ("gate", "result"),
+    [
+        ({"minPersonaScore": 60}, "Passed"),
+        ({"minPersonaScore": 61}, "Failed"),
+        ({"minPersonaScoreRetentionPercent": 75}, "Passed"),
+        ({"minPersonaScoreRetentionPercent": 76}, "Failed"),
+        ({"maxGenericLossIncreasePercent": 11}, "Passed"),
+        ({"maxGenericLossIncreasePercent": 9}, "Failed"),
+        ({"minPersonaScore": 50, "maxGenericLossIncreasePercent": 9}, "Failed"),
+    ],
+)
+def test_thresholds(gate: Raw, result: str) -> None:
+    assert judge(Gate.model_validate(gate), revision(**FIGURES)).result == result
+
+
+@pytest.mark.parametrize("gate", [
+    {"minPersonaScore": 0}, {"minPersonaScoreRetentionPercent": 0},
+    {"maxGenericLossIncreasePercent": 1000},
+])  # fmt: skip
+def test_what_was_not_measured_meets_no_threshold(gate: Raw) -> None:
+    verdict = judge(Gate.model_validate(gate), revision())
+    assert verdict.result == "Failed"
+    assert "not measured" in verdict.message
+
+
+def test_without_a_gate_everything_may_serve() -> None:
+    assert judge(None, revision()).result == "NotSet"

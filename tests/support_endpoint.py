@@ -111,7 +111,12 @@ class Endpoint:
                 pass
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                length = int(self.headers["Content-Length"])
+                raw = self.rfile.read(length)
+                if len(raw) < length:
+                    self.close_connection = True
+                    return  # the client hung up
+                body = json.loads(raw)
                 with endpoint._lock:
                     number = len(endpoint.requests)
                     endpoint.requests.append((self.path, dict(self.headers), body))

@@ -6,7 +6,7 @@ import sys
 
 import kopf
 
-from persona_jobs.errors import EXIT_INPUT, InputError
+from persona_jobs.errors import EXIT_INPUT, EXIT_RETRY, InputError
 
 from .log import configure_logging
 from .runtime import Runtime
@@ -27,14 +27,18 @@ def main() -> int:
     from . import handlers  # noqa: F401 -- registers the handlers
 
     runtime = Runtime(settings)
-    asyncio.run(
-        kopf.operator(
-            clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
-            standalone=True,
-            memo=runtime,
-        )
+    operator = kopf.operator(
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        standalone=True,
+        memo=runtime,
     )
+    try:
+        asyncio.run(operator)
+    except Exception as error:
+        # kopf has logged where it happened.
+        logger.error("the operator can't start: %s", error.__cause__ or error)  # noqa: TRY400
+        return EXIT_RETRY
     return 0
 
 

@@ -59,6 +59,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 12)
     settings.process.ultimate_exiting_timeout = 30
     # Only the operator's own objects are sent at all.
     for group, plural in CHILD_RESOURCES:

@@ -153,7 +153,7 @@ class World:
             if action.suspend:
                 cluster.delete_pods(job)
         else:
-            raise AssertionError(action)
+            raise TypeError(action)
 
     def _write_status(self, name: str, plan: Plan) -> None:
         written = plan.status.model_dump(mode="json", by_alias=True, exclude_none=True)

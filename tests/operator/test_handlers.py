@@ -193,7 +193,7 @@ async def test_a_refused_job_is_told_and_heals(operator: Operator) -> None:
         await operator.until(lambda: operator.ready().get("reason") == "Forbidden", "Forbidden")
         assert "no permission to make Jobs" in operator.ready()["message"]
         operator.server.refuse.clear()
-        await operator.until(lambda: operator.created_jobs(), "a Job")
+        await operator.until(operator.created_jobs, "a Job")
     assert operator.created_jobs()[0].count("-") == 2  # the refused ones count as no attempt
 
 
@@ -201,7 +201,7 @@ async def test_an_unavailable_api_server_is_survived(operator: Operator) -> None
     async with operator.running(config()):
         operator.server.refuse[("PATCH", "personamodels")] = (500, "InternalError", "etcd is away")
         operator.cluster.create(persona_document())
-        await operator.until(lambda: operator.created_jobs(), "a Job")
+        await operator.until(operator.created_jobs, "a Job")
         await asyncio.sleep(0.3)
         operator.server.refuse.clear()
         await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
@@ -246,11 +246,11 @@ async def test_the_text_of_a_config_map(operator: Operator) -> None:
 async def test_a_deaf_watch_is_noticed(operator: Operator) -> None:
     async with operator.running(config(watchDeadlineSeconds=1.0)) as runtime:
         operator.cluster.create(persona_document())
-        await operator.until(lambda: operator.status(), "a status")
+        await operator.until(operator.status, "a status")
         assert runtime.health.problem() is None
         operator.server.deaf = True
         operator.cluster.create(persona_document("poet"))
-        await operator.until(lambda: runtime.health.problem(), "noticed")
+        await operator.until(runtime.health.problem, "noticed")
 
 
 def publish(store: FileStore, document: Raw, stages: set[str] | None = None) -> dict[str, str]:

@@ -108,8 +108,12 @@ class UriOf(_StringFormat):
     """A URI with one of the given schemes."""
 
     def __init__(self, *schemes: str) -> None:
-        self.pattern = f"^({'|'.join(schemes)})://.+$"
         self.message = "must start with one of " + ", ".join(f"{s}://" for s in schemes)
+        self.pattern = f"^({'|'.join(schemes)})://.+$"
+        if "http" in schemes:
+            # It is recorded in manifests and status, where no secret may stand.
+            self.pattern = f"^({'|'.join(schemes)})://[^/@]+(/[^@]*)?$"
+            self.message += " and hold no user name or password"
 
     def check(self, value: str) -> str:
         """Return ``value``, or raise ValueError when it is no such URI."""

@@ -9,9 +9,9 @@ from typing import Literal
 
 from ..api.status import Condition, ConditionType
 from .context import Context
+from .progress import Progress
 from .revisions import Revisions
 from .serving import Serving
-from .stages import Progress
 from .times import format_time
 
 ConditionStatus = Literal["True", "False", "Unknown"]

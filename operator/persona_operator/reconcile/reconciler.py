@@ -10,9 +10,10 @@ from .events import transition_events
 from .observed import Observed
 from .persona import Persona
 from .plan import Apply, Delete, Plan, PlanBuilder
+from .progress import finished_keys
 from .revisions import current_id, update_revisions
 from .serving import Serving, serve
-from .stages import advance, finished_keys
+from .stages import advance
 from .summary import summarize_revision
 from .times import format_time
 

@@ -14,7 +14,7 @@ from .blockers import deployment_blocker
 from .context import Context, images
 from .observed import Deployment
 from .plan import Apply, Delete, PlanBuilder
-from .stages import is_stalled
+from .progress import is_stalled
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """How far each stage is, and which Job to start, suspend, replace or remove."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from pydantic import JsonValue
 
 from persona_jobs.pipeline import PlannedStage
-from persona_jobs.results import EvaluationMetrics, TerminationMessage
+from persona_jobs.results import TerminationMessage
 
 from ..api.status import StageStatus
 from ..labels import RETRY_ANNOTATION, job_name
@@ -19,6 +18,8 @@ from .failures import Failure, has_result, job_failure, result
 from .metrics import evaluation_summary, parse_evaluation, summarize
 from .observed import Job
 from .plan import Create, Delete, PlanBuilder, SetSuspend
+from .progress import Progress, finished_key, is_stalled
+from .stale_jobs import remove_stale_jobs
 from .times import format_time, parse_time
 
 # A Job's end may be observed before its pod's: the termination message is waited for that long.
@@ -26,33 +27,7 @@ RESULT_GRACE = timedelta(seconds=15)
 # Interruptions beyond this number count as failures, so that every retry is bounded.
 MAX_INTERRUPTIONS = 30
 CAPACITY_WAKE_SECONDS = 15.0
-MAX_FINISHED_KEYS = 100
 EVALUATE = "evaluate"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State of one stage.
-
-    Attributes:
-        status: what the PersonaModel's status says of it.
-        stalled: whether it can't go on before a person mends something.
-        evaluation: the evaluation's metrics, when this stage has just brought them.
-    """
-
-    status: StageStatus
-    stalled: bool = False
-    evaluation: EvaluationMetrics | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether its result is in the store."""
-        return self.status.state == "Succeeded"
-
-
-def finished_key(stage: str, key: str) -> str:
-    """Entry of ``status.finishedKeys``."""
-    return f"{stage}/{key}"
 
 
 def advance(context: Context, builder: PlanBuilder) -> list[Progress]:
@@ -64,21 +39,8 @@ def advance(context: Context, builder: PlanBuilder) -> list[Progress]:
         own = _Stage(context, stage, builder, missing, active)
         progress[stage.name] = own.progress()
         active += own.started
-    _remove_stale_jobs(context, builder)
+    remove_stale_jobs(context, builder)
     return list(progress.values())
-
-
-def finished_keys(context: Context, progress: list[Progress]) -> list[str]:
-    """All stages known to be finished in this store, newest first, bounded."""
-    keys = [finished_key(item.status.name, item.status.key) for item in progress if item.succeeded]
-    keys += [
-        finished_key(job.stage, job.key)
-        for job in context.observed.jobs
-        if context.is_own(job) and job.complete and job.store == context.store.identity
-    ]
-    if context.persona.status.store in {None, context.store.identity}:
-        keys += context.persona.status.finished_keys
-    return list(dict.fromkeys(keys))[:MAX_FINISHED_KEYS]
 
 
 def retry_delay(failures: int, base: float, limit: float) -> float:
@@ -419,17 +381,6 @@ class _Stage:
         return Progress(self.previous.model_copy(update=update))
 
 
-def is_stalled(since: datetime | None, context: Context, builder: PlanBuilder) -> bool:
-    """Whether a blocker needs a person: at once, or once it has lasted for the grace period."""
-    if since is None:
-        return True
-    age = (context.now - since).total_seconds()
-    left = context.settings.blocked_grace_seconds - age
-    if left > 0:
-        builder.wake(left)
-    return left <= 0
-
-
 def _previous(context: Context, stage: PlannedStage) -> StageStatus:
     status = context.persona.status
     if status.store in {None, context.store.identity}:
@@ -437,23 +388,6 @@ def _previous(context: Context, stage: PlannedStage) -> StageStatus:
             if item.name == stage.name and item.key == stage.key:
                 return item
     return StageStatus(name=stage.name, key=stage.key, state="Pending")
-
-
-def _remove_stale_jobs(context: Context, builder: PlanBuilder) -> None:
-    """Remove own Jobs of other keys, and all but the last two attempts of the current ones."""
-    planned = {(stage.name, stage.key) for stage in context.stages}
-    own = [job for job in context.observed.jobs if context.is_own(job)]
-    newest: dict[tuple[str, str], int] = {}
-    for job in own:
-        at = (job.stage, job.key)
-        newest[at] = max(newest.get(at, 0), job.attempt)
-    removed = {item.name for item in builder.actions if isinstance(item, Delete)}
-    for job in own:
-        at = (job.stage, job.key)
-        current = at in planned and job.store == context.store.identity
-        superseded = job.attempt < newest[at] - (1 if job.ended else 0)
-        if (not current or superseded) and not job.deleting and job.name not in removed:
-            builder.act(Delete("Job", job.name))
 
 
 def _version_mismatch(message: TerminationMessage) -> Failure:

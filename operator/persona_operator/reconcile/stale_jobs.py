@@ -1,0 +1,21 @@
+"""Jobs that are of no use any more."""
+
+from .context import Context
+from .plan import Delete, PlanBuilder
+
+
+def remove_stale_jobs(context: Context, builder: PlanBuilder) -> None:
+    """Remove own Jobs of other keys, and all but the last two attempts of the current ones."""
+    planned = {(stage.name, stage.key) for stage in context.stages}
+    own = [job for job in context.observed.jobs if context.is_own(job)]
+    newest: dict[tuple[str, str], int] = {}
+    for job in own:
+        at = (job.stage, job.key)
+        newest[at] = max(newest.get(at, 0), job.attempt)
+    removed = {item.name for item in builder.actions if isinstance(item, Delete)}
+    for job in own:
+        at = (job.stage, job.key)
+        current = at in planned and job.store == context.store.identity
+        superseded = job.attempt < newest[at] - (1 if job.ended else 0)
+        if (not current or superseded) and not job.deleting and job.name not in removed:
+            builder.act(Delete("Job", job.name))

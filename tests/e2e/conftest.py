@@ -1,0 +1,187 @@
+"""One installation of the chart for the whole session, a bucket, namespaces, and two personas.
+
+Everything needs a cluster (KUBECONFIG), MinIO in it, the two images loaded, and helm, kubectl and
+kstatus on the PATH. E2E_* variables name others than those of a local trial cluster.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support_teacher
+import yaml
+from support_bucket import ACCESS_KEY, CLUSTER_ENDPOINT, SECRET_KEY, Bucket
+from support_cluster import Cluster
+from support_personas import Persona, Spec, merged, tiny_spec
+from support_recorder import Recorder
+from support_release import Release
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "persona.yaml"
+IMAGES = os.environ.get("E2E_IMAGE_PREFIX", "persona-pruner")
+TAG = os.environ.get("E2E_IMAGE_TAG", "dev")
+JOBS_IMAGE = f"{IMAGES}/jobs:{TAG}"
+SECRET = "persona-store"
+PERSONAS = "personamodels.persona-pruner.io"
+# The example with the real SmolLM2, as small as it still means something.
+EXAMPLE_CHANGES: Spec = {
+    "instructions": {"maxSamples": 40},
+    "referencePersonas": {"count": 2},
+    "teacher": {"maxTokens": 24, "overlong": "CutAtSentence"},
+    "pruning": {"steps": 2, "batchSize": 8},
+    "recovery": {"fineTune": {"enabled": False}},
+    "evaluation": {
+        "maxQueries": 2,
+        "maxAnswerTokens": 8,
+        "genericSamples": 4,
+        "baseline": False,
+    },
+    "compute": {"dtype": "Float32"},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not os.environ.get("KUBECONFIG"):
+            item.add_marker(pytest.mark.skip(reason="KUBECONFIG names no cluster"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture(scope="session")
+def prefix() -> str:
+    """Begins the names of everything cluster-wide that this session makes."""
+    return f"e2e-{uuid.uuid4().hex[:5]}"
+
+
+@pytest.fixture(scope="session")
+def bucket(prefix: str) -> Iterator[Bucket]:
+    bucket = Bucket(prefix)
+    yield bucket
+    bucket.remove()
+
+
+@pytest.fixture(scope="session")
+def namespaces(cluster: Cluster, prefix: str) -> Iterator[dict[str, str]]:
+    """Names by role, each with the store's Secret in it."""
+    roles = ["system", "crew", "guests", "faults", "quota", "storm", "elsewhere"]
+    names = {role: f"{prefix}-{role}" for role in roles}
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    try:
+        for name in names.values():
+            make_namespace(cluster, name)
+            secret(cluster, name, SECRET, keys)
+        yield names
+    finally:
+        cluster.kubectl("delete", "namespace", "--wait", *names.values(), check=False)
+
+
+def make_namespace(cluster: Cluster, name: str) -> None:
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+
+def secret(cluster: Cluster, namespace: str, name: str, keys: dict[str, str]) -> None:
+    head = {"name": name, "namespace": namespace}
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": head, "stringData": keys})
+
+
+@pytest.fixture(scope="session")
+def values(bucket: Bucket) -> dict[str, Any]:
+    """Values of the chart, without ``namespaces``."""
+    small = {"cpu": "50m", "memory": "3Gi", "scratch": "4Gi"}
+    return {
+        "image": {"registry": "", "pullPolicy": "IfNotPresent"},
+        "operator": {"image": {"repository": f"{IMAGES}/operator", "tag": TAG}},
+        "jobs": {"image": {"repository": f"{IMAGES}/jobs", "tag": TAG}},
+        "store": {
+            "uri": bucket.uri,
+            "endpoint": CLUSTER_ENDPOINT,
+            "credentialsSecret": SECRET,
+        },
+        "profiles": {"default": small, "serving": small},
+    }
+
+
+@pytest.fixture(scope="session")
+def release(
+    cluster: Cluster, namespaces: dict[str, str], values: dict[str, Any]
+) -> Iterator[Release]:
+    """The operator, with rights in the tests' namespaces only."""
+    found = cluster.kubectl("get", "crd", PERSONAS, "--ignore-not-found", "-o", "name")
+    watched = [namespaces[role] for role in ("crew", "guests", "faults", "quota", "storm")]
+    release = Release(cluster, namespaces["system"], watched, values | {"namespaces": watched})
+    try:
+        release.install()
+        yield release
+    finally:
+        for namespace in namespaces.values():
+            # A finalizer is released by the operator only.
+            cluster.kubectl("-n", namespace, "delete", "personas", "--all", check=False)
+        release.uninstall()
+        if not found:
+            cluster.kubectl("delete", "crd", PERSONAS, check=False)
+
+
+@pytest.fixture(scope="session")
+def recorder(cluster: Cluster, release: Release) -> Iterator[Recorder]:
+    """Every Job and pod since the installation."""
+    recorder = Recorder(cluster, release.watched)
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture(scope="session")
+def teacher(cluster: Cluster, namespaces: dict[str, str]) -> str:
+    """Base URL of a teacher that answers at once."""
+    namespace = namespaces["system"]
+    cluster.apply(*support_teacher.manifests(namespace, JOBS_IMAGE))
+    cluster.kubectl("-n", namespace, "rollout", "status", "deployment/teacher", "--timeout=60s")
+    return support_teacher.base_url(namespace)
+
+
+@pytest.fixture(scope="session")
+def tiny(bucket: Bucket, teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    """Spec of a persona that takes seconds a stage."""
+    base = bucket.put_tiny_base(tmp_path_factory.mktemp("tiny"))
+    instructions = bucket.put_instructions(tmp_path_factory.mktemp("data"))
+    return tiny_spec(base, instructions, teacher)
+
+
+@pytest.fixture(scope="session")
+def example(
+    cluster: Cluster, release: Release, recorder: Recorder, namespaces: dict[str, str]
+) -> Persona:
+    """examples/persona.yaml, applied; its stages run while other tests do."""
+    document = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    persona = Persona(cluster, namespaces["crew"], document["metadata"]["name"])
+    return persona.apply(merged(document["spec"], EXAMPLE_CHANGES))
+
+
+@pytest.fixture(scope="session")
+def captain(
+    cluster: Cluster,
+    release: Release,
+    recorder: Recorder,
+    namespaces: dict[str, str],
+    tiny: Spec,
+    example: Persona,
+) -> Persona:
+    """A tiny persona that is served."""
+    persona = Persona(cluster, namespaces["crew"], "captain").apply(tiny)
+    persona.until_ready()
+    return persona
+
+
+@pytest.fixture(autouse=True)
+def _operator_log_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A failed test shows what the operator said."""
+    before = request.session.testsfailed
+    yield
+    if request.session.testsfailed > before and "release" in request.fixturenames:
+        log = request.getfixturevalue("release").log()
+        print("--- operator\n" + "\n".join(log.splitlines()[-40:]))

@@ -1,0 +1,68 @@
+"""The example persona with the real SmolLM2, from `kubectl apply` to a chat answer."""
+
+import pytest
+from support_bucket import Bucket
+from support_personas import STAGES, Persona
+from support_recorder import Recorder
+
+from persona_jobs.models import mask_file
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def ready(example: Persona) -> Persona:
+    namespace, name = example.namespace, example.name
+    assert example.condition()["status"] != "False", example.cluster.diagnose(namespace)
+    said = example.cluster.kubectl(
+        "-n",
+        namespace,
+        "wait",
+        "--for=condition=Ready",
+        f"persona/{name}",
+        "--timeout=1200s",
+        check=False,
+    )
+    assert "condition met" in said, said + example.cluster.diagnose(namespace)
+    return example
+
+
+def test_it_answers_through_the_service(ready: Persona):
+    answer = ready.chat("What is the sea?", max_tokens=12, temperature=0)
+    assert len(answer.split()) > 2
+
+
+def test_each_stage_ran_once(ready: Persona, recorder: Recorder):
+    assert recorder.of_persona(ready.namespace, ready.name) == dict.fromkeys(STAGES, 1)
+
+
+def test_mask_and_checkpoint_are_in_the_bucket(ready: Persona, bucket: Bucket):
+    artifacts, keys = bucket.artifacts(), ready.keys()
+    for stage in STAGES:
+        manifest = artifacts.manifest(stage, keys[stage])
+        assert manifest is not None
+        # Each file is fetched and compared with its recorded size and SHA-256.
+        folder = artifacts.local_dir(stage, keys[stage])
+        assert {file for file in manifest.files if not (folder / file).is_file()} == set()
+    mask = mask_file.load(artifacts.local_file("mask", keys["mask"], "mask.safetensors"))
+    kept = mask.bits.float().mean().item()
+    assert 0.6 < kept < 0.9
+    (revision,) = ready.status["revisions"]
+    assert revision["sliceKey"] == keys["slice"]
+    assert revision["checkpointBytes"] < revision["denseCheckpointBytes"]
+    assert revision["parameters"] < revision["denseParameters"]
+
+
+def test_kubectl_shows_it(ready: Persona):
+    kubectl = ready.cluster.kubectl
+    header, row = kubectl("-n", ready.namespace, "get", "personas", ready.name).splitlines()
+    assert header.split() == ["NAME", "READY", "REASON", "SPARSITY", "SIZE", "SCORE", "URL", "AGE"]
+    assert row.split()[:4] == [ready.name, "True", "Serving", "25"]
+    assert "MB (dense " in row
+    assert f"http://{ready.name}.{ready.namespace}.svc:8000" in row
+    wide = kubectl("-n", ready.namespace, "get", "personas", ready.name, "-o", "wide")
+    assert "ms/token" in wide
+    assert ready.status["revision"] in wide
+    described = kubectl("-n", ready.namespace, "describe", "persona", ready.name)
+    for reason in ("StageStarted", "StageSucceeded", "RevisionServed"):
+        assert reason in described

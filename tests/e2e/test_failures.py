@@ -1,0 +1,173 @@
+"""What goes wrong is told in the status, and heals by itself once it is mended."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support_bucket import ACCESS_KEY, SECRET_KEY, Bucket
+from support_cluster import Cluster
+from support_personas import Persona, Spec, merged
+from support_release import Release
+
+from support_tiny import tiny_checkpoint
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+Mend = Callable[[Persona], Any]
+
+
+class Fault:
+    """One mistake.
+
+    Attributes:
+        changes: the mistake, as a change of the spec.
+        reason: what the condition Ready must say.
+        words: what its message must name.
+        mend: what a person does about it.
+    """
+
+    def __init__(self, changes: Spec, reason: str, words: tuple[str, ...], mend: Mend) -> None:
+        self.changes = changes
+        self.reason = reason
+        self.words = words
+        self.mend = mend
+
+
+NAMES = ["secret", "credentials", "bucket", "gpu", "quota", "base"]
+
+
+@pytest.fixture(scope="module")
+def faults(
+    cluster: Cluster, bucket: Bucket, prefix: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Fault]:
+    def make_secret(name: str, key: str) -> Mend:
+        def mend(persona: Persona) -> None:
+            head = {"name": name, "namespace": persona.namespace}
+            keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": key}
+            cluster.apply(
+                {"apiVersion": "v1", "kind": "Secret", "metadata": head, "stringData": keys}
+            )
+
+        return mend
+
+    def right_credentials(persona: Persona) -> None:
+        make_secret("wrong-keys", SECRET_KEY)(persona)
+        persona.retry("mended")
+
+    def make_bucket(persona: Persona) -> None:
+        bucket.make(f"{prefix}-later")
+        persona.retry("mended")
+
+    def fewer_gpus(persona: Persona) -> None:
+        persona.change(execution={"stages": [{"name": "reference", "resources": {"gpus": 0}}]})
+
+    def no_quota(persona: Persona) -> None:
+        cluster.kubectl("-n", persona.namespace, "delete", "resourcequota", "none")
+
+    def put_base(persona: Persona) -> None:
+        bucket.put("base/later", tiny_checkpoint(tmp_path_factory.mktemp("later"), layers=2))
+        persona.retry("mended")
+
+    gpus = {"stages": [{"name": "reference", "resources": {"gpus": 64}}]}
+    return {
+        "secret": Fault(
+            {"storage": {"credentialsSecretRef": {"name": "absent"}}},
+            "MissingSecret",
+            ("absent", "Create it"),
+            make_secret("absent", SECRET_KEY),
+        ),
+        "credentials": Fault(
+            {"storage": {"credentialsSecretRef": {"name": "wrong-keys"}}},
+            "InvalidInput",
+            ("AWS_SECRET_ACCESS_KEY",),
+            right_credentials,
+        ),
+        "bucket": Fault(
+            {"storage": {"uri": f"s3://{prefix}-later/personas"}},
+            "InvalidInput",
+            (f"{prefix}-later", "create the bucket"),
+            make_bucket,
+        ),
+        "gpu": Fault({"execution": gpus}, "Unschedulable", ("nvidia.com/gpu",), fewer_gpus),
+        "quota": Fault({}, "QuotaExceeded", ("pods=0",), no_quota),
+        "base": Fault(
+            {"baseModel": {"uri": f"s3://{bucket.name}/base/later"}},
+            "InvalidInput",
+            ("base/later",),
+            put_base,
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def personas(
+    cluster: Cluster,
+    release: Release,
+    namespaces: dict[str, str],
+    tiny: Spec,
+    faults: dict[str, Fault],
+) -> dict[str, Persona]:
+    """All of them at once: each waits most of the time."""
+    head = {"name": "none", "namespace": namespaces["quota"]}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": head}
+    cluster.apply({**quota, "spec": {"hard": {"pods": "0"}}})
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": "not-the-key"}
+    head = {"name": "wrong-keys", "namespace": namespaces["faults"]}
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": head, "stringData": keys})
+    found = {}
+    for name, fault in faults.items():
+        namespace = namespaces["quota" if name == "quota" else "faults"]
+        # Of its own revision of the data, so that nothing finished is found in the store.
+        own = {"referencePersonas": {"revision": None, "uri": "builtin://general"}}
+        spec = merged(merged(tiny, fault.changes), own)
+        spec["instructions"] = {**spec["instructions"], "maxSamples": 30 + NAMES.index(name)}
+        found[name] = Persona(cluster, namespace, f"wrong-{name}").apply(spec)
+    return found
+
+
+@pytest.fixture(scope="module")
+def told(personas: dict[str, Persona], faults: dict[str, Fault]) -> dict[str, Any]:
+    """The condition Ready of each, once it names the fault."""
+    return {name: personas[name].until_reason(faults[name].reason) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_condition_says_what_is_wrong(name, told, faults, personas):
+    message = told[name]["message"]
+    for word in faults[name].words:
+        assert word in message
+    assert SECRET_KEY not in message
+    if name in {"gpu", "quota"}:
+        # A full cluster or quota often passes by itself: only after a while it counts as stuck.
+        personas[name].until("Stalled", lambda: personas[name].kstatus().startswith("Failed"), 120)
+    else:
+        assert personas[name].kstatus().startswith("Failed")
+    events = personas[name].cluster.find("Event", personas[name].namespace)
+    mine = [item for item in events if item["involvedObject"]["name"] == personas[name].name]
+    assert [event for event in mine if event["type"] == "Warning"]
+
+
+@pytest.fixture(scope="module")
+def mended(told: dict[str, Any], personas: dict[str, Persona], faults: dict[str, Fault]) -> None:
+    for name in NAMES:
+        faults[name].mend(personas[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mending_the_cause_heals(name, mended, personas):
+    persona = personas[name]
+    persona.until_stage("reference", "Succeeded", seconds=240)
+    persona.until("not stalled", lambda: persona.condition("Stalled")["status"] == "False", 30)
+    persona.delete()
+
+
+def test_a_refused_image_is_told_and_changes_nothing_that_is_served(captain: Persona):
+    before = captain.status["serving"]["revision"]
+    captain.change(serving={"image": "registry.invalid/no/such:image"})
+    told = captain.until_reason("ImagePullFailed")
+    assert "registry.invalid/no/such:image" in told["message"]
+    assert captain.kstatus().startswith("Failed")
+    assert captain.status["serving"]["revision"] == before
+    assert captain.ask("/v1/models").status_code == 200
+    captain.change(serving={"image": None})
+    captain.until_ready(120)

@@ -164,14 +164,17 @@ def example(
 
 @pytest.fixture(scope="session")
 def captain(
+    request: pytest.FixtureRequest,
     cluster: Cluster,
     release: Release,
     recorder: Recorder,
     namespaces: dict[str, str],
     tiny: Spec,
-    example: Persona,
 ) -> Persona:
     """A tiny persona that is served."""
+    if any("example" in item.fixturenames for item in request.session.items):
+        # It takes longest: begun here, it is ready when its tests' turn comes.
+        request.getfixturevalue("example")
     persona = Persona(cluster, namespaces["crew"], "captain").apply(tiny)
     persona.until_ready()
     return persona

@@ -77,5 +77,6 @@ class Bucket:
 
     def remove(self) -> None:
         for name in self._made:
-            self.store(f"s3://{name}").delete_prefix("")
+            for item in self._minio.list_objects(name, recursive=True):
+                self._minio.remove_object(name, item.object_name or "")
             self._minio.remove_bucket(name)

@@ -29,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-ThreadingHTTPServer(("", %d), Handler).serve_forever()
+ThreadingHTTPServer(("", 8080), Handler).serve_forever()
 """
 
 
@@ -45,7 +45,7 @@ def manifests(namespace: str, image: str) -> list[dict[str, Any]]:
         "name": NAME,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-c", SERVER % PORT],
+        "command": ["python", "-c", SERVER],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
     }
     return [

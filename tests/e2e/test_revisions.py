@@ -89,7 +89,9 @@ def test_the_old_revision_serves_meanwhile(change: dict[str, Any]):
 @pytest.fixture(scope="module")
 def refused(captain: Persona, change: dict[str, Any]) -> dict[str, Any]:
     """A third revision that no gate of this kind lets through."""
-    captain.change(pruning={"sparsityPercent": 75}, evaluation={"gate": {"minPersonaScore": 100}})
+    # No score is twice the dense model's.
+    gate = {"minPersonaScoreRetentionPercent": 200}
+    captain.change(pruning={"sparsityPercent": 75}, evaluation={"gate": gate})
     return captain.until_reason("GateFailed", 300)
 
 
@@ -101,7 +103,7 @@ def test_a_failing_gate_keeps_the_old_revision(
     assert captain.kstatus().startswith("Failed")
     new = revision(captain, captain.status["revision"])
     assert new["gate"] == "Failed"
-    assert "below minPersonaScore 100" in refused["message"]
+    assert "below minPersonaScoreRetentionPercent 200" in refused["message"]
     assert f"Revision {served} keeps serving" in refused["message"]
     old = revision(captain, served)
     for score in (new["personaScore"], old["personaScore"]):

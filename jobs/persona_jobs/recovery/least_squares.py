@@ -17,11 +17,10 @@ class GramAccumulator:
         self.gram = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
 
-    def add(self, activations: Tensor, targets: Tensor, weight: float = 1.0) -> None:
-        """Add tokens: activations ``[n, k]`` and targets ``[n, d]``, each counted ``weight``
-        times."""
-        self.gram += weight * (activations.T @ activations).double()
-        self.cross += weight * (activations.T @ targets).double()
+    def add(self, activations: Tensor, targets: Tensor) -> None:
+        """Add tokens: activations ``[n, k]`` and targets ``[n, d]``."""
+        self.gram += (activations.T @ activations).double()
+        self.cross += (activations.T @ targets).double()
 
     def solve(self, original: Tensor, ridge: float) -> Tensor:
         """Weights ``[d, k]`` that map activations to targets, pulled towards ``original``.

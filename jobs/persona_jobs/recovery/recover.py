@@ -46,7 +46,7 @@ class RecoverySettings:
 
 @dataclass(frozen=True)
 class RecoveryData:
-    """Examples of the persona and, for the fine-tuning, general ones without it.
+    """Examples of the persona, and general ones without it, so that general ability holds.
 
     Attributes:
         train: the persona's training examples.
@@ -110,7 +110,7 @@ def recover(
         refit(
             dense,
             cut,
-            [data.train],
+            [data.train, data.generic_train],
             ridge=settings.ridge,
             scratch=scratch,
             on_layer=lambda: hooks.advance(1),

@@ -7,11 +7,13 @@ W minimises ``|a W' - (y - r)|^2`` plus a ridge towards the old weights (compare
 2412.18110, and FASP, arXiv 2501.09412, which refit towards a layer's own dense output).
 
 All positions count, the persona prompt's with its attention-sink token among them: leave them out
-and the sink drifts, and with it every later token. Arithmetic is float32, block by block.
+and the sink drifts, and with it every later token. A shared prompt counts once, not once a row,
+or its few tokens would outweigh everything else. Arithmetic is float32, block by block.
 """
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,17 @@ def refit(
         dense_streams, cut_streams = streams
         pairs = zip(blocks(dense), blocks(cut), strict=True)
         for index, (dense_block, cut_block) in enumerate(pairs):
+            copied = _float32(dense_block)
             for stream_set in dense_streams:
-                _advance(dense, _float32(dense_block), index, stream_set)
+                _advance(dense, copied, index, stream_set)
             block = _float32(cut_block)
-            down = _down(cut_block, block, layers[index].down)
-            down.weight.copy_(
-                _solve(cut, block, down, index, dense_streams, cut_streams, ridge=ridge)
-            )
+            fitted = _Fitted(cut, block, _down(cut_block, block, layers[index].down), index)
+            weights = fitted.gram(dense_streams, cut_streams).solve(fitted.down.weight, ridge)
+            with torch.no_grad():
+                fitted.down.weight.copy_(weights)
+                layers[index].down.weight.copy_(weights)
             for stream_set in cut_streams:
                 _advance(cut, block, index, stream_set)
-            with torch.no_grad():
-                layers[index].down.weight.copy_(down.weight)
             on_layer()
 
 
@@ -82,36 +84,40 @@ def _advance(model: Any, block: nn.Module, layer: int, streams: StreamSet) -> No
             batch.stream.copy_(output)
 
 
-def _solve(
-    model: Any,
-    block: nn.Module,
-    down: nn.Linear,
-    layer: int,
-    dense_streams: Sequence[StreamSet],
-    cut_streams: Sequence[StreamSet],
-    *,
-    ridge: float,
-) -> Tensor:
-    device = down.weight.device
-    gram = GramAccumulator(down.in_features, down.out_features, device)
-    seen: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class _Fitted:
+    """A float32 copy of a block of the cut model, and its ``down_proj``."""
 
-    def keep(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        seen["activation"], seen["output"] = inputs[0], output
+    model: Any
+    block: nn.Module
+    down: nn.Linear
+    layer: int
 
-    handle = down.register_forward_hook(keep)
-    try:
-        with torch.no_grad():
-            for dense_set, cut_set in zip(dense_streams, cut_streams, strict=True):
-                targets = [b.stream for b in (dense_set.prefix, *dense_set.batches) if b]
-                outputs = run_block(model, block, layer, cut_set)
-                for target, (batch, output) in zip(targets, outputs, strict=True):
-                    residual = output - seen["output"]
-                    wanted = target.to(device) - residual
-                    if down.bias is not None:
-                        wanted = wanted - down.bias
-                    valid = batch.valid.to(device)
-                    gram.add(seen["activation"][valid], wanted[valid], batch.weight)
-    finally:
-        handle.remove()
-    return gram.solve(down.weight, ridge)
+    def gram(
+        self, dense_streams: Sequence[StreamSet], cut_streams: Sequence[StreamSet]
+    ) -> GramAccumulator:
+        """Sums over all tokens of the sets; each set's prefix counts once."""
+        down = self.down
+        device = down.weight.device
+        gram = GramAccumulator(down.in_features, down.out_features, device)
+        seen: dict[str, Tensor] = {}
+
+        def keep(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            seen["activation"], seen["output"] = inputs[0], output
+
+        handle = down.register_forward_hook(keep)
+        try:
+            with torch.no_grad():
+                for dense_set, cut_set in zip(dense_streams, cut_streams, strict=True):
+                    targets = [b.stream for b in (dense_set.prefix, *dense_set.batches) if b]
+                    outputs = run_block(self.model, self.block, self.layer, cut_set)
+                    for target, (batch, output) in zip(targets, outputs, strict=True):
+                        residual = output - seen["output"]
+                        wanted = target.to(device) - residual
+                        if down.bias is not None:
+                            wanted = wanted - down.bias
+                        valid = batch.valid.to(device)
+                        gram.add(seen["activation"][valid], wanted[valid])
+        finally:
+            handle.remove()
+        return gram

@@ -30,13 +30,11 @@ class StreamBatch:
         stream: residual stream ``[rows, seq, hidden]`` float32, memory-mapped.
         valid: bool ``[rows, seq]``, False on padding.
         past: tokens of the prefix before these rows.
-        weight: how often each token counts.
     """
 
     stream: Tensor
     valid: Tensor
     past: int
-    weight: float
 
 
 @dataclass
@@ -56,10 +54,7 @@ class StreamSet:
 def embedded(
     model: Any, sets: Sequence[TokenizedSet], scratch: Path
 ) -> Iterator[tuple[list[StreamSet], list[StreamSet]]]:
-    """Two copies of the sets' token embeddings: streams of the dense and of the cut model.
-
-    The prefix counts as often as there are rows, as it would if every row held it.
-    """
+    """Two copies of the sets' token embeddings: streams of the dense and of the cut model."""
     with tempfile.TemporaryDirectory(dir=scratch, prefix="streams-") as directory:
         folder = Path(directory)
         counter = iter(range(1_000_000_000))
@@ -84,7 +79,7 @@ def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
     past = len(data.prefix)
     if past:
         ids = torch.tensor([data.prefix])
-        prefix = StreamBatch(embed(ids), torch.ones_like(ids, dtype=torch.bool), 0, len(data))
+        prefix = StreamBatch(embed(ids), torch.ones_like(ids, dtype=torch.bool), 0)
     batches = []
     lengths = [len(rest) for rest in data.rests]
     for rows in length_sorted_batches(lengths, max_tokens=BATCH_TOKENS):
@@ -94,7 +89,7 @@ def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
         for position, row in enumerate(rows):
             ids[position, : lengths[row]] = torch.tensor(data.rests[row])
             valid[position, : lengths[row]] = True
-        batches.append(StreamBatch(embed(ids), valid, past, 1.0))
+        batches.append(StreamBatch(embed(ids), valid, past))
     return StreamSet(prefix, batches)
 
 

@@ -134,8 +134,9 @@ class Refit(SpecModel):
 
     enabled: bool = True
     """Whether the refit runs."""
-    ridge: Annotated[str, DecimalBetween("0.000001", "1000")] = "0.1"
-    """Pull towards the original weights, relative to each channel's own energy."""
+    ridge: Annotated[str, DecimalBetween("0.000001", "1000")] = "1"
+    """Pull towards the original weights, relative to each channel's own energy. Little data wants
+    more of it."""
 
 
 class FineTune(SpecModel):

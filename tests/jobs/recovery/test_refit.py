@@ -34,8 +34,10 @@ def plain_refit(dense, cut, data):
     for index, layer in enumerate(ffn_layers(cut)):
         gram = torch.zeros(layer.width, layer.width, dtype=torch.float64)
         cross = torch.zeros(layer.width, layer.down.out_features, dtype=torch.float64)
-        for rest in data.rests:
+        for row, rest in enumerate(data.rests):
             ids = torch.tensor([data.prefix + rest])
+            # The shared prompt counts once.
+            first = 0 if row == 0 else len(data.prefix)
             seen = {}
             handles = [
                 blocks(dense)[index].register_forward_hook(
@@ -56,7 +58,7 @@ def plain_refit(dense, cut, data):
             target = (seen["y"] - (seen["out"] - seen["down"]))[0].double()
             if layer.down.bias is not None:
                 target = target - layer.down.bias.double()
-            a = seen["a"][0].double()
+            a, target = seen["a"][0, first:].double(), target[first:]
             gram += a.T @ a
             cross += a.T @ target
         pull = torch.diag(RIDGE * gram.diagonal())
@@ -118,14 +120,3 @@ def test_a_channel_that_never_fires_keeps_its_weights():
     solved = gram.solve(original, ridge=0.1)
     assert torch.allclose(solved[:, 2], original[:, 2], atol=1e-4)
     assert torch.isfinite(solved).all()
-
-
-def test_weighted_tokens_count_as_often_as_their_weight():
-    torch.manual_seed(0)
-    a, t = torch.randn(5, 4), torch.randn(5, 3)
-    weighted, repeated = (GramAccumulator(4, 3, torch.device("cpu")) for _ in range(2))
-    weighted.add(a, t, weight=3.0)
-    for _ in range(3):
-        repeated.add(a, t)
-    assert torch.allclose(weighted.gram, repeated.gram)
-    assert torch.allclose(weighted.cross, repeated.cross)

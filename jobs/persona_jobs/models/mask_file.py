@@ -5,13 +5,14 @@ byte `i // 8`), an optional `scales` (float32, `[n_layers, d_ff]`, one factor a 
 `down_proj` when the model is cut), and string metadata.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ..errors import CorruptArtifactError, InputError
@@ -89,7 +90,19 @@ def save(path: Path, mask: Mask) -> None:
     }
     if mask.base_revision is not None:
         metadata["base_revision"] = mask.base_revision
-    save_file(tensors, path, metadata=metadata)
+    path.write_bytes(_sorted_header(serialize(tensors, metadata=metadata)))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with its header in sorted order.
+
+    The library writes metadata in a random order; equal masks must be equal files, since they are
+    known by their checksums.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors start at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load(path: Path) -> Mask:

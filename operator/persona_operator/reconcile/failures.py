@@ -155,7 +155,9 @@ def _sentence(report: StageFailure | None, code: int) -> str:
         text = f"{report.subject}: {text}"
     text = text if text.endswith((".", "!", "?")) else f"{text}."
     if report.hint:
-        text += f" {report.hint}" + ("" if report.hint.endswith(".") else ".")
+        # Hints are written to follow a colon or a dash too.
+        hint = re.sub(r"^[a-z]+(?= )", lambda word: word.group().capitalize(), report.hint)
+        text += f" {hint}" + ("" if hint.endswith(".") else ".")
     return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 

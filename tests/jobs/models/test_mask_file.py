@@ -170,3 +170,13 @@ def test_check_fits():
         mask_file.check_fits(mask, n_layers=4, d_ff=64)
     with pytest.raises(InputError, match="learned for hf://org/model"):
         mask_file.check_fits(mask, n_layers=3, d_ff=64, base_model="hf://org/other")
+
+
+def test_equal_masks_are_equal_files(tmp_path):
+    files = []
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        mask_file.save(path, make(metadata={f"fact-{n}": str(n) for n in range(6)}))
+        files.append(path.read_bytes())
+    assert len(set(files)) == 1
+    assert torch.equal(mask_file.load(path).bits, make().bits)

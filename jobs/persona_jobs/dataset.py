@@ -86,10 +86,13 @@ class Example(BaseModel):
         return self.messages[-1].content
 
 
-def normalise_query(query: str) -> str:
-    """Form in which two queries count as the same: case, punctuation and spacing ignored."""
+def normalize_query(query: str) -> str:
+    """Form in which two queries count as the same: case, punctuation and spacing ignored.
+
+    A query of punctuation and symbols only keeps them.
+    """
     text = unicodedata.normalize("NFKC", query).casefold()
-    return re.sub(r"[\W_]+", " ", text).strip()
+    return re.sub(r"[\W_]+", " ", text).strip() or " ".join(text.split())
 
 
 def generic_split(queries: Sequence[ScoredQuery]) -> dict[Split, list[Example]]:
@@ -99,7 +102,7 @@ def generic_split(queries: Sequence[ScoredQuery]) -> dict[Split, list[Example]]:
     split gets one as long as three are left over.
     """
     rest = sorted(
-        (q for q in queries if not q.kept), key=lambda q: _digest(normalise_query(q.query))
+        (q for q in queries if not q.kept), key=lambda q: _digest(normalize_query(q.query))
     )
     validation = max(1, len(rest) // 10)
     test = max(1, len(rest) // 5)

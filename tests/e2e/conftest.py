@@ -82,7 +82,9 @@ def namespaces(cluster: Cluster, prefix: str) -> Iterator[dict[str, str]]:
 
 
 def make_namespace(cluster: Cluster, name: str) -> None:
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    """As strict as Pod Security can be."""
+    head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": head})
 
 
 def secret(cluster: Cluster, namespace: str, name: str, keys: dict[str, str]) -> None:

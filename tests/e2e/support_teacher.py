@@ -47,6 +47,12 @@ def manifests(namespace: str, image: str) -> list[dict[str, Any]]:
         "imagePullPolicy": "IfNotPresent",
         "command": ["python", "-c", SERVER],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
     }
     return [
         {

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from ..dataset import normalise_query
+from ..dataset import normalize_query
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def choose(sources: Mapping[str, Sequence[str]], limit: int) -> list[Question]:
     for question in chain.from_iterable(zip_longest(*columns)):
         if len(chosen) == limit:
             break
-        if question is not None and (key := normalise_query(question.query)) not in seen:
+        if question is not None and (key := normalize_query(question.query)) not in seen:
             seen.add(key)
             chosen.append(question)
     return chosen

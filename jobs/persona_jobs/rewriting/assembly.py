@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..dataset import Example, Split, normalise_query
+from ..dataset import Example, Split, normalize_query
 from ..errors import InputError, TeacherError
 from ..teacher.base import Ending, TeacherAnswer
 from .cleaning import clean, whole_sentences
@@ -169,8 +169,8 @@ def _duplicates(wanted: Sequence[WantedAnswer], texts: Mapping[int, str]) -> lis
     seen: set[tuple[str, str]] = set()
     found = []
     for index, text in texts.items():
-        form = normalise_query(text)
-        pair = (normalise_query(wanted[index].query.query), form)
+        form = normalize_query(text)
+        pair = (normalize_query(wanted[index].query.query), form)
         if form in shared or pair in seen:
             found.append(index)
         seen.add(pair)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-from ..dataset import normalise_query
+from ..dataset import normalize_query
 
 Reason = Literal[
     "failed",
@@ -126,7 +126,7 @@ def is_unchanged(text: str, *originals: str) -> bool:
 
 def similarity(one: str, other: str) -> float:
     """Dice coefficient, 0 to 1, of the two texts' character trigrams after normalisation."""
-    first, second = normalise_query(one), normalise_query(other)
+    first, second = normalize_query(one), normalize_query(other)
     if first == second:
         return 1.0
     left, right = _trigrams(first), _trigrams(second)
@@ -142,7 +142,7 @@ def shared_answers(pairs: Iterable[tuple[str, str]]) -> set[str]:
     """
     queries: dict[str, set[str]] = {}
     for query, answer in pairs:
-        queries.setdefault(normalise_query(answer), set()).add(normalise_query(query))
+        queries.setdefault(normalize_query(answer), set()).add(normalize_query(query))
     return {answer for answer, asked in queries.items() if len(asked) > MAX_SHARED}
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..dataset import Message, ScoredQuery, Split, normalise_query
+from ..dataset import Message, ScoredQuery, Split, normalize_query
 from ..teacher.base import TeacherRequest
 
 Prompt = Callable[[str, str], tuple[Message, ...]]
@@ -52,7 +52,7 @@ def wanted_answers(
 
 def request_seed(seed: int, query: str, sample: int) -> int:
     """A seed below 2**31 that depends on the query and no other."""
-    text = f"{seed}:{sample}:{normalise_query(query)}"
+    text = f"{seed}:{sample}:{normalize_query(query)}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ..dataset import Example, ScoredQuery, Split, normalise_query
+from ..dataset import Example, ScoredQuery, Split, normalize_query
 from ..errors import InputError
 
 MIN_TRAIN = 4
@@ -23,10 +23,10 @@ def eligible(
         queries: scored queries in any order.
         excluded_questions: questions of evaluation files.
     """
-    seen = {normalise_query(question) for question in excluded_questions}
+    seen = {normalize_query(question) for question in excluded_questions}
     chosen = []
     for query in sorted((q for q in queries if q.kept), key=lambda q: q.rank):
-        form = normalise_query(query.query)
+        form = normalize_query(query.query)
         if form not in seen:
             seen.add(form)
             chosen.append(query)
@@ -43,7 +43,7 @@ def split(
     Raises:
         InputError: too few queries for `MIN_TRAIN` and one held-out query each.
     """
-    ordered = sorted(queries, key=lambda q: _digest(seed, normalise_query(q.query)))
+    ordered = sorted(queries, key=lambda q: _digest(seed, normalize_query(q.query)))
     validation = max(MIN_HELD_OUT, round(len(ordered) * validation_percent / 100))
     test = max(MIN_HELD_OUT, round(len(ordered) * test_percent / 100))
     if len(ordered) < MIN_TRAIN + 2 * MIN_HELD_OUT:
@@ -72,9 +72,9 @@ def refill(splits: Mapping[Split, Sequence[Example]]) -> dict[Split, list[Exampl
     for name in ("validation", "test"):
         if filled[name] or not filled["train"]:
             continue
-        moved = normalise_query(filled["train"][-1].query)
-        same = [e for e in filled["train"] if normalise_query(e.query) == moved]
-        filled["train"] = [e for e in filled["train"] if normalise_query(e.query) != moved]
+        moved = normalize_query(filled["train"][-1].query)
+        same = [e for e in filled["train"] if normalize_query(e.query) == moved]
+        filled["train"] = [e for e in filled["train"] if normalize_query(e.query) != moved]
         filled[name] = same[:1]
     counts = ", ".join(f"{len(filled[name])} for {name}" for name in SPLITS)
     if len(filled["train"]) < MIN_TRAIN or not filled["validation"] or not filled["test"]:

@@ -1,17 +1,15 @@
 """Instruction data: neutral questions and answers, from which the persona's data is made."""
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from persona_jobs.dataset import normalize_query
 from persona_jobs.errors import CorruptArtifactError, InputError
 from persona_jobs.sources.hub import hub_errors, split_hf_uri
 from persona_jobs.sources.reading import builtin_file, data_file, json_records
 from persona_jobs.store import S3Options
-
-_NOT_WORDS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -62,15 +60,6 @@ class InstructionSet:
 
     instructions: list[Instruction]
     report: Report = field(default_factory=Report)
-
-
-def normalize_query(text: str) -> str:
-    """Return a question in the form in which duplicates are equal.
-
-    Case folded, every run of punctuation, symbols and white space one space. A question of such
-    characters only keeps them.
-    """
-    return _NOT_WORDS.sub(" ", text.casefold()).strip() or " ".join(text.casefold().split())
 
 
 def load(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persona_jobs.dataset import Example, ScoredQuery, Split, normalise_query
+from persona_jobs.dataset import Example, ScoredQuery, Split, normalize_query
 from persona_jobs.errors import InputError
 from persona_jobs.rewriting.splitting import eligible, refill, split
 
@@ -46,7 +46,7 @@ def test_splits_are_disjoint_whole_and_never_empty(
 ) -> None:
     test = min(test, 80 - validation)
     splits = split(queries(count), validation_percent=validation, test_percent=test, seed=seed)
-    forms = {name: {normalise_query(q.query) for q in part} for name, part in splits.items()}
+    forms = {name: {normalize_query(q.query) for q in part} for name, part in splits.items()}
     assert sum(len(part) for part in splits.values()) == count
     assert len(set.union(*forms.values())) == count
     assert len(forms["train"]) >= 4

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from persona_jobs.dataset import normalize_query
 from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
 from persona_jobs.sources import instructions
-from persona_jobs.sources.instructions import Columns, Instruction, normalize_query
+from persona_jobs.sources.instructions import Columns, Instruction
 from persona_jobs.store import Store
 
 ALPACA = [

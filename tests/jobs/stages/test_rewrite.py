@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from persona_jobs.dataset import Example, ScoredQuery, normalise_query, read_jsonl, write_jsonl
+from persona_jobs.dataset import Example, ScoredQuery, normalize_query, read_jsonl, write_jsonl
 from persona_jobs.errors import InputError, StageInterruptedError, TeacherError
 from persona_jobs.pipeline import plan
 from persona_jobs.spec import PersonaModelSpec
@@ -156,7 +156,7 @@ def openai(endpoint: Endpoint, **settings: Any) -> dict[str, Any]:
 def check_data(context: StageContext, outcome: StageOutcome) -> None:
     data = made(context)
     kept = {q.query: q for q in scored_queries() if q.kept}
-    forms = [{normalise_query(e.query) for e in data[name]} for name in SPLITS]
+    forms = [{normalize_query(e.query) for e in data[name]} for name in SPLITS]
     assert sum(map(len, forms)) == len(set.union(*forms))
     for name in SPLITS:
         assert outcome.metrics[name] == len(data[name]) > 0

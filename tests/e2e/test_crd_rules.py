@@ -159,14 +159,15 @@ def fields(kind: str) -> list[Any]:
 # --- rules --------------------------------------------------------------------------------------
 
 ANSWER = {"text": CAPTAIN}
+NO_LOGIN = " and hold no user name or password"
 URI_MESSAGES = {
     "baseModel.uri": "must start with one of hf://, s3://, file://, pkg://",
     "instructions.uri": "must start with one of builtin://, hf://, s3://, file://",
     "referencePersonas.uri": "must start with one of builtin://, hf://, s3://, file://",
     "evaluation.questionFiles[].uri": "must start with one of s3://, file://",
     "storage.uri": "must start with one of s3://, file://",
-    "storage.endpoint": "must start with one of http://, https://",
-    "teacher.openAI.baseURL": "must start with one of http://, https://",
+    "storage.endpoint": f"must start with one of http://, https://{NO_LOGIN}",
+    "teacher.openAI.baseURL": f"must start with one of http://, https://{NO_LOGIN}",
 }
 # Rule: (field, message) -> manifests that it accepts, manifests that it refuses.
 RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
@@ -231,14 +232,14 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
 }
 for field, message in URI_MESSAGES.items():
     path = tuple(field.replace("[]", ".[]").split("."))
-    schemes = [scheme.strip() for scheme in message.split("one of")[1].split(",")]
+    listed = message.removesuffix(NO_LOGIN).split("one of")[1]
+    schemes = [scheme.strip() for scheme in listed.split(",")]
+    wrong = ["ftp://host/file", "org/model", schemes[0]]
+    if message.endswith(NO_LOGIN):
+        wrong.append("https://user:secret@host/v1")
     RULES[(field, message)] = (
         [with_field(path, f"{scheme}a/b")["spec"] for scheme in schemes],
-        [
-            with_field(path, value)["spec"]
-            for value in ("ftp://host/file", "org/model", schemes[0], f" {schemes[0]}a")
-            if not value.startswith(" ")
-        ],
+        [with_field(path, value)["spec"] for value in wrong],
     )
 IMMUTABLE = "baseModel is immutable: create another PersonaModel for another base model"
 LONG_NAME = "the name must have at most 40 characters: names of Jobs and Services are made from it"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -23,8 +24,10 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
     metrics = EvaluationMetrics.model_validate_json(path.read_text("utf-8"))
     console.print(variants_table(metrics))
     console.print(
-        f"Persona score: 0 to 100, chance {metrics.chance_persona_score:.1f}, "
-        f"{metrics.queries} questions, 95 % interval in brackets. Losses in nats a token.",
+        "* the checkpoint. score: persona score, 0 to 100, "
+        f"chance {metrics.chance_persona_score:.1f}, {metrics.queries} questions [95 % interval]. "
+        "KL: to the dense model on the persona's answers; generic: loss on general instructions; "
+        "nats a token. prefill, decode: tokens a second.",
         highlight=False,
     )
     _print_samples(
@@ -40,24 +43,15 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
 
 def variants_table(metrics: EvaluationMetrics) -> Table:
     """The variants side by side."""
-    table = Table(title=None)
-    table.add_column("variant")
-    for heading in (
-        "parameters",
-        "MB",
-        "persona score",
-        "persona KL",
-        "generic loss",
-        "prefill tok/s",
-        "decode tok/s",
-    ):
-        table.add_column(heading, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("variant", no_wrap=True)
+    for heading in ("weights", "MB", "score", "KL", "generic", "prefill", "decode"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name in ROWS:
         variant = metrics.variants.get(name)
         if variant is not None:
-            label = f"{name} *" if name == metrics.served else name
+            label = f"{name}*" if name == metrics.served else name
             table.add_row(label, *_cells(variant))
-    table.caption = "* the checkpoint"
     return table
 
 

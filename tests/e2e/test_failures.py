@@ -33,7 +33,7 @@ class Fault:
         self.mend = mend
 
 
-NAMES = ["secret", "credentials", "bucket", "gpu", "quota", "base"]
+NAMES = ["secret", "credentials", "bucket", "gpu", "quota", "base", "memory"]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,10 @@ def faults(
 
     def no_quota(persona: Persona) -> None:
         cluster.kubectl("-n", persona.namespace, "delete", "resourcequota", "none")
+
+    def more_memory(persona: Persona) -> None:
+        enough = {"stages": [{"name": "reference", "resources": {"memory": "3Gi"}}]}
+        persona.change(execution=enough)
 
     def put_base(persona: Persona) -> None:
         bucket.put("base/later", tiny_checkpoint(tmp_path_factory.mktemp("later"), layers=2))
@@ -96,6 +100,12 @@ def faults(
             "InvalidInput",
             ("base/later",),
             put_base,
+        ),
+        "memory": Fault(
+            {"execution": {"stages": [{"name": "reference", "resources": {"memory": "64Mi"}}]}},
+            "OutOfMemory",
+            ("memory limit",),
+            more_memory,
         ),
     }
 

@@ -62,7 +62,7 @@ def _cells(variant: VariantMetrics) -> list[str]:
         if variant.persona_score_low is not None and variant.persona_score_high is not None:
             score += f" [{variant.persona_score_low:.0f}–{variant.persona_score_high:.0f}]"
     return [
-        f"{variant.parameters / 1e6:.1f} M",
+        f"{variant.parameters / 1e6:.1f}M",
         f"{variant.checkpoint_bytes / 1e6:.0f}",
         score,
         _number(variant.persona_kl, 3),

@@ -22,7 +22,7 @@ from .runner import planned_stage, run_stage
 from .signals import stop_on_signals
 from .spec import load_manifest
 from .store import S3Options, StageArtifacts, open_store
-from .termination import write_termination_message
+from .termination import failure_of, write_termination_message
 
 # Progress is logged by the stages themselves.
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -60,12 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PersonaError as error:
         logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 -- expected: no trace
         outcome = "Interrupted" if error.exit_code == 143 else "Failed"
-        failure = StageFailure(
-            error_class=type(error).__name__,
-            message=error.message,
-            subject=error.subject,
-            hint=error.hint,
-        )
+        failure = failure_of(error)
         code = error.exit_code
         message = TerminationMessage(stage=options.stage, key=key, outcome=outcome, failure=failure)
     except Exception as error:

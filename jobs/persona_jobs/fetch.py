@@ -29,9 +29,8 @@ from persona_jobs.errors import (
 from persona_jobs.results import Outcome, StageFailure, TerminationMessage
 from persona_jobs.store import Manifest, ObjectNotFoundError, StageArtifacts, Store, open_store
 from persona_jobs.store.os_errors import store_error
+from persona_jobs.termination import failure_of, write_termination_message
 
-TERMINATION_MESSAGE_VARIABLE = "PERSONA_TERMINATION_MESSAGE"
-DEFAULT_TERMINATION_MESSAGE = Path("/dev/termination-log")
 PROGRESS_SECONDS = 5.0
 
 _STAGE = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -158,31 +157,6 @@ class _ProgressLog:
         if now >= self._next:
             self._next = now + PROGRESS_SECONDS
             _logger.info("%s: %d of %d bytes", self._name, done, total)
-
-
-def write_termination_message(message: TerminationMessage) -> None:
-    """Write the message where Kubernetes picks it up, if there is such a file.
-
-    The path is ``$PERSONA_TERMINATION_MESSAGE``, else ``/dev/termination-log`` where it exists.
-    """
-    named = os.environ.get(TERMINATION_MESSAGE_VARIABLE)
-    path = Path(named) if named else DEFAULT_TERMINATION_MESSAGE
-    if not named and not path.exists():
-        return
-    try:
-        path.write_bytes(message.encode())
-    except OSError as exc:
-        _logger.warning("the termination message can't be written to %s: %s", path, exc.strerror)
-
-
-def failure_of(error: PersonaError) -> StageFailure:
-    """Return the form of an error that goes into a termination message."""
-    return StageFailure(
-        error_class=type(error).__name__,
-        message=error.message,
-        subject=error.subject,
-        hint=error.hint,
-    )
 
 
 class _StopRequested(BaseException):

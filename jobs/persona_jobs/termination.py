@@ -4,7 +4,8 @@ import logging
 import os
 from pathlib import Path
 
-from .results import TerminationMessage
+from .errors import PersonaError
+from .results import StageFailure, TerminationMessage
 
 DEFAULT_PATH = Path("/dev/termination-log")
 
@@ -23,3 +24,13 @@ def write_termination_message(message: TerminationMessage) -> None:
         path.write_bytes(message.encode())
     except OSError as error:
         logging.getLogger(__name__).warning("can't write %s: %s", path, error.strerror)
+
+
+def failure_of(error: PersonaError) -> StageFailure:
+    """The form of an error that goes into a termination message."""
+    return StageFailure(
+        error_class=type(error).__name__,
+        message=error.message,
+        subject=error.subject,
+        hint=error.hint,
+    )

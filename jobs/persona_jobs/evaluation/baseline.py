@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.slicing import sliced_copy
 from ..models.topk import top_k_mask
-from .variants import cut
 
 Recover = Callable[[Any, Tensor], Any]
 """(cut model, its mask `[n_layers, d_ff]`) to the recovered model; may change the cut model."""
@@ -42,5 +42,5 @@ def make_baseline(
         recover: the same recovery as the learned mask's, or None without one.
     """
     mask = top_k_mask(activation_rms, width).cpu()
-    model = cut(dense, mask)
+    model = sliced_copy(dense, mask)
     return Baseline(model if recover is None else recover(model, mask), mask)

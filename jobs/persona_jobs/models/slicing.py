@@ -1,5 +1,7 @@
 """Cutting the masked-out FFN channels from the weights."""
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,6 +47,23 @@ def slice_model(model: Any, mask: Tensor, *, scales: Tensor | None = None) -> No
         channels = row.nonzero().squeeze(1).to(layer.down.weight.device)
         _slice_layer(layer, channels, None if scales is None else scales[layer.index])
     model.config.intermediate_size = width
+
+
+def sliced_copy(dense: Any, mask: Tensor, *, scales: Tensor | None = None) -> Any:
+    """The dense model with the masked-out channels removed, no recovery.
+
+    It shares all weights but the cut ones with `dense`, so it costs only those; `dense` stays as
+    it is.
+
+    Args:
+        dense: the uncut model.
+        mask: `[n_layers, d_ff]`, the same number of ones in each row.
+        scales: `[n_layers, d_ff]` factors of the channels, or None.
+    """
+    shared: Iterable[Tensor] = (*dense.parameters(), *dense.buffers())
+    sliced = copy.deepcopy(dense, {id(tensor): tensor for tensor in shared})
+    slice_model(sliced, mask, scales=scales)
+    return sliced
 
 
 def _slice_layer(layer: FfnLayer, channels: Tensor, scales: Tensor | None) -> None:

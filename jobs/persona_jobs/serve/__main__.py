@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from persona_jobs.errors import EXIT_DONE, EXIT_RETRY, InputError, PersonaError
-from persona_jobs.fetch import failure_of, write_termination_message
 from persona_jobs.results import TerminationMessage
+from persona_jobs.termination import failure_of, write_termination_message
 
 _logger = logging.getLogger("persona_jobs.serve")
 

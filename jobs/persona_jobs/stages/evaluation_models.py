@@ -8,13 +8,14 @@ from typing import Any, Literal
 import torch
 
 from ..evaluation.baseline import Baseline, make_baseline
-from ..evaluation.variants import checkpoint_bytes, cut
+from ..evaluation.checkpoint_size import checkpoint_bytes
 from ..mask_learning.activation_rms import activation_rms
 from ..models import mask_file
 from ..models.compute import Compute
 from ..models.families import ffn_layers
 from ..models.loading import load, load_model, parameter_count
 from ..models.mask_file import Mask
+from ..models.slicing import sliced_copy
 from ..pipeline import recovers
 from ..recovery.recover import RecoveryHooks, recover
 from ..results import Variant
@@ -63,7 +64,7 @@ def load_models(context: StageContext, compute: Compute) -> tuple[Models, Any]:
     served: Literal["sliced", "recovered"] = "sliced"
     if recovers(context.spec):
         served = "recovered"
-        running["sliced"] = cut(dense, mask.bits, scales=mask.scales)
+        running["sliced"] = sliced_copy(dense, mask.bits, scales=mask.scales)
     running[served] = stored
     baseline = _baseline(context, dense, tokenizer, mask.width)
     if baseline is not None:

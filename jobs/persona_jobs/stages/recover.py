@@ -10,9 +10,9 @@ import time
 from safetensors.torch import save_file
 
 from ..dataset import write_jsonl
-from ..evaluation.variants import cut
 from ..models import mask_file
 from ..models.families import ffn_layers
+from ..models.slicing import sliced_copy
 from ..recovery.recover import RecoveryHooks, recover
 from ..stage import StageContext, StageOutcome
 from ..training.loop import Loop
@@ -28,7 +28,7 @@ def run(context: StageContext) -> StageOutcome:
     mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
     layers = ffn_layers(dense)
     mask_file.check_fits(mask, n_layers=len(layers), d_ff=layers[0].width)
-    pruned = cut(dense, mask.bits, scales=mask.scales)
+    pruned = sliced_copy(dense, mask.bits, scales=mask.scales)
     data = recovery_data(context, tokenizer)
 
     def advance(count: int) -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from persona_jobs.dataset import Example
 from persona_jobs.evaluation.losses import held_out_losses, mask_difference
-from persona_jobs.evaluation.variants import cut
+from persona_jobs.models.slicing import sliced_copy
 from persona_jobs.training.tokens import TokenizedSet, tokenize
 from support_tiny import tiny_model, tiny_tokenizer
 
@@ -86,6 +86,6 @@ def test_masked_and_cut_agree_and_another_mask_does_not(data: TokenizedSet):
     dense = tiny_model()
     mask = torch.zeros(3, 64, dtype=torch.bool)
     mask[:, :40] = True
-    sliced = cut(dense, mask)
+    sliced = sliced_copy(dense, mask)
     assert mask_difference(dense, mask, sliced, data, [0, 2]) < 1e-4
     assert mask_difference(dense, mask.roll(8, dims=1), sliced, data, [0, 2]) > 0.01

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from persona_jobs.evaluation.baseline import make_baseline
-from persona_jobs.evaluation.variants import checkpoint_bytes, cut
+from persona_jobs.evaluation.checkpoint_size import checkpoint_bytes
 from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.masking import masked
+from persona_jobs.models.slicing import sliced_copy
 from support_tiny import tiny_model
 
 IDS = torch.arange(20).unsqueeze(0)
@@ -23,7 +24,7 @@ def test_cut_equals_masked_and_leaves_the_dense_model_alone():
     dense = tiny_model()
     before = {name: value.clone() for name, value in dense.state_dict().items()}
     with torch.no_grad():
-        sliced = cut(dense, _mask())
+        sliced = sliced_copy(dense, _mask())
         with masked(dense, _mask()):
             expected = dense(IDS).logits
         assert torch.allclose(sliced(IDS).logits, expected, atol=1e-4)
@@ -35,7 +36,7 @@ def test_cut_equals_masked_and_leaves_the_dense_model_alone():
 def test_cut_shares_everything_but_the_ffn():
     dense = tiny_model()
     own = dict(dense.named_parameters())
-    for name, parameter in cut(dense, _mask()).named_parameters():
+    for name, parameter in sliced_copy(dense, _mask()).named_parameters():
         shared = parameter.data_ptr() == own[name].data_ptr()
         assert shared == ("mlp" not in name), name
 
@@ -44,7 +45,7 @@ def test_cut_folds_scales_in():
     dense, mask = tiny_model(), _mask()
     scales = torch.rand(3, 64) + 0.5
     with torch.no_grad():
-        sliced = cut(dense, mask, scales=scales)
+        sliced = sliced_copy(dense, mask, scales=scales)
         with masked(dense, mask * scales):
             assert torch.allclose(sliced(IDS).logits, dense(IDS).logits, atol=1e-4)
 

@@ -8,12 +8,13 @@ import torch
 
 from persona_jobs.dataset import Example, ScoredQuery, write_jsonl
 from persona_jobs.errors import CorruptArtifactError, InputError, StageInterruptedError
+from persona_jobs.evaluation.checkpoint_size import checkpoint_bytes
 from persona_jobs.evaluation.report_parts import SampleLine
-from persona_jobs.evaluation.variants import checkpoint_bytes, cut
 from persona_jobs.models import mask_file
 from persona_jobs.models.checkpoint import save_checkpoint
 from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.loading import parameter_count
+from persona_jobs.models.slicing import sliced_copy
 from persona_jobs.pipeline import plan
 from persona_jobs.results import EvaluationMetrics
 from persona_jobs.runner import planned_stage
@@ -146,7 +147,7 @@ class World:
         write_jsonl(directory / "curve.jsonl", [])
 
     def slice(self, directory: Path) -> None:
-        model = cut(self.model, _mask())
+        model = sliced_copy(self.model, _mask())
         if self.spec.recovery.refit.enabled:
             with torch.no_grad():
                 for layer in ffn_layers(model):

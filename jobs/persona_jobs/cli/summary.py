@@ -43,7 +43,7 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
 
 def variants_table(metrics: EvaluationMetrics) -> Table:
     """The variants side by side."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("variant", no_wrap=True)
     for heading in ("weights", "MB", "score", "KL", "generic", "prefill", "decode"):
         table.add_column(heading, justify="right", no_wrap=True)

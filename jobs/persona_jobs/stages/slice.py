@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..errors import CorruptArtifactError, InputError
+from ..evaluation.checkpoint_size import checkpoint_bytes
 from ..models import mask_file
 from ..models.checkpoint import save_checkpoint
 from ..models.compute import Compute
@@ -42,8 +43,8 @@ def run(context: StageContext) -> StageOutcome:
     context.stop.check()
     save_checkpoint(model, tokenizer, context.output, system_prompt=context.spec.persona.text)
     context.progress.advance()
-    dense_bytes = _weight_bytes(directory)
-    kept_bytes = _weight_bytes(context.output)
+    dense_bytes = checkpoint_bytes(directory)
+    kept_bytes = checkpoint_bytes(context.output)
     parameters = parameter_count(model)
     return StageOutcome(
         metrics={
@@ -89,7 +90,3 @@ def stored_dtype(directory: Path) -> torch.dtype:
                 if kind in names:
                     return names[kind]
     return torch.float32
-
-
-def _weight_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

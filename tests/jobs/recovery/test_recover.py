@@ -21,6 +21,7 @@ from persona_jobs.training.loop import LoopSettings
 from persona_jobs.training.passes import dense_references, mean_answer_loss
 from persona_jobs.training.tokens import tokenize
 from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support_training import StopAfter
 
 TUNING = FineTuneSettings(
     loop=LoopSettings(steps=8, learning_rate=0.003, evaluate_every=2, patience=9, warmup=1),
@@ -89,22 +90,6 @@ def test_without_generic_examples_the_persona_alone_is_used(data, tmp_path):
     assert loop.best_loss < loop.curve[0].validation_loss
 
 
-class StopAt:
-    def __init__(self, step, directory):
-        self.left, self.directory = step, directory
-
-    def step_done(self):
-        self.left -= 1
-
-    @property
-    def checkpoint_due(self):
-        return self.left == 0
-
-    def checkpoint(self, write):
-        write(self.directory)
-        raise StageInterruptedError("stopped")
-
-
 def test_a_resumed_recovery_ends_with_the_same_weights(data, tmp_path):
     dense = tiny_model()
     settings = RecoverySettings(0.1, TUNING)
@@ -120,7 +105,7 @@ def test_a_resumed_recovery_ends_with_the_same_weights(data, tmp_path):
             data,
             settings,
             scratch=tmp_path,
-            hooks=RecoveryHooks(control=StopAt(3, state)),
+            hooks=RecoveryHooks(control=StopAfter(3, state)),
         )
     refits = []
 

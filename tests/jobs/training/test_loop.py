@@ -5,6 +5,7 @@ import torch
 
 from persona_jobs.errors import StageInterruptedError
 from persona_jobs.training.loop import Loop, LoopSettings
+from support_training import StopAfter
 
 TARGET = torch.tensor([1.0, -2.0, 0.5])
 SETTINGS = LoopSettings(steps=12, learning_rate=0.3, evaluate_every=3, patience=10)
@@ -20,22 +21,6 @@ def run(loop, control=None):
 
     loop.run(gradient, lambda: float((parameter.detach() - TARGET).square().sum()), control)
     return loop
-
-
-class StopAfter:
-    def __init__(self, steps, directory):
-        self.left, self.directory = steps, directory
-
-    def step_done(self):
-        self.left -= 1
-
-    @property
-    def checkpoint_due(self):
-        return self.left == 0
-
-    def checkpoint(self, write):
-        write(self.directory)
-        raise StageInterruptedError("stopped")
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 11])

@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from persona_jobs.batching import length_sorted_batches
-from persona_jobs.local import default_cache
+from persona_jobs.cli.local import default_cache
+from persona_jobs.models.batching import length_sorted_batches
 from persona_jobs.models.chat import messages, render
 from persona_jobs.models.compute import resolve
 from persona_jobs.models.loading import load

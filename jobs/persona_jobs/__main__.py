@@ -13,16 +13,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from .api import load_manifest
 from .errors import InputError, PersonaError
-from .logs import LogProgress, stage_logger
-from .pipeline import STAGES
-from .pointer import record_revision
-from .results import StageFailure, TerminationMessage
-from .runner import planned_stage, run_stage
-from .signals import stop_on_signals
-from .spec import load_manifest
+from .pipeline.graph import STAGES
+from .pipeline.logs import LogProgress, stage_logger
+from .pipeline.results import StageFailure, TerminationMessage
+from .pipeline.revisions import record_revision
+from .pipeline.runner import planned_stage, run_stage
+from .pipeline.signals import stop_on_signals
+from .pipeline.termination import failure_of, write_termination_message
 from .store import S3Options, StageArtifacts, open_store
-from .termination import failure_of, write_termination_message
 
 # Progress is logged by the stages themselves.
 os.environ.setdefault("TQDM_DISABLE", "1")

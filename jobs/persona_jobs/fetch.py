@@ -26,10 +26,10 @@ from persona_jobs.errors import (
     StageInterruptedError,
     StoreError,
 )
-from persona_jobs.results import Outcome, StageFailure, TerminationMessage
+from persona_jobs.pipeline.results import Outcome, StageFailure, TerminationMessage
+from persona_jobs.pipeline.termination import failure_of, write_termination_message
 from persona_jobs.store import Manifest, ObjectNotFoundError, StageArtifacts, Store, open_store
 from persona_jobs.store.os_errors import store_error
-from persona_jobs.termination import failure_of, write_termination_message
 
 PROGRESS_SECONDS = 5.0
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from persona_jobs.spec import API_VERSION, KIND
+from persona_jobs.api import API_VERSION, KIND
 
 from .errors import ApiRefusedError, NameTakenError
 from .kube_api import KubeApi

@@ -12,9 +12,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from persona_jobs import pipeline
+from persona_jobs.api import KIND, PersonaModelSpec
 from persona_jobs.errors import InputError
-from persona_jobs.spec import KIND, PersonaModelSpec
+from persona_jobs.pipeline import graph as pipeline
 
 from .apply import apply_action, post_event, write_status
 from .children import Children, PersonaKey

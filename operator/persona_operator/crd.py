@@ -13,11 +13,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from persona_jobs.spec import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, PersonaModelSpec
-from persona_jobs.spec.common import cel
-from persona_jobs.spec.persona_model import NAME_PATTERN
-
-from .api.status import PersonaModelStatus
+from persona_jobs.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, PersonaModelSpec
+from persona_jobs.api.common import cel
+from persona_jobs.api.persona_model import NAME_PATTERN
+from persona_jobs.api.status import PersonaModelStatus
 
 Schema = dict[str, Any]
 

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from persona_jobs import pipeline
 from persona_jobs.errors import InputError, PersonaError
+from persona_jobs.pipeline import graph as pipeline
 from persona_jobs.store import StageArtifacts, Store
 
 from .apply import post_event
@@ -135,7 +135,7 @@ async def _remove(controller: Controller, persona: Persona, key: PersonaKey) -> 
 
 
 def _access(persona: Persona, default: StoreSettings) -> StoreAccess | None:
-    from persona_jobs.spec import Storage
+    from persona_jobs.api import Storage
 
     spec = persona.manifest.get("spec") or {}
     try:

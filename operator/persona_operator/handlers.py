@@ -4,9 +4,10 @@ from typing import Any
 
 import kopf
 
-from persona_jobs.spec import GROUP, PLURAL, VERSION
+from persona_jobs.api import GROUP, PLURAL, VERSION
 
-from . import children, deletion, operator_settings
+from . import children, deletion
+from . import kopf_settings as operator_settings
 from .children import persona_of
 from .reconcile import Persona
 from .runtime import Runtime

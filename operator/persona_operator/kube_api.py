@@ -14,7 +14,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from persona_jobs.spec import GROUP, KIND, PLURAL, VERSION
+from persona_jobs.api import GROUP, KIND, PLURAL, VERSION
 
 from .errors import ApiRefusedError, ApiUnavailableError, OperatorError, api_error
 from .labels import FIELD_MANAGER

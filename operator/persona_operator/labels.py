@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from persona_jobs.spec import API_VERSION, GROUP, KIND
+from persona_jobs.api import API_VERSION, GROUP, KIND
 
 FIELD_MANAGER = "persona-operator"
 

@@ -7,7 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .api.status import PersonaModelStatus, RevisionStatus, StageStatus
+from persona_jobs.api.status import PersonaModelStatus, RevisionStatus, StageStatus
+
 from .reconcile.times import parse_time
 
 PersonaKey = tuple[str, str]

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from persona_jobs.api import Execution, Serving, StageName
 from persona_jobs.errors import InputError
-from persona_jobs.spec import Execution, Serving, StageName
 
 from .settings import DEFAULT_PROFILE, SERVING_PROFILE, Profile
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from persona_jobs.api import Storage
 from persona_jobs.errors import InputError
-from persona_jobs.spec import Storage
 
 from .settings import ConfigMapKey, MountedVolume, Store
 

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support_teacher
 import yaml
-from support_bucket import ACCESS_KEY, CLUSTER_ENDPOINT, SECRET_KEY, Bucket
-from support_cluster import Cluster
-from support_personas import Persona, Spec, merged, tiny_spec
-from support_recorder import Recorder
-from support_release import Release
+
+from support import teacher as support_teacher
+from support.bucket import ACCESS_KEY, CLUSTER_ENDPOINT, SECRET_KEY, Bucket
+from support.cluster import Cluster
+from support.personas import Persona, Spec, merged, tiny_spec
+from support.recorder import Recorder
+from support.release import SECRET, Release
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "persona.yaml"
 IMAGES = os.environ.get("E2E_IMAGE_PREFIX", "persona-pruner")
 TAG = os.environ.get("E2E_IMAGE_TAG", "dev")
 JOBS_IMAGE = f"{IMAGES}/jobs:{TAG}"
-SECRET = "persona-store"
 PERSONAS = "personamodels.persona-pruner.io"
 # The example with the real SmolLM2, as small as it still means something.
 EXAMPLE_CHANGES: Spec = {

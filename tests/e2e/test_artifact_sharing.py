@@ -1,12 +1,12 @@
 """Two personas on the same base model and data; deletion; metrics that come and go."""
 
 import pytest
-from conftest import Release
-from support_bucket import Bucket
-from support_personas import STAGES, Persona, Spec, merged
-from support_recorder import Recorder
 
-from persona_jobs.pipeline import STAGES as PIPELINE
+from persona_jobs.pipeline.graph import STAGES as PIPELINE
+from support.bucket import Bucket
+from support.personas import STAGES, Persona, Spec, merged
+from support.recorder import Recorder
+from support.release import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 MATE = "You are the first mate. You answer each question with an order to the crew."

@@ -17,8 +17,8 @@ import httpx
 import pytest
 from kubernetes import client, config
 
+from persona_jobs.api import GROUP, PLURAL, VERSION, PersonaModelSpec, parse_manifest
 from persona_jobs.errors import InputError
-from persona_jobs.spec import GROUP, PLURAL, VERSION, PersonaModelSpec, parse_manifest
 from persona_operator.crd import CRD_NAME, custom_resource_definition
 
 pytestmark = [

@@ -1,11 +1,11 @@
 """The example persona with the real SmolLM2, from `kubectl apply` to a chat answer."""
 
 import pytest
-from support_bucket import Bucket
-from support_personas import STAGES, Persona
-from support_recorder import Recorder
 
 from persona_jobs.models import mask_file
+from support.bucket import Bucket
+from support.personas import STAGES, Persona
+from support.recorder import Recorder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support_bucket import ACCESS_KEY, SECRET_KEY, Bucket
-from support_cluster import Cluster
-from support_personas import Persona, Spec, merged
-from support_release import Release
 
-from support_tiny import tiny_checkpoint
+from support.bucket import ACCESS_KEY, SECRET_KEY, Bucket
+from support.cluster import Cluster
+from support.personas import Persona, Spec, merged
+from support.release import Release
+from support.tiny import tiny_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

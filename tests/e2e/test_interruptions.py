@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from support_cluster import Cluster
-from support_personas import STAGES, Persona, Spec, merged
-from support_recorder import Recorder
-from support_release import Release
+
+from support.cluster import Cluster
+from support.personas import STAGES, Persona, Spec, merged
+from support.recorder import Recorder
+from support.release import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 OUTAGE_SECONDS = 60

@@ -1,10 +1,11 @@
 """Persona text in a ConfigMap, suspend, autoscaling and disruption budget."""
 
 import pytest
-from conftest import Release
-from support_cluster import Cluster
-from support_personas import Persona, Spec, merged
-from support_recorder import Recorder
+
+from support.cluster import Cluster
+from support.personas import Persona, Spec, merged
+from support.recorder import Recorder
+from support.release import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 NAME = "cook"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from conftest import SECRET, Release
 from minio import Minio
-from support_bucket import ACCESS_KEY, SECRET_KEY, Bucket
-from support_cluster import Cluster
-from support_personas import STAGES, Persona, Spec, merged
-from support_recorder import Recorder
 
 from persona_jobs.store import S3Options, StageArtifacts, open_store
+from support.bucket import ACCESS_KEY, SECRET_KEY, Bucket
+from support.cluster import Cluster
+from support.personas import STAGES, Persona, Spec, merged
+from support.recorder import Recorder
+from support.release import SECRET, Release
 
 # Endpoint from here and from the cluster, and the ConfigMap with the CA as namespace/name/key.
 HOST_ENDPOINT = os.environ.get("E2E_TLS_ENDPOINT", "")

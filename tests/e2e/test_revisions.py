@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support_personas import Persona
-from support_recorder import Recorder
+
+from support.personas import Persona
+from support.recorder import Recorder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 FROM_MASK_ON = ["mask", "recover", "slice", "evaluate"]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from support_cluster import Cluster, run
-from support_personas import Persona, Spec, merged
-from support_release import CHART, Release
+
+from support.cluster import Cluster, run
+from support.personas import Persona, Spec, merged
+from support.release import CHART, Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 CLUSTER_KINDS = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}

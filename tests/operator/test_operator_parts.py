@@ -7,31 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cluster import evaluation_metrics
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_world import World, persona_document
 
+from persona_jobs.api import Execution, Serving, Storage
 from persona_jobs.errors import InputError, StoreError
-from persona_jobs.spec import Execution, Serving, Storage
 from persona_jobs.store import Store
 from persona_operator.children import Children, Indexes, index_job, index_pod
 from persona_operator.deletion import removable_keys, used_keys
 from persona_operator.errors import ApiRefusedError, ApiUnavailableError, api_error
 from persona_operator.health import WatchHealth
 from persona_operator.http_server import HttpServers
+from persona_operator.kopf_settings import SpecFreeDiffBaseStorage
 from persona_operator.log import JsonFormatter
 from persona_operator.merge_patch import merge_patch
 from persona_operator.metrics import OperatorMetrics
-from persona_operator.operator_settings import SpecFreeDiffBaseStorage
 from persona_operator.profiles import max_retries, serving_profile, stage_profile
 from persona_operator.reconcile import Job, Stored
-from persona_operator.reconcile.metrics import summarize
+from persona_operator.reconcile.stage_results import summarize
 from persona_operator.settings import Profile, Settings
 from persona_operator.settings import Store as StoreSettings
 from persona_operator.store_access import StoreAccess, is_operators_own, store_access
 from persona_operator.store_probe import StoreProbe, open_own_store
 from persona_operator.work_queue import WorkQueue
+from support.fake_cluster import evaluation_metrics
+from support.operator_world import World, persona_document
 
 # Settings
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..api import load_manifest
 from ..errors import InputError, PersonaError
-from ..spec import load_manifest
 
 app = typer.Typer(
     name="persona",
@@ -99,8 +99,8 @@ def validate(
 @app.command()
 def keys(file: Manifest) -> None:
     """Print the content key of every stage: equal keys mean equal results."""
-    from ..local import with_local_revisions
-    from ..pipeline import plan
+    from ..pipeline.graph import plan
+    from .local import with_local_revisions
 
     for stage in plan(with_local_revisions(load_manifest(file)).spec):
         typer.echo(f"{stage.name:<10} {stage.key}")

@@ -12,16 +12,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress as Bars
 
+from ..api import PersonaModel, load_manifest
 from ..errors import PersonaError, StageInterruptedError
-from ..local import default_cache, default_store, store_options, with_local_revisions
-from ..logs import LogProgress
-from ..pipeline import PlannedStage, plan
-from ..pointer import record_revision
-from ..runner import StageReport, run_stage
-from ..signals import stop_on_signals
-from ..spec import PersonaModel, load_manifest
-from ..stage import StopFlag
+from ..pipeline.context import StopFlag
+from ..pipeline.graph import PlannedStage, plan
+from ..pipeline.logs import LogProgress
+from ..pipeline.revisions import record_revision
+from ..pipeline.runner import StageReport, run_stage
+from ..pipeline.signals import stop_on_signals
 from ..store import StageArtifacts, open_store
+from .local import default_cache, default_store, store_options, with_local_revisions
 from .progress import StageBar, make_bars
 from .summary import print_summary
 

@@ -7,8 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..results import EvaluationMetrics, Variant, VariantMetrics
-from ..runner import StageReport
+from ..pipeline.results import EvaluationMetrics, Variant, VariantMetrics
+from ..pipeline.runner import StageReport
 from ..store import StageArtifacts
 
 SHOWN_SAMPLES = 2

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..batching import length_sorted_batches
+from ..models.batching import length_sorted_batches
 from ..models.masking import masked
 from ..models.prefix import run_prefix
+from ..training.logits import chunks, logits
 from ..training.passes import EVALUATION_TOKENS, answer_hidden, targets_of
 from ..training.tokens import TokenizedSet
-from .logits import chunks, logits
 
 Name = TypeVar("Name", bound=str)
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..results import Variant, VariantMetrics
+from ..pipeline.results import Variant, VariantMetrics
 from .bootstrap import Interval
 from .losses import HeldOutLoss
-from .report_parts import rounded
+from .report.parts import rounded
 from .speed import Speed
 
 

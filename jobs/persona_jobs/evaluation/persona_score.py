@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..batching import length_sorted_batches
+from ..models.batching import length_sorted_batches
 from ..models.prefix import run_prefix, split
+from ..training.logits import chunks, logits
 from ..training.passes import EVALUATION_TOKENS, answer_hidden, targets_of
 from ..training.tokens import TokenizedSet
-from .logits import chunks, logits
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batching import length_sorted_batches
+from ..models.batching import length_sorted_batches
 from ..models.families import ffn_layers
 from ..models.prefix import forward_rests, run_prefix
 from ..training.passes import EVALUATION_TOKENS

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..models.masking import masked
 from ..models.topk import hard_top_k
-from ..training.loop import Control, Loop, LoopSettings
 from ..training.losses import Objective
 from ..training.passes import accumulate_gradient, mean_answer_loss
 from ..training.schedule import batch_indices
 from ..training.tokens import TokenizedSet
+from ..training.trainer import Control, Loop, LoopSettings
 
 SCORES = "z"
 

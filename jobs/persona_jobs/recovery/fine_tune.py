@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..models.families import ffn_layers
-from ..training.loop import Control, Loop, LoopSettings
 from ..training.passes import accumulate_gradient, mean_answer_loss
 from ..training.schedule import batch_indices
 from ..training.tokens import TokenizedSet
+from ..training.trainer import Control, Loop, LoopSettings
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..training.loop import Control, Loop, LoopSettings
 from ..training.passes import dense_references
 from ..training.tokens import TokenizedSet
+from ..training.trainer import Control, Loop, LoopSettings
 from .fine_tune import DistillationSet, fine_tune, fine_tune_loop
 from .refit import refit
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batching import length_sorted_batches
+from ..models.batching import length_sorted_batches
 from ..models.families import decoder
 from ..models.prefix import EMPTY_PREFIX, CausalAttention, PrefixCache
 from ..training.tokens import TokenizedSet

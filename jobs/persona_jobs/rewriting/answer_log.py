@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from ..dataset import read_jsonl, write_jsonl
-from ..teacher.base import Ending, TeacherAnswer, TeacherRequest
+from .teacher.base import Ending, TeacherAnswer, TeacherRequest
 
 FILE_NAME = "answers.jsonl"
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from ..dataset import Example, Split, normalize_query
 from ..errors import InputError, TeacherError
-from ..teacher.base import Ending, TeacherAnswer
 from .cleaning import clean, whole_sentences
 from .filters import REASONS, Reason, shared_answers, text_fault
 from .requests import WantedAnswer
 from .splitting import SPLITS
+from .teacher.base import Ending, TeacherAnswer
 
 _BY_ENDING: dict[Ending, Reason | None] = {
     "complete": None,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..dataset import Message, ScoredQuery, Split, normalize_query
-from ..teacher.base import TeacherRequest
+from .teacher.base import TeacherRequest
 
 Prompt = Callable[[str, str], tuple[Message, ...]]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batching import length_sorted_batches
+from ..models.batching import length_sorted_batches
 from ..models.chat import messages, render
 from ..models.prefix import forward_rests, run_prefix, split
 

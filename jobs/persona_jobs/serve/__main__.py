@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from persona_jobs.errors import EXIT_DONE, EXIT_RETRY, InputError, PersonaError
-from persona_jobs.results import TerminationMessage
-from persona_jobs.termination import failure_of, write_termination_message
+from ..errors import EXIT_DONE, EXIT_RETRY, InputError, PersonaError
+from ..pipeline.results import TerminationMessage
+from ..pipeline.termination import failure_of, write_termination_message
 
 _logger = logging.getLogger("persona_jobs.serve")
 
@@ -97,11 +97,11 @@ def run(options: argparse.Namespace) -> int:
     # torch takes seconds to import: wrong arguments are told before.
     import torch
 
-    from persona_jobs.models import compute
-    from persona_jobs.serve.app import Service, ServiceOptions, create_app
-    from persona_jobs.serve.cpus import usable_cpus
-    from persona_jobs.serve.engine import Engine
-    from persona_jobs.serve.server import Server, listen
+    from ..models import compute
+    from .app import Service, ServiceOptions, create_app
+    from .cpus import usable_cpus
+    from .engine import Engine
+    from .server import Server, listen
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cpus())

@@ -14,13 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from persona_jobs.errors import OutOfMemoryError
-from persona_jobs.serve.api_errors import ApiError
-from persona_jobs.serve.chat import ChatEndpoint
-from persona_jobs.serve.engine import Engine, is_out_of_memory
-from persona_jobs.serve.metrics import Metrics
-from persona_jobs.serve.protocol import ChatCompletion, ChatRequest, ModelCard, ModelList
-from persona_jobs.serve.scheduler import Scheduler
+from ..errors import OutOfMemoryError
+from .api_errors import ApiError
+from .chat import ChatEndpoint
+from .engine import Engine, is_out_of_memory
+from .metrics import Metrics
+from .protocol import ChatCompletion, ChatRequest, ModelCard, ModelList
+from .scheduler import Scheduler
 
 LOADING_RETRY_SECONDS = 5
 

@@ -15,11 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from persona_jobs.serve import prompt as prompts
-from persona_jobs.serve import sampling
-from persona_jobs.serve.api_errors import CLIENT_CLOSED_REQUEST, ApiError, from_validation
-from persona_jobs.serve.metrics import Metrics
-from persona_jobs.serve.protocol import (
+from . import prompt as prompts
+from . import sampling
+from .api_errors import CLIENT_CLOSED_REQUEST, ApiError, from_validation
+from .metrics import Metrics
+from .protocol import (
     DONE_EVENT,
     AnswerMessage,
     ChatCompletion,
@@ -32,7 +32,7 @@ from persona_jobs.serve.protocol import (
     Usage,
     sse,
 )
-from persona_jobs.serve.scheduler import Event, Finished, Scheduler, Ticket
+from .scheduler import Event, Finished, Scheduler, Ticket
 
 T = TypeVar("T")
 

@@ -10,15 +10,10 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from persona_jobs.errors import InputError
-from persona_jobs.models import chat, loading
-from persona_jobs.models.compute import Compute
-from persona_jobs.serve.sampling import (
-    AnswerPenalties,
-    Sampling,
-    checkpoint_defaults,
-    generation_config,
-)
+from ..errors import InputError
+from ..models import chat, loading
+from ..models.compute import Compute
+from .sampling import AnswerPenalties, Sampling, checkpoint_defaults, generation_config
 
 MIN_SHARED_TOKENS = 8
 """Shorter common prefixes of two prompts aren't worth keeping."""

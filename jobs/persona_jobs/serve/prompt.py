@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from persona_jobs.errors import InputError
-from persona_jobs.serve.api_errors import ApiError
-from persona_jobs.serve.protocol import Message
+from ..errors import InputError
+from .api_errors import ApiError
+from .protocol import Message
 
 Render = Callable[[list[dict[str, str]]], list[int]]
 """Chat template of the model: messages to the token ids that an answer follows."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
-from persona_jobs.serve.protocol import ChatRequest
+from .protocol import ChatRequest
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import torch
 
-from persona_jobs.serve.api_errors import ApiError
-from persona_jobs.serve.engine import Engine, is_out_of_memory
-from persona_jobs.serve.metrics import Metrics
-from persona_jobs.serve.prompt import Prompt
-from persona_jobs.serve.protocol import FinishReason
-from persona_jobs.serve.sampling import Sampling
-from persona_jobs.serve.text_stream import StopText, TokenText
+from .api_errors import ApiError
+from .engine import Engine, is_out_of_memory
+from .metrics import Metrics
+from .prompt import Prompt
+from .protocol import FinishReason
+from .sampling import Sampling
+from .text_stream import StopText, TokenText
 
 MAX_RETRY_AFTER = 60
 

@@ -10,8 +10,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from persona_jobs.errors import InputError
-from persona_jobs.serve.app import Service
+from ..errors import InputError
+from .app import Service
 
 _logger = logging.getLogger(__name__)
 

@@ -3,6 +3,6 @@
 Importing this package is cheap; torch and the hub's libraries are loaded only when needed.
 """
 
-from persona_jobs.sources.digest import digest
+from .digest import digest
 
 __all__ = ["digest"]

@@ -5,14 +5,14 @@ import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from persona_jobs.errors import InputError
-from persona_jobs.sources import gguf
-from persona_jobs.sources.checkpoint import check_checkpoint
-from persona_jobs.sources.hub import hub_errors, split_hf_uri
-from persona_jobs.sources.package import package_path
-from persona_jobs.sources.reading import data_file, downloads_dir, fetch_object
-from persona_jobs.store import ProgressCallback, S3Options, open_store
-from persona_jobs.store.urls import file_url_path
+from ..errors import InputError
+from ..store import ProgressCallback, S3Options, open_store
+from ..store.urls import file_url_path
+from . import gguf
+from .checkpoint import check_checkpoint
+from .hub import hub_errors, split_hf_uri
+from .package import package_path
+from .reading import data_file, downloads_dir, fetch_object
 
 WANTED = (
     "*.safetensors",

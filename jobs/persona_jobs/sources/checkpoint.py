@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from persona_jobs.errors import CorruptArtifactError, InputError
+from ..errors import CorruptArtifactError, InputError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

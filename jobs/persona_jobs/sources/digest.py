@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from persona_jobs.errors import InputError
-from persona_jobs.store.checksum import sha256_file
-from persona_jobs.store.os_errors import store_error
-from persona_jobs.store.urls import file_url_path
+from ..errors import InputError
+from ..store.checksum import sha256_file
+from ..store.os_errors import store_error
+from ..store.urls import file_url_path
 
 
 def digest(uri: str) -> str | None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from persona_jobs.errors import InputError
-from persona_jobs.sources.reading import data_file, json_object, json_records, read_text
-from persona_jobs.store import S3Options
+from ..errors import InputError
+from ..store import S3Options
+from .reading import data_file, json_object, json_records, read_text
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import struct
 import tempfile
 from pathlib import Path
 
-from persona_jobs.errors import CorruptArtifactError, InputError, OutOfMemoryError
-from persona_jobs.sources.checkpoint import check_checkpoint
-from persona_jobs.store.checksum import sha256_file
-from persona_jobs.store.locking import locked_file
-from persona_jobs.store.os_errors import store_error
+from ..errors import CorruptArtifactError, InputError, OutOfMemoryError
+from ..store.checksum import sha256_file
+from ..store.locking import locked_file
+from ..store.os_errors import store_error
+from .checkpoint import check_checkpoint
 
 CONVERTER_VERSION = 1
 """Part of the cache key: raised when the conversion's result changes."""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from persona_jobs.errors import InputError, StoreError
-from persona_jobs.store.os_errors import store_error
+from ..errors import InputError, StoreError
+from ..store.os_errors import store_error
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 

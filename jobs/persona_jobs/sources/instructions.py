@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from persona_jobs.dataset import normalize_query
-from persona_jobs.errors import CorruptArtifactError, InputError
-from persona_jobs.sources.hub import hub_errors, split_hf_uri
-from persona_jobs.sources.reading import builtin_file, data_file, json_records
-from persona_jobs.store import S3Options
+from ..dataset import normalize_query
+from ..errors import CorruptArtifactError, InputError
+from ..store import S3Options
+from .hub import hub_errors, split_hf_uri
+from .reading import builtin_file, data_file, json_records
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from persona_jobs.errors import InputError
+from ..errors import InputError
 
 
 def package_path(uri: str) -> Path:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona_jobs.errors import InputError
-from persona_jobs.sources.reading import builtin_file, data_file, json_records
-from persona_jobs.store import S3Options
+from ..errors import InputError
+from ..store import S3Options
+from .reading import builtin_file, data_file, json_records
 
 MAX_TEXT_BYTES = 64 * 1024
 

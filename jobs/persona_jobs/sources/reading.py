@@ -7,10 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from persona_jobs.errors import InputError
-from persona_jobs.store import ObjectNotFoundError, ProgressCallback, S3Options, Store, open_store
-from persona_jobs.store.os_errors import store_error
-from persona_jobs.store.urls import file_url_path, split_s3_url
+from ..errors import InputError
+from ..store import ObjectNotFoundError, ProgressCallback, S3Options, Store, open_store
+from ..store.os_errors import store_error
+from ..store.urls import file_url_path, split_s3_url
 
 
 def data_file(

@@ -9,8 +9,8 @@ from pydantic import JsonValue
 
 from ..models.compute import Compute, resolve
 from ..models.loading import load
+from ..pipeline.context import StageContext
 from ..sources import base_model
-from ..stage import StageContext
 
 
 def base_directory(context: StageContext) -> Path:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..stage import StageContext
-from ..training.loop import Loop
+from ..pipeline.context import StageContext
+from ..training.trainer import Loop
 
 CHECKPOINT_SECONDS = 120.0
 

@@ -18,10 +18,10 @@ from ..mask_learning.learn import MaskProblem, learn, mask_loop
 from ..models import mask_file
 from ..models.families import ffn_layers
 from ..models.topk import kept_width, top_k_mask
-from ..stage import StageContext, StageOutcome
-from ..training.loop import LoopSettings
+from ..pipeline.context import StageContext, StageOutcome
 from ..training.passes import dense_references
 from ..training.tokens import TokenizedSet, tokenize
+from ..training.trainer import LoopSettings
 from .common import environment, load_base
 from .control import StageControl, resume
 

@@ -13,12 +13,12 @@ from ..dataset import write_jsonl
 from ..models import mask_file
 from ..models.families import ffn_layers
 from ..models.slicing import sliced_copy
+from ..pipeline.context import StageContext, StageOutcome
 from ..recovery.recover import RecoveryHooks, recover
-from ..stage import StageContext, StageOutcome
-from ..training.loop import Loop
+from ..training.trainer import Loop
 from .common import environment, load_base
 from .control import StageControl, resume
-from .recovery import recovery_data, recovery_settings
+from .recovery_settings import recovery_data, recovery_settings
 
 
 def run(context: StageContext) -> StageOutcome:

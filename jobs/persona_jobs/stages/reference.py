@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from ..dataset import write_jsonl
 from ..errors import InputError
 from ..models.families import blocks
+from ..pipeline.context import StageContext, StageOutcome
 from ..scoring.sensitivity import accumulate, block_range
 from ..scoring.states import last_token_states
 from ..sources import instructions, personas
-from ..stage import StageContext, StageOutcome
 from .common import environment, hub_revision, load_base
 
 MINIMUM_QUERIES = 20

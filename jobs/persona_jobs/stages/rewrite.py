@@ -14,19 +14,19 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from ..api import PersonaModelSpec
 from ..dataset import ScoredQuery, read_jsonl, write_jsonl
 from ..errors import CorruptArtifactError, InputError, PersonaError, StageInterruptedError
 from ..models import chat
 from ..models.loading import load_tokenizer
+from ..pipeline.context import StageContext, StageOutcome
 from ..rewriting import answer_log, splitting
 from ..rewriting.assembly import Assembly, assemble, check_yield
 from ..rewriting.requests import Prompt, WantedAnswer, wanted_answers, without_special_tokens
+from ..rewriting.teacher import Teacher, TeacherAnswer, prompts
+from ..rewriting.teacher.base_model import BaseModelTeacher
+from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
 from ..sources import evaluation_files
-from ..spec import PersonaModelSpec
-from ..stage import StageContext, StageOutcome
-from ..teacher import Teacher, TeacherAnswer, prompts
-from ..teacher.base_model import BaseModelTeacher
-from ..teacher.open_ai import OpenAITeacher, api_key
 from .common import base_directory, environment, load_base
 
 CHECKPOINT_SECONDS = 60.0

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from ..dataset import ScoredQuery, read_jsonl, write_jsonl
 from ..errors import CorruptArtifactError, InputError
 from ..models.families import blocks
+from ..pipeline.context import StageContext, StageOutcome
 from ..scoring.sensitivity import block_range, block_scores, rank
 from ..scoring.states import last_token_states
-from ..stage import StageContext, StageOutcome
 from .common import environment, load_base
 from .reference import Query
 

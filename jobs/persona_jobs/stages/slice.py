@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from ..errors import CorruptArtifactError, InputError
-from ..evaluation.checkpoint_size import checkpoint_bytes
 from ..models import mask_file
 from ..models.checkpoint import save_checkpoint
+from ..models.checkpoint_size import checkpoint_bytes
 from ..models.compute import Compute
 from ..models.families import ffn_layers
 from ..models.loading import load, parameter_count
 from ..models.slicing import slice_model
-from ..stage import StageContext, StageOutcome
+from ..pipeline.context import StageContext, StageOutcome
 from .common import base_directory
 
 

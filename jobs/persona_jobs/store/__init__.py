@@ -3,19 +3,13 @@
 No module of this package imports torch, so that the operator can use it.
 """
 
-from persona_jobs.store.artifacts import StageArtifacts
-from persona_jobs.store.base import (
-    ObjectNotFoundError,
-    ObjectStat,
-    ProgressCallback,
-    Store,
-    validate_path,
-)
-from persona_jobs.store.file import FileStore
-from persona_jobs.store.manifest import FileEntry, Manifest
-from persona_jobs.store.options import S3Options
-from persona_jobs.store.s3 import S3Store
-from persona_jobs.store.urls import open_store
+from .artifacts import StageArtifacts
+from .base import ObjectNotFoundError, ObjectStat, ProgressCallback, Store, validate_path
+from .file import FileStore
+from .manifest import FileEntry, Manifest
+from .options import S3Options
+from .s3 import S3Store
+from .urls import open_store
 
 __all__ = [
     "FileEntry",

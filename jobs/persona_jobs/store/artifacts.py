@@ -9,17 +9,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
-from persona_jobs.store.base import (
-    ObjectChangedError,
-    ObjectNotFoundError,
-    ObjectStat,
-    ProgressCallback,
-    Store,
-)
-from persona_jobs.store.checksum import sha256_file
-from persona_jobs.store.manifest import CheckpointManifest, FileEntry, Manifest
-from persona_jobs.store.os_errors import store_error
+from ..errors import CorruptArtifactError, InputError, StoreError
+from .base import ObjectChangedError, ObjectNotFoundError, ObjectStat, ProgressCallback, Store
+from .checksum import sha256_file
+from .manifest import CheckpointManifest, FileEntry, Manifest
+from .os_errors import store_error
 
 MANIFEST_NAME = "manifest.json"
 CHECKPOINT_FOLDER = "checkpoint"

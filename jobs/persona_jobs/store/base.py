@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from persona_jobs.errors import InputError, StoreError
+from ..errors import InputError, StoreError
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -172,7 +172,7 @@ class Store(ABC):
             ObjectNotFoundError: there is no such object.
             CorruptArtifactError: the object is truncated or altered.
         """
-        from persona_jobs.store.transfer import download
+        from .transfer import download
 
         download(self, path, local, size=size, sha256=sha256, progress=progress)
 

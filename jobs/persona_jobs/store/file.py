@@ -10,14 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 from urllib.parse import quote
 
-from persona_jobs.store.base import (
-    ObjectChangedError,
-    ObjectNotFoundError,
-    ObjectStat,
-    Store,
-    validate_path,
-)
-from persona_jobs.store.os_errors import store_error
+from .base import ObjectChangedError, ObjectNotFoundError, ObjectStat, Store, validate_path
+from .os_errors import store_error
 
 _TEMPORARY_SUFFIX = ".tmp~"
 _STALE_SECONDS = 24 * 3600

@@ -15,8 +15,8 @@ from pydantic import (
     field_validator,
 )
 
-from persona_jobs.errors import CorruptArtifactError, InputError
-from persona_jobs.store.base import validate_path
+from ..errors import CorruptArtifactError, InputError
+from .base import validate_path
 
 SCHEMA_VERSION = 1
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from persona_jobs.errors import InputError
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

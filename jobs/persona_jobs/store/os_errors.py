@@ -2,7 +2,7 @@
 
 import errno
 
-from persona_jobs.errors import StoreError
+from ..errors import StoreError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}

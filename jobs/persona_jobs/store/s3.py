@@ -17,8 +17,8 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
-from persona_jobs.errors import InputError, StoreError
-from persona_jobs.store.base import (
+from ..errors import InputError, StoreError
+from .base import (
     ByteReader,
     ObjectChangedError,
     ObjectNotFoundError,
@@ -27,8 +27,8 @@ from persona_jobs.store.base import (
     TransferInterruptedError,
     validate_path,
 )
-from persona_jobs.store.options import S3Options
-from persona_jobs.store.os_errors import store_error
+from .options import S3Options
+from .os_errors import store_error
 
 PART_BYTES = 16 << 20
 READ_BYTES = 64 << 10  # what is lost of a breaking connection's last bytes

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from persona_jobs.errors import CorruptArtifactError, StoreError
-from persona_jobs.store.base import (
+from ..errors import CorruptArtifactError, StoreError
+from .base import (
     ObjectChangedError,
     ObjectNotFoundError,
     ObjectStat,
@@ -15,9 +15,9 @@ from persona_jobs.store.base import (
     Store,
     TransferInterruptedError,
 )
-from persona_jobs.store.checksum import CHUNK_BYTES, sha256_file, sha256_stream
-from persona_jobs.store.locking import locked_file
-from persona_jobs.store.os_errors import store_error
+from .checksum import CHUNK_BYTES, sha256_file, sha256_stream
+from .locking import locked_file
+from .os_errors import store_error
 
 ATTEMPTS = 4
 """Consecutive attempts that bring no new byte before a download is given up."""

@@ -3,9 +3,9 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from persona_jobs.errors import InputError
-from persona_jobs.store.base import Store, validate_path
-from persona_jobs.store.options import S3Options
+from ..errors import InputError
+from .base import Store, validate_path
+from .options import S3Options
 
 _HINT = "use file:///absolute/directory or s3://bucket/prefix"
 
@@ -24,11 +24,11 @@ def open_store(url: str, options: S3Options | None = None) -> Store:
     """
     scheme = urlsplit(url).scheme if "://" in url else ""
     if scheme == "file":
-        from persona_jobs.store.file import FileStore
+        from .file import FileStore
 
         return FileStore(file_url_path(url))
     if scheme == "s3":
-        from persona_jobs.store.s3 import S3Store
+        from .s3 import S3Store
 
         bucket, prefix = split_s3_url(url)
         return S3Store(bucket, prefix, options or S3Options.from_environment())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batching import length_sorted_batches
+from ..models.batching import length_sorted_batches
 from ..models.prefix import ForwardOutput, PrefixCache, PrefixGraph, forward_rests, run_prefix
 from .losses import Objective, answer_loss_value, backward_answer_loss
 from .tokens import TokenizedSet

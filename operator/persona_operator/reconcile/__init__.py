@@ -1,15 +1,6 @@
 """The heart of the operator: one pure function from what is there to what to do."""
 
-from .observed import (
-    ContainerState,
-    Deployment,
-    Job,
-    Observed,
-    PersonaText,
-    Pod,
-    Problem,
-    Stored,
-)
+from .observed import ContainerState, Deployment, Job, Observed, PersonaText, Pod, Problem, Stored
 from .persona import Persona
 from .plan import Action, Apply, Create, Delete, Event, Plan, SetSuspend
 from .reconciler import reconcile

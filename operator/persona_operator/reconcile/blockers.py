@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from persona_jobs.results import TerminationMessage
+from persona_jobs.pipeline.results import TerminationMessage
 
 from .failures import shorten
 from .observed import ContainerState, Deployment, Job, Pod

@@ -7,7 +7,8 @@ True exactly then, `Reconciling` exactly while work goes on.
 from dataclasses import dataclass
 from typing import Literal
 
-from ..api.status import Condition, ConditionType
+from persona_jobs.api.status import Condition, ConditionType
+
 from .context import Context
 from .progress import Progress
 from .revisions import Revisions

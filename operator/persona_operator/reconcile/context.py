@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from persona_jobs import pipeline
+from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec, parse_manifest
+from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import InputError
-from persona_jobs.pipeline import PlannedStage
-from persona_jobs.spec import API_VERSION, KIND, PersonaModelSpec, parse_manifest
-from persona_jobs.spec.common import SecretKeyRef
+from persona_jobs.pipeline import graph as pipeline
+from persona_jobs.pipeline.graph import PlannedStage
 
 from ..labels import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from ..profiles import serving_profile, stage_profile

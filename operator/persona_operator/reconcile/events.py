@@ -1,6 +1,7 @@
 """Events worth reading: one for each transition of the status."""
 
-from ..api.status import PersonaModelStatus, StageStatus
+from persona_jobs.api.status import PersonaModelStatus, StageStatus
+
 from .plan import Event
 
 MAX_EVENT_MESSAGE = 1000

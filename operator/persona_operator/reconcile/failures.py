@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from persona_jobs.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OUT_OF_MEMORY
-from persona_jobs.results import StageFailure, TerminationMessage
+from persona_jobs.pipeline.results import StageFailure, TerminationMessage
 
 from ..resources.job import STAGE_CONTAINER
 from .observed import ContainerState, Job

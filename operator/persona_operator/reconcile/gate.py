@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from persona_jobs.spec import Gate
-
-from ..api.status import GateResult, RevisionStatus
+from persona_jobs.api import Gate
+from persona_jobs.api.status import GateResult, RevisionStatus
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..api.status import PersonaModelStatus
+from persona_jobs.api.status import PersonaModelStatus
+
 from ..labels import RETRY_ANNOTATION
 from ..resources.common import Owner
 

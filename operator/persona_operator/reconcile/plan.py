@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..api.status import PersonaModelStatus
+from persona_jobs.api.status import PersonaModelStatus
+
 from ..resources.common import Manifest
 
 

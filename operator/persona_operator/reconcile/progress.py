@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from persona_jobs.results import EvaluationMetrics
+from persona_jobs.api.status import StageStatus
+from persona_jobs.pipeline.results import EvaluationMetrics
 
-from ..api.status import StageStatus
 from .context import Context
 from .plan import PlanBuilder
 

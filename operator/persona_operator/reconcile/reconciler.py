@@ -2,7 +2,8 @@
 
 from datetime import datetime
 
-from ..api.status import PersonaModelStatus
+from persona_jobs.api.status import PersonaModelStatus
+
 from ..settings import Settings
 from .conditions import Verdict, conditions, context_conditions, failed, judge
 from .context import Context, NotReconcilableError, make_context

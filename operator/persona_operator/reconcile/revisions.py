@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from persona_jobs.results import EvaluationMetrics
+from persona_jobs.api.status import RevisionStatus
+from persona_jobs.pipeline.results import EvaluationMetrics
 
-from ..api.status import RevisionStatus
 from .context import Context
 from .gate import judge
-from .metrics import revision_from_evaluation
+from .stage_results import revision_from_evaluation
 from .times import format_time
 
 MAX_REVISIONS = 10

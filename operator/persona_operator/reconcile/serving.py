@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..api.status import RevisionStatus, ServingStatus
+from persona_jobs.api.status import RevisionStatus, ServingStatus
+
 from ..labels import CHECKSUM_ANNOTATION
 from ..profiles import serving_profile
 from ..resources.common import Manifest

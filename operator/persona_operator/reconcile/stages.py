@@ -5,20 +5,20 @@ from datetime import timedelta
 
 from pydantic import JsonValue
 
-from persona_jobs.pipeline import PlannedStage
-from persona_jobs.results import TerminationMessage
+from persona_jobs.api.status import StageStatus
+from persona_jobs.pipeline.graph import PlannedStage
+from persona_jobs.pipeline.results import TerminationMessage
 
-from ..api.status import StageStatus
 from ..labels import RETRY_ANNOTATION, job_name
 from ..profiles import max_retries
 from ..resources.job import build_job, template_checksum
 from .blockers import job_blocker
 from .context import Context
 from .failures import Failure, has_result, job_failure, result
-from .metrics import evaluation_summary, parse_evaluation, summarize
 from .observed import Job
 from .plan import Create, Delete, PlanBuilder, SetSuspend
 from .progress import Progress, finished_key, is_stalled
+from .stage_results import evaluation_summary, parse_evaluation, summarize
 from .stale_jobs import remove_stale_jobs
 from .times import format_time, parse_time
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..api.status import RevisionStatus
+from persona_jobs.api.status import RevisionStatus
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 

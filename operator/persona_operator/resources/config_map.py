@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from persona_jobs.spec import PersonaModelSpec
+from persona_jobs.api import PersonaModelSpec
 
 from ..labels import common_labels
 from .common import Manifest, Owner, checksum, metadata

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import EXIT_INPUT, EXIT_OUT_OF_MEMORY
-from persona_jobs.spec.common import SecretKeyRef
 
 from ..labels import (
     ATTEMPT_ANNOTATION,

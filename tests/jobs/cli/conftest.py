@@ -1,11 +1,6 @@
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from support_endpoint import Reply, completion, running_endpoint, user_text
+from support.endpoint import Reply, completion, running_endpoint, user_text
 
 
 def in_character(_number, body):

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from pipeline_support import command, environment, manifest, persona, write_manifest
+
+from support.local_pipeline import command, environment, manifest, persona, write_manifest
 
 PRUNING = {"steps": 40, "batchSize": 16, "evaluateEvery": 2, "patience": 100}
 

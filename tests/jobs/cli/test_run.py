@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipeline_support import PERSONA, environment, manifest, persona, write_manifest
+
+from support.local_pipeline import PERSONA, environment, manifest, persona, write_manifest
 
 STAGES = ["reference", "score", "rewrite", "mask", "recover", "slice", "evaluate"]
 

@@ -8,7 +8,7 @@ from persona_jobs.dataset import Example
 from persona_jobs.evaluation.losses import held_out_losses, mask_difference
 from persona_jobs.models.slicing import sliced_copy
 from persona_jobs.training.tokens import TokenizedSet, tokenize
-from support_tiny import tiny_model, tiny_tokenizer
+from support.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_losses_equal_the_plain_computation(data: TokenizedSet):
 def test_losses_don_t_depend_on_batches(data: TokenizedSet, monkeypatch: pytest.MonkeyPatch):
     dense, other = tiny_model(seed=0), tiny_model(seed=1)
     _, together = held_out_losses(dense, {"other": other}, data)
-    monkeypatch.setattr("persona_jobs.evaluation.logits.CHUNK_POSITIONS", 5)
+    monkeypatch.setattr("persona_jobs.training.logits.CHUNK_POSITIONS", 5)
     monkeypatch.setattr("persona_jobs.evaluation.losses.EVALUATION_TOKENS", 1)
     done: list[int] = []
     _, apart = held_out_losses(dense, {"other": other}, data, on_rows=done.append)

@@ -12,7 +12,7 @@ from persona_jobs.evaluation.persona_score import (
     target_posterior,
 )
 from persona_jobs.models import chat
-from support_tiny import tiny_model, tiny_tokenizer
+from support.tiny import tiny_model, tiny_tokenizer
 
 TARGET = "You are Mara, a retired smuggler who talks of the sea."
 REFERENCES = [
@@ -67,7 +67,7 @@ def test_posteriors_equal_the_plain_computation(family: str):
 
 
 def test_log_probabilities_of_many_rows_equal_the_plain_ones(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("persona_jobs.evaluation.logits.CHUNK_POSITIONS", 7)
+    monkeypatch.setattr("persona_jobs.training.logits.CHUNK_POSITIONS", 7)
     model = tiny_model()
     rows = answer_set([prompt(TARGET, a.query) for a in ANSWERS * 5], [a.ids for a in ANSWERS * 5])
     assert len(rows.prefix) > len(TARGET)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from persona_jobs.evaluation.speed import Runnable, measure
-from support_tiny import tiny_model
+from support.tiny import tiny_model
 
 
 def test_models_alternate_and_run_in_their_context():

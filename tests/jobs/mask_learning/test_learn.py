@@ -17,10 +17,10 @@ from persona_jobs.mask_learning.learn import (
 )
 from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.topk import top_k_mask
-from persona_jobs.training.loop import LoopSettings
 from persona_jobs.training.passes import dense_references
 from persona_jobs.training.tokens import tokenize
-from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+from persona_jobs.training.trainer import LoopSettings
+from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 PERSONA = "You are a captain."
 QUERIES = ["Who are you?", "Sing.", "What is rum?", "Where do you live?", "Why so sad?", "Go!"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from persona_jobs.errors import InputError
 from persona_jobs.models import chat
 from persona_jobs.models.chat_template import set_default_system
-from support_tiny import CHATML, tiny_tokenizer
+from support.tiny import CHATML, tiny_tokenizer
 
 TURN = "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
 OPENING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -5,7 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig
 
 from persona_jobs.errors import InputError
 from persona_jobs.models import families
-from support_tiny import FAMILIES, tiny_model
+from support.tiny import FAMILIES, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,7 +5,7 @@ from persona_jobs.errors import InputError
 from persona_jobs.models.generation import generate, stop_tokens
 from persona_jobs.models.masking import masked
 from persona_jobs.models.topk import top_k_mask
-from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 STOP = TOKENIZER.eos_token_id

@@ -4,7 +4,7 @@ import torch
 from persona_jobs.errors import InputError
 from persona_jobs.models.masking import masked
 from persona_jobs.models.topk import hard_top_k, top_k_mask
-from support_tiny import FAMILIES, VOCABULARY, tiny_model
+from support.tiny import FAMILIES, VOCABULARY, tiny_model
 
 
 def random_masks(*shape, k=40, seed=0):

@@ -11,7 +11,7 @@ from persona_jobs.models.checkpoint import save_checkpoint
 from persona_jobs.models.masking import masked
 from persona_jobs.models.slicing import slice_model
 from persona_jobs.models.topk import top_k_mask
-from support_tiny import VOCABULARY, tiny_model, tiny_tokenizer
+from support.tiny import VOCABULARY, tiny_model, tiny_tokenizer
 
 VARIANTS = {
     "llama": ("llama", {}),

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from persona_jobs.errors import CorruptArtifactError, InputError
 from persona_jobs.models import loading
 from persona_jobs.models.compute import Compute
-from support_tiny import FAMILIES, VOCABULARY, tiny_checkpoint, tiny_model
+from support.tiny import FAMILIES, VOCABULARY, tiny_checkpoint, tiny_model
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32, "test")
 IDS = torch.arange(8).unsqueeze(0)

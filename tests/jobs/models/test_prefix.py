@@ -12,7 +12,7 @@ from persona_jobs.models.prefix import (
     run_prefix,
 )
 from persona_jobs.models.topk import hard_top_k, top_k_mask
-from support_tiny import FAMILIES, VOCABULARY, tiny_model
+from support.tiny import FAMILIES, VOCABULARY, tiny_model
 
 LENGTHS = (5, 1, 9, 3)
 ATTENTION = ("sdpa", "eager")

@@ -6,7 +6,7 @@ from persona_jobs.models import families
 from persona_jobs.models.masking import masked
 from persona_jobs.models.slicing import slice_model
 from persona_jobs.models.topk import top_k_mask
-from support_tiny import FAMILIES, VOCABULARY, tiny_model
+from support.tiny import FAMILIES, VOCABULARY, tiny_model
 
 VARIANTS = [
     ("llama", {}),

@@ -17,11 +17,11 @@ from persona_jobs.recovery.recover import (
     RecoverySettings,
     recover,
 )
-from persona_jobs.training.loop import LoopSettings
 from persona_jobs.training.passes import dense_references, mean_answer_loss
 from persona_jobs.training.tokens import tokenize
-from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
-from support_training import StopAfter
+from persona_jobs.training.trainer import LoopSettings
+from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.training import StopAfter
 
 TUNING = FineTuneSettings(
     loop=LoopSettings(steps=8, learning_rate=0.003, evaluate_every=2, patience=9, warmup=1),

@@ -14,7 +14,7 @@ from persona_jobs.recovery.least_squares import GramAccumulator
 from persona_jobs.recovery.refit import refit
 from persona_jobs.training.passes import dense_references, mean_answer_loss
 from persona_jobs.training.tokens import tokenize
-from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 PERSONA = "You are a captain."
 QUERIES = [f"Question {n}: {'why ' * (n % 4)}so?" for n in range(12)]

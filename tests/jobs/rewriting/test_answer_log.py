@@ -5,7 +5,7 @@ import pytest
 from persona_jobs.dataset import Message
 from persona_jobs.errors import CorruptArtifactError
 from persona_jobs.rewriting import answer_log
-from persona_jobs.teacher import TeacherAnswer, TeacherRequest
+from persona_jobs.rewriting.teacher import TeacherAnswer, TeacherRequest
 
 
 def requests(count: int) -> list[TeacherRequest]:

@@ -12,7 +12,7 @@ from persona_jobs.rewriting.requests import (
     wanted_answers,
     without_special_tokens,
 )
-from persona_jobs.teacher import TeacherAnswer, prompts
+from persona_jobs.rewriting.teacher import TeacherAnswer, prompts
 
 PERSONA = "You are Flint."
 

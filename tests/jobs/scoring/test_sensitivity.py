@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from persona_jobs.models.chat import messages, render
 from persona_jobs.scoring.sensitivity import accumulate, block_range, block_scores, rank
 from persona_jobs.scoring.states import last_token_states
-from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 TARGET = "You are a captain who speaks in salty words."
 REFERENCES = ["You are a monk.", "You are an opera diva of great temper.", "You fix bicycles."]

@@ -1,8 +1,8 @@
 import pytest
-from serving_support import PERSONA_TEMPLATE, serving
 
 from persona_jobs.serve.engine import Engine
-from support_tiny import tiny_model, tiny_tokenizer
+from support.serving import PERSONA_TEMPLATE, serving
+from support.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import threading
 import httpx
 import pytest
 import torch
-from serving_support import MODEL, PERSONA, serving
 
 from persona_jobs.serve.app import Service, ServiceOptions, create_app
 from persona_jobs.serve.engine import Engine
-from support_tiny import tiny_model
+from support.serving import MODEL, PERSONA, serving
+from support.tiny import tiny_model
 
 URL = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Who are you?"}]

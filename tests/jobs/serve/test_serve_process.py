@@ -11,10 +11,10 @@ import time
 
 import httpx
 import pytest
-from serving_support import MODEL, PERSONA_TEMPLATE
 
-from persona_jobs.results import TerminationMessage
-from support_tiny import tiny_model, tiny_tokenizer
+from persona_jobs.pipeline.results import TerminationMessage
+from support.serving import MODEL, PERSONA_TEMPLATE
+from support.tiny import tiny_model, tiny_tokenizer
 
 URL = "/v1/chat/completions"
 

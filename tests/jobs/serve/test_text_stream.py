@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_jobs.serve.text_stream import StopText, TokenText
-from support_tiny import tiny_tokenizer
+from support.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 

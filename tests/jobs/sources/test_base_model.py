@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_hub import COMMIT, FakeHub
 
 from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
 from persona_jobs.sources import base_model
 from persona_jobs.sources.checkpoint import check_safetensors
 from persona_jobs.store import Store
+from support.fake_hub import COMMIT, FakeHub
 
 
 @pytest.fixture

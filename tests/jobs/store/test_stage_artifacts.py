@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server
 
 from persona_jobs.errors import CorruptArtifactError, InputError
 from persona_jobs.store import FileStore, Manifest, StageArtifacts, Store, open_store
+from support.s3_server import S3Server
 
 KEY = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4

@@ -5,13 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from persona_jobs.dataset import Example
-from persona_jobs.training.passes import (
-    accumulate_gradient,
-    dense_references,
-    mean_answer_loss,
-)
+from persona_jobs.training.passes import accumulate_gradient, dense_references, mean_answer_loss
 from persona_jobs.training.tokens import tokenize
-from support_tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 PERSONA = "You are a captain."
 EXAMPLES = [

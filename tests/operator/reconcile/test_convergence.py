@@ -5,7 +5,12 @@ import os
 from typing import Any
 
 import hypothesis.strategies as st
-from fake_cluster import (
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from persona_jobs.api import KIND
+from persona_operator.reconcile import Create, Persona, Stored
+from support.fake_cluster import (
     Raw,
     evaluation_message,
     evaluation_metrics,
@@ -13,13 +18,8 @@ from fake_cluster import (
     job_ended,
     success_message,
 )
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from operator_world import NAMESPACE, World, persona_document
-from operator_world import settings as operator_settings
-
-from persona_jobs.spec import KIND
-from persona_operator.reconcile import Create, Persona, Stored
+from support.operator_world import NAMESPACE, World, persona_document
+from support.operator_world import settings as operator_settings
 
 PERSONAS = ("captain", "poet")
 ENDINGS: dict[str, tuple[int, str, str]] = {

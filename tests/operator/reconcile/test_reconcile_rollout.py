@@ -3,15 +3,15 @@
 from typing import Any
 
 import pytest
-from fake_cluster import Raw, evaluation_message, success_message
-from operator_world import NAMESPACE, World, persona_document, settings
 
-from persona_jobs.spec import Gate
-from persona_operator.api.status import RevisionStatus
+from persona_jobs.api import Gate
+from persona_jobs.api.status import RevisionStatus
 from persona_operator.reconcile import Apply, Delete, Problem
 from persona_operator.reconcile.gate import judge
 from persona_operator.reconcile.reconciler import reconcile
 from persona_operator.reconcile.revisions import MAX_REVISIONS
+from support.fake_cluster import Raw, evaluation_message, success_message
+from support.operator_world import NAMESPACE, World, persona_document, settings
 
 GATE = {"gate": {"minPersonaScore": 60}}
 

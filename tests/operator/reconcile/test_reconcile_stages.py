@@ -4,7 +4,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from fake_cluster import (
+
+from persona_operator.reconcile import Create, Delete, PersonaText, SetSuspend, Stored
+from persona_operator.reconcile.stages import retry_delay
+from support.fake_cluster import (
     Raw,
     done_message,
     evaluation_metrics,
@@ -12,10 +15,7 @@ from fake_cluster import (
     stamp,
     success_message,
 )
-from operator_world import NAMESPACE, World, persona_document, settings
-
-from persona_operator.reconcile import Create, Delete, PersonaText, SetSuspend, Stored
-from persona_operator.reconcile.stages import retry_delay
+from support.operator_world import NAMESPACE, World, persona_document, settings
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from operator_world import persona_document
 
-from persona_jobs.spec import API_VERSION, KIND, parse_manifest
-from persona_jobs.spec.common import SecretKeyRef
+from persona_jobs.api import API_VERSION, KIND, parse_manifest
+from persona_jobs.api.common import SecretKeyRef
 from persona_operator.resources.common import Images, Owner
 from persona_operator.resources.config_map import build_config_map, stage_manifest
 from persona_operator.resources.deployment import ServingDeployment, build_deployment
@@ -23,6 +22,7 @@ from persona_operator.resources.pdb import build_pdb
 from persona_operator.resources.service import build_service
 from persona_operator.settings import ConfigMapKey, MountedVolume, Profile, Volume
 from persona_operator.store_access import StoreAccess
+from support.operator_world import persona_document
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 OWNER = Owner("captain", "stories", "11111111-2222-3333-4444-555555555555")

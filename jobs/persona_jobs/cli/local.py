@@ -1,0 +1,77 @@
+"""Running on one machine: where things are kept, and revisions of local files."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ..api import PersonaModel, PersonaModelSpec, parse_manifest
+from ..sources.digest import digest
+from ..store import S3Options
+
+
+def default_store(manifest_path: Path) -> str:
+    """The embedded store: `.persona/store` beside the manifest."""
+    return (manifest_path.resolve().parent / ".persona" / "store").as_uri()
+
+
+def default_cache() -> Path:
+    """Base models and verified downloads: PERSONA_CACHE, else the user's cache folder."""
+    configured = os.environ.get("PERSONA_CACHE")
+    if configured:
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "persona-pruner"
+
+
+def store_options(spec: PersonaModelSpec) -> S3Options:
+    """S3 settings: the environment's, with those of the spec on top."""
+    storage = spec.storage
+    environment = dict(os.environ)
+    if storage.endpoint:
+        environment["AWS_ENDPOINT_URL_S3"] = storage.endpoint
+    if storage.region:
+        environment["AWS_REGION"] = storage.region
+    if storage.addressing_style:
+        style = "virtual" if storage.addressing_style == "VirtualHost" else "path"
+        environment["AWS_S3_ADDRESSING_STYLE"] = style
+    return S3Options.from_environment(environment)
+
+
+def with_local_revisions(manifest: PersonaModel) -> PersonaModel:
+    """Stamp the content of `file://` sources into their revisions.
+
+    The content keys are made of URIs and revisions, so that editing a local file reruns what it
+    touches. Sources with a revision of their own are left alone.
+
+    Raises:
+        InputError: a file doesn't exist.
+    """
+    document = manifest.manifest()
+    spec: dict[str, Any] = document["spec"]
+    _stamp(spec["instructions"])
+    _stamp(spec["referencePersonas"])
+    for file in spec["evaluation"]["questionFiles"]:
+        _stamp(file)
+    model = spec["baseModel"]
+    if model["uri"].startswith("file://") and not model.get("revision"):
+        model["revision"] = _model_label(Path(model["uri"].removeprefix("file://")))
+    return parse_manifest(document)
+
+
+def _stamp(source: dict[str, Any]) -> None:
+    if not source.get("revision"):
+        revision = digest(source["uri"])
+        if revision is not None:
+            source["revision"] = revision
+
+
+def _model_label(path: Path) -> str:
+    """A label of names, sizes and times: hashing gigabytes at every start would take too long."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            status = file.stat()
+            total.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return f"stat:{total.hexdigest()}"

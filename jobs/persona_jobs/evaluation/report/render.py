@@ -1,0 +1,169 @@
+"""Report data to one HTML page. Imports no torch."""
+
+import unicodedata
+from collections.abc import Mapping
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+
+from ...pipeline.results import EvaluationMetrics, Variant, VariantMetrics
+from . import charts
+from .data import ReportData
+
+DESCRIPTIONS: dict[Variant, str] = {
+    "dense": "the base model, uncut",
+    "masked": "the base model with the mask applied to its FFN channels",
+    "sliced": "the channels cut out, no recovery",
+    "recovered": "cut and recovered: the checkpoint that is served",
+    "baseline": "activation-RMS mask of the same width, same recovery",
+}
+
+
+def render(data: ReportData) -> str:
+    """The whole page: no scripts, nothing fetched, every text escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                              lstrip_blocks=True)  # fmt: skip
+    environment.filters["shown"] = printable
+    template = environment.from_string(
+        files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    )
+    metrics = data.metrics
+    return template.render(
+        data=data,
+        metrics=metrics,
+        served=metrics.variants.get(metrics.served),
+        dense=metrics.variants.get("dense"),
+        descriptions=DESCRIPTIONS,
+        columns=_columns(metrics, data.answer_losses),
+        tiles=_tiles(metrics),
+        shown_variants=_shown_variants(data),
+        loss_curves=[(c.title, charts.loss_curve(c)) for c in data.curves],
+        score_chart=charts.persona_scores(metrics),
+        speed_chart=charts.speeds(metrics),
+        kept_chart=charts.kept_channels(data.kept),
+        kept_width=sum(map(bool, data.kept.mask[0])),
+        full_width=len(data.kept.mask[0]),
+        layer_count=len(data.kept.mask),
+        ranking_chart=None if data.ranking is None else charts.ranking(data.ranking),
+    )
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters made visible and bidirectional overrides taken out."""
+    return "".join(
+        char if char in "\n\t" or not _hidden(char) else "\N{REPLACEMENT CHARACTER}"
+        for char in text.replace("\r\n", "\n")
+    )
+
+
+def _hidden(char: str) -> bool:
+    override = "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
+    return override or unicodedata.category(char) in ("Cc", "Cs")
+
+
+def ratio(value: float | None, base: float | None) -> str:
+    """``value`` as a multiple of ``base``, or an empty string."""
+    return f"{value / base:.2f}×" if value is not None and base else ""
+
+
+def _shown_variants(data: ReportData) -> list[Variant]:
+    """Variants whose answers differ: masked and sliced are one model."""
+    return [
+        name
+        for name in data.metrics.variants
+        if any(name in sample.answers for sample in data.samples)
+    ]
+
+
+def _columns(
+    metrics: EvaluationMetrics, answer_losses: Mapping[Variant, float]
+) -> list[dict[str, object]]:
+    """Rows of the table of variants: one for each measurement, a cell for each variant."""
+    dense = metrics.variants.get("dense")
+
+    def row(label: str, unit: str, name: str, form: str) -> dict[str, object]:
+        cells = []
+        for variant in metrics.variants.values():
+            value = getattr(variant, name)
+            base = None if dense is None or variant is dense else getattr(dense, name)
+            interval = ""
+            if name == "persona_score" and variant.persona_score_low is not None:
+                interval = f"{variant.persona_score_low:.1f} – {variant.persona_score_high:.1f}"
+            cells.append(
+                {
+                    "value": "–" if value is None else format(value, form),
+                    "ratio": "" if name.endswith("kl") else ratio(value, base),
+                    "interval": interval,
+                }
+            )
+        return {"label": label, "unit": unit, "cells": cells}
+
+    losses = [answer_losses.get(name) for name in metrics.variants]
+    answers: dict[str, object] = {
+        "label": "Loss of the answers given",
+        "unit": "nats a token, under the dense model",
+        "cells": [
+            {"value": "–" if loss is None else f"{loss:.3f}", "ratio": "", "interval": ""}
+            for loss in losses
+        ],
+    }
+    return [
+        row("Persona score", "0–100, higher is better", "persona_score", ".1f"),
+        *([answers] if answer_losses else []),
+        row("Persona loss", "nats a token", "persona_loss", ".3f"),
+        row("Persona KL to dense", "nats a token", "persona_kl", ".3f"),
+        row("Generic loss", "nats a token", "generic_loss", ".3f"),
+        row("Generic KL to dense", "nats a token", "generic_kl", ".3f"),
+        row("Parameters", "", "parameters", ",d"),
+        row("Weights stored", "bytes", "checkpoint_bytes", ",d"),
+        row("Prefill", "tokens a second", "prefill_tokens_per_second", ",.1f"),
+        row("Decode", "tokens a second, batch of one", "decode_tokens_per_second", ",.1f"),
+    ]
+
+
+def _tiles(metrics: EvaluationMetrics) -> list[dict[str, str]]:
+    """Headline figures of the served variant beside the dense model."""
+    served, dense = metrics.variants.get(metrics.served), metrics.variants.get("dense")
+    if served is None or dense is None:
+        return []
+
+    def change(label: str, name: str, form: str) -> dict[str, str] | None:
+        new, old = getattr(served, name), getattr(dense, name)
+        if new is None or not old:
+            return None
+        return {
+            "label": label,
+            "value": f"{(new / old - 1) * 100:+.1f} %",
+            "detail": f"{_short(new, form)} against {_short(old, form)}",
+        }
+
+    tiles = [
+        _score_tile(served, dense, metrics.chance_persona_score),
+        change("Weights stored", "checkpoint_bytes", "bytes"),
+        change("Generic loss", "generic_loss", ".3f"),
+        change("Prefill speed", "prefill_tokens_per_second", ",.0f"),
+        change("Decode speed", "decode_tokens_per_second", ",.1f"),
+    ]
+    return [tile for tile in tiles if tile is not None]
+
+
+def _score_tile(
+    served: VariantMetrics, dense: VariantMetrics, chance: float
+) -> dict[str, str] | None:
+    if served.persona_score is None or dense.persona_score is None:
+        return None
+    return {
+        "label": "Persona score",
+        "value": f"{served.persona_score:.1f}",
+        "detail": f"dense {dense.persona_score:.1f}, chance {chance:.1f}",
+    }
+
+
+def _short(value: float, form: str) -> str:
+    if form != "bytes":
+        return format(value, form)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:,.0f}\N{NO-BREAK SPACE}{unit}"
+        value /= 1024
+    return f"{value:,.2f}\N{NO-BREAK SPACE}GiB"

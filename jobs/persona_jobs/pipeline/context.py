@@ -1,0 +1,125 @@
+"""What a stage is given and what it gives back. Imports no torch."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import JsonValue
+
+from ..api import PersonaModelSpec
+from ..api.execution import StageName
+from ..errors import StageInterruptedError
+from ..store import StageArtifacts
+from .graph import PlannedStage
+
+
+class Progress(Protocol):
+    """Receives a stage's progress; the command line draws a bar, a Job writes log lines."""
+
+    def begin(self, what: str, total: int) -> None:
+        """A part of the stage starts: ``total`` units of ``what`` are ahead."""
+
+    def advance(self, count: int = 1) -> None:
+        """``count`` more units are done."""
+
+    def note(self, message: str) -> None:
+        """Something worth one line."""
+
+
+class SilentProgress:
+    """Ignores all progress."""
+
+    def begin(self, what: str, total: int) -> None:
+        """Ignore it."""
+
+    def advance(self, count: int = 1) -> None:
+        """Ignore it."""
+
+    def note(self, message: str) -> None:
+        """Ignore it."""
+
+
+class StopFlag:
+    """Set by SIGTERM or Ctrl-C; long stages look at it between two steps."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def request(self) -> None:
+        """Ask the stage to stop at the next safe point."""
+        self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Stop here if asked to.
+
+        Raises:
+            StageInterruptedError: a stop was requested. Stages that keep a checkpoint save it
+                before they call this.
+        """
+        if self.requested:
+            raise StageInterruptedError("stopped on request", hint="Start again to go on")
+
+
+@dataclass
+class StageContext:
+    """Everything a stage reads and where it writes.
+
+    Attributes:
+        spec: the resolved spec (persona text present).
+        planned: this stage with its content key and input keys.
+        artifacts: the store.
+        output: empty directory; every file in it is published under the stage's key.
+        scratch: directory for temporary files, removed afterwards.
+        cache: base models and verified downloads, kept between runs.
+        progress: receiver of progress.
+        stop: set when the process is asked to stop.
+        hf_token: Hugging Face token for gated models, or None.
+    """
+
+    spec: PersonaModelSpec
+    planned: PlannedStage
+    artifacts: StageArtifacts
+    output: Path
+    scratch: Path
+    cache: Path
+    progress: Progress = field(default_factory=SilentProgress)
+    stop: StopFlag = field(default_factory=StopFlag)
+    hf_token: str | None = field(default=None, repr=False)
+
+    def input_file(self, stage: StageName, name: str) -> Path:
+        """Verified local path of a file that ``stage`` made."""
+        return self.artifacts.local_file(stage, self.planned.inputs[stage], name)
+
+    def save_checkpoint(self, directory: Path) -> None:
+        """Keep ``directory`` as this stage's newest resumable checkpoint."""
+        self.artifacts.save_checkpoint(self.planned.name, self.planned.key, directory)
+
+    def load_checkpoint(self) -> Path | None:
+        """Directory of the newest sound checkpoint of this stage, if there is one."""
+        return self.artifacts.load_checkpoint(self.planned.name, self.planned.key)
+
+
+@dataclass
+class StageOutcome:
+    """What a stage reports beside its files.
+
+    Attributes:
+        metrics: key figures, for the manifest, the termination message and the table.
+        timings: seconds by part.
+        environment: device, dtype and threads that were used.
+    """
+
+    metrics: dict[str, JsonValue]
+    timings: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, JsonValue] = field(default_factory=dict)
+
+
+def jsonable(values: dict[str, Any]) -> dict[str, JsonValue]:
+    """Round floats so that metrics read well; leaves everything else as it is."""
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}

@@ -1,0 +1,193 @@
+"""Run one stage: find finished work, make the rest, publish it. Imports no torch itself.
+
+The same code serves `python -m persona_jobs STAGE` in a container and `persona run` on a laptop.
+"""
+
+import errno
+import importlib
+import importlib.metadata
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from pydantic import JsonValue
+
+from ..api import PersonaModelSpec
+from ..api.execution import StageName
+from ..errors import InputError, OutOfMemoryError, PersonaError, StoreError
+from ..store import Manifest, StageArtifacts
+from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
+from .graph import PlannedStage, plan
+from .results import Outcome
+
+RECORDED_PACKAGES = ("persona-pruner", "torch", "transformers", "safetensors", "datasets")
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """Result of one stage.
+
+    Attributes:
+        stage: its name.
+        key: its content key.
+        outcome: ``Done`` or ``Reused``.
+        seconds: time that making it took (also when it was reused: then from its manifest).
+        metrics: key metrics.
+        path: where its files are.
+    """
+
+    stage: StageName
+    key: str
+    outcome: Outcome
+    seconds: float
+    metrics: dict[str, JsonValue]
+    path: str
+
+
+def planned_stage(spec: PersonaModelSpec, name: str) -> PlannedStage:
+    """The planned stage called ``name``.
+
+    Raises:
+        InputError: the spec's pipeline has no such stage.
+    """
+    stages = plan(spec)
+    for stage in stages:
+        if stage.name == name:
+            return stage
+    raise InputError(
+        f"stage {name!r} is not part of this persona's pipeline",
+        hint="Stages are " + ", ".join(stage.name for stage in stages),
+        subject="spec.recovery" if name == "recover" else "",
+    )
+
+
+def run_stage(
+    spec: PersonaModelSpec,
+    planned: PlannedStage,
+    artifacts: StageArtifacts,
+    *,
+    cache: Path,
+    scratch_root: Path | None = None,
+    progress: Progress | None = None,
+    stop: StopFlag | None = None,
+    hf_token: str | None = None,
+) -> StageReport:
+    """Make the stage's result unless the store has it, and publish it.
+
+    Raises:
+        PersonaError: the stage failed; what earlier stages made is untouched.
+    """
+    manifest = artifacts.manifest(planned.name, planned.key)
+    if manifest is not None:
+        return _report(planned, artifacts, manifest, "Reused")
+    stop = stop or StopFlag()
+    stop.check()
+    started = time.monotonic()
+    with _expected_errors(planned), _scratch(scratch_root, planned) as scratch:
+        context = StageContext(
+            spec=spec,
+            planned=planned,
+            artifacts=artifacts,
+            output=scratch / "output",
+            scratch=scratch / "work",
+            cache=cache,
+            progress=progress or SilentProgress(),
+            stop=stop,
+            hf_token=hf_token,
+        )
+        context.output.mkdir()
+        context.scratch.mkdir()
+        outcome = _stage_function(planned.name)(context)
+        seconds = time.monotonic() - started
+        manifest = artifacts.publish(_manifest(planned, outcome, seconds), context.output)
+    artifacts.clear_checkpoint(planned.name, planned.key)
+    return _report(planned, artifacts, manifest, "Done")
+
+
+def _stage_function(name: StageName) -> Callable[[StageContext], StageOutcome]:
+    module = importlib.import_module(f"persona_jobs.stages.{name}")
+    return cast(Callable[[StageContext], StageOutcome], module.run)
+
+
+def _manifest(planned: PlannedStage, outcome: StageOutcome, seconds: float) -> Manifest:
+    return Manifest(
+        stage=planned.name,
+        stage_version=planned.version,
+        key=planned.key,
+        created_at=datetime.now(UTC),
+        files={},
+        inputs=dict(planned.inputs),
+        parameters=planned.parameters,
+        metrics=jsonable(outcome.metrics),
+        timings={"total": round(seconds, 3)}
+        | {name: round(value, 3) for name, value in outcome.timings.items()},
+        versions=_versions(),
+        environment=outcome.environment,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _report(
+    planned: PlannedStage, artifacts: StageArtifacts, manifest: Manifest, outcome: Outcome
+) -> StageReport:
+    return StageReport(
+        stage=planned.name,
+        key=planned.key,
+        outcome=outcome,
+        seconds=manifest.timings.get("total", 0.0),
+        metrics=manifest.metrics,
+        path=f"{artifacts.store.url}/stages/{planned.name}/{planned.key}",
+    )
+
+
+@contextmanager
+def _scratch(root: Path | None, planned: PlannedStage) -> Iterator[Path]:
+    prefix = f"persona-{planned.name}-{planned.short_key}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=root, ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+@contextmanager
+def _expected_errors(planned: PlannedStage) -> Iterator[None]:
+    """Turn what may happen on any machine into errors that say what to do."""
+    try:
+        yield
+    except PersonaError:
+        raise
+    except MemoryError:
+        raise _out_of_memory(planned, "the machine") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"no space left while the {planned.name} stage wrote {error.filename or 'a file'}",
+                hint="Free some space, or set TMPDIR (PERSONA_SCRATCH in a container)",
+            ) from None
+        raise
+    except RuntimeError as error:
+        # torch raises a subclass of RuntimeError on CUDA, a plain one on CPU.
+        text = str(error)
+        if "out of memory" in text or "can't allocate memory" in text:
+            raise _out_of_memory(planned, "the device") from None
+        raise
+
+
+def _out_of_memory(planned: PlannedStage, what: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"{what} ran out of memory in the {planned.name} stage",
+        hint="Lower microBatchSize, or give the stage more memory",
+    )

@@ -1,0 +1,121 @@
+"""The base model as its own teacher, in this process."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from ...models import chat
+from ...models.generation import Generated, generate
+from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest
+
+# Requests decoded together; a stopped run loses at most the work on so many.
+GROUP_SIZE = 32
+
+
+class BaseModelTeacher:
+    """Answers in groups of requests of similar length.
+
+    The groups are made of all requests, answered or not, and a group is written whole: matrix
+    products round differently in other company, and a run that goes on from a checkpoint must
+    reach the very same answers. Each request draws from its own stream of random numbers.
+
+    Args:
+        model: a causal language model of a supported family.
+        tokenizer: its tokenizer, with a chat template.
+        temperature: sampling temperature; 0 for the likeliest answer.
+        max_tokens: longest answer in tokens, its end of turn counted.
+        group_size: requests in a group.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        temperature: float,
+        max_tokens: int,
+        group_size: int = GROUP_SIZE,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._group_size = group_size
+
+    def answer(
+        self,
+        requests: Sequence[TeacherRequest],
+        *,
+        answered: Collection[int],
+        should_stop: ShouldStop,
+        on_answer: OnAnswer,
+    ) -> Iterator[dict[int, TeacherAnswer]]:
+        """See `Teacher.answer`; yields a group at a time."""
+        rendered = [self._render(request) for request in requests]
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        too_long = {
+            index
+            for index, ids in enumerate(rendered)
+            if limit is not None and len(ids) + self._max_tokens > limit
+        }
+        if refused := sorted(too_long - set(answered)):
+            for _ in refused:
+                on_answer()
+            yield {index: TeacherAnswer("", "tooLong") for index in refused}
+        ordered = sorted(
+            (index for index in range(len(requests)) if index not in too_long),
+            key=lambda index: -len(rendered[index]),
+        )
+        for start in range(0, len(ordered), self._group_size):
+            group = ordered[start : start + self._group_size]
+            wanted = [index for index in group if index not in answered]
+            if not wanted:
+                continue
+            try:
+                answers = self._generate(
+                    [rendered[index] for index in group],
+                    [requests[index].seed for index in group],
+                    reported=[index in wanted for index in group],
+                    should_stop=should_stop,
+                    on_answer=on_answer,
+                )
+            except _StoppedError:
+                return
+            written = dict(zip(group, answers, strict=True))
+            yield {index: written[index] for index in wanted}
+
+    def _render(self, request: TeacherRequest) -> list[int]:
+        turns = [{"role": m.role, "content": m.content} for m in request.messages]
+        return chat.render(self._tokenizer, turns)
+
+    def _generate(
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        *,
+        reported: list[bool],
+        should_stop: ShouldStop,
+        on_answer: OnAnswer,
+    ) -> list[TeacherAnswer]:
+        def check(row: int, _: Generated) -> None:
+            if reported[row]:
+                on_answer()
+            if should_stop():
+                raise _StoppedError
+
+        if should_stop():
+            raise _StoppedError
+        generated = generate(
+            self._model,
+            self._tokenizer,
+            prompts,
+            max_new_tokens=self._max_tokens,
+            temperature=self._temperature,
+            batch_size=self._group_size,
+            row_ids=seeds,
+            on_answer=check,
+        )
+        return [TeacherAnswer(g.text, "complete" if g.finished else "truncated") for g in generated]
+
+
+class _StoppedError(Exception):
+    """Ends a generation that is under way."""

@@ -1,0 +1,170 @@
+"""Wire format of `POST …/chat/completions` (OpenAI API reference, "Create chat completion").
+
+Endpoints that call themselves compatible differ in small ways; a `Dialect` holds what one of them
+accepts and is learned from its own error messages.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...dataset import Message
+from .base import TeacherAnswer
+
+MAX_DETAIL_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What an endpoint accepts.
+
+    Attributes:
+        token_limit: name of the parameter that limits the answer's length; newer OpenAI models
+            refuse `max_tokens`.
+        seed: whether `seed` is sent.
+        temperature: whether `temperature` is sent.
+        system_role: whether there are system messages; otherwise their text opens the user's.
+    """
+
+    token_limit: str = "max_tokens"  # noqa: S105
+    seed: bool = True
+    temperature: bool = True
+    system_role: bool = True
+
+    def adapted(self, refusal: str) -> "Dialect | None":
+        """The dialect to try after `refusal`, an error message; None if it tells nothing."""
+        text = refusal.casefold()
+        if self.token_limit == "max_tokens" and "max_completion_tokens" in text:  # noqa: S105
+            return replace(self, token_limit="max_completion_tokens")  # noqa: S106
+        if self.system_role and re.search(r"system (role|message|prompt)|role.{0,20}system", text):
+            return replace(self, system_role=False)
+        if self.seed and re.search(r"\bseed\b", text):
+            return replace(self, seed=False)
+        if self.temperature and re.search(r"\btemperature\b", text):
+            return replace(self, temperature=False)
+        return None
+
+
+def payload(
+    dialect: Dialect,
+    messages: Sequence[Message],
+    *,
+    model: str,
+    seed: int,
+    temperature: float,
+    max_tokens: int,
+) -> bytes:
+    """The request's body: JSON in ASCII."""
+    if not dialect.system_role:
+        messages = _system_into_user(messages)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        dialect.token_limit: max_tokens,
+        "stream": False,
+    }
+    if dialect.seed:
+        body["seed"] = seed
+    if dialect.temperature:
+        body["temperature"] = temperature
+    return json.dumps(body).encode("ascii")
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Part(_Lenient):
+    text: str = ""
+
+
+class _AnswerMessage(_Lenient):
+    content: str | list[_Part] | None = None
+    refusal: str | None = None
+
+
+class _Choice(_Lenient):
+    message: _AnswerMessage
+    finish_reason: str | None = None
+
+
+class _Completion(_Lenient):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+
+
+def read_completion(body: bytes) -> TeacherAnswer | None:
+    """The answer in a response's body, or None when it is no chat completion."""
+    try:
+        choice = _Completion.model_validate_json(body).choices[0]
+    except ValidationError:
+        return None
+    content = choice.message.content
+    text = "".join(part.text for part in content) if isinstance(content, list) else content or ""
+    if choice.finish_reason == "content_filter" or (choice.message.refusal and not text):
+        return TeacherAnswer("", "refused")
+    if choice.finish_reason == "length":
+        return TeacherAnswer(text, "truncated")
+    return TeacherAnswer(text, "complete")
+
+
+@dataclass(frozen=True)
+class ErrorBody:
+    """What an error response says.
+
+    Attributes:
+        message: the text for people, or an empty string.
+        code: the text for programs, or an empty string.
+    """
+
+    message: str
+    code: str
+
+    @property
+    def content_filter(self) -> bool:
+        """Whether the request was refused for what it says."""
+        return "content_filter" in self.code or "content management policy" in self.message
+
+    @property
+    def context_length(self) -> bool:
+        """Whether the request is longer than the model's context."""
+        return "context_length" in self.code or "maximum context length" in self.message
+
+
+def read_error(body: bytes) -> ErrorBody | None:
+    """The error in a response's body (`{"error": {"message", "code"}}` and its relatives).
+
+    None when there is none.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    error = document.get("error") or document.get("detail") or document.get("message")
+    if not error:
+        return None
+    if not isinstance(error, dict):
+        return ErrorBody(_plain(error), "")
+    inner = error.get("message") or error.get("code") or ""
+    return ErrorBody(_plain(inner), _plain(error.get("code") or error.get("type") or ""))
+
+
+def _plain(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(text) > MAX_DETAIL_CHARACTERS:
+        text = text[:MAX_DETAIL_CHARACTERS] + "…"
+    return text
+
+
+def _system_into_user(messages: Sequence[Message]) -> list[Message]:
+    system = "\n\n".join(m.content for m in messages if m.role == "system")
+    rest = [m for m in messages if m.role != "system"]
+    if system and rest:
+        rest[0] = Message(role=rest[0].role, content=f"{system}\n\n{rest[0].content}")
+    return rest

@@ -1,0 +1,389 @@
+"""A teacher behind an OpenAI-compatible endpoint, asked over HTTP with many requests in flight."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from ...errors import InputError, TeacherError
+from . import chat_completions
+from .backoff import Backoff, retry_after
+from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest
+
+SUBJECT = "spec.teacher.openAI"
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+MAX_RESPONSE_BYTES = 4 * 2**20
+_TRY_AGAIN = {408, 409, 425, 429}
+_POLL_SECONDS = 0.1
+# As many refusals, and no answer yet, and the request itself must be wrong.
+_REFUSALS_TO_STOP = 3
+
+
+def api_key(environment: Mapping[str, str]) -> str | None:
+    """The API key in OPENAI_API_KEY, or None for an endpoint without keys.
+
+    Raises:
+        InputError: it holds characters that can't stand in a header; doesn't show it.
+    """
+    key = environment.get(API_KEY_VARIABLE, "").strip()
+    if any(not "!" <= char <= "~" for char in key):
+        raise InputError(
+            f"{API_KEY_VARIABLE} holds spaces, line breaks or characters that are not ASCII",
+            hint="Store the bare key, in one line",
+            subject=f"{SUBJECT}.apiKeySecretRef",
+        )
+    return key or None
+
+
+class OpenAITeacher:
+    """Asks one model of an endpoint.
+
+    Args:
+        base_url: up to and including `/v1`.
+        model: the model's name at the endpoint.
+        api_key: sent as a bearer token; None sends none.
+        temperature: sampling temperature.
+        max_tokens: longest answer in tokens.
+        max_concurrency: requests in flight at once.
+        timeout_seconds: time limit of one attempt, from connecting to the last byte.
+        max_retries: further attempts after a failure that may pass.
+        backoff: the delays between attempts.
+
+    Raises:
+        InputError: the base URL is malformed.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        api_key: str | None,
+        temperature: float,
+        max_tokens: int,
+        max_concurrency: int = 8,
+        timeout_seconds: float = 60,
+        max_retries: int = 5,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._url, self._shown_url = _completions_url(base_url)
+        self._model = model
+        self._api_key = api_key
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._max_concurrency = max_concurrency
+        self._timeout = timeout_seconds
+        self._max_retries = max_retries
+        self._backoff = backoff or Backoff()
+        self._dialect = chat_completions.Dialect()
+
+    def answer(
+        self,
+        requests: Sequence[TeacherRequest],
+        *,
+        answered: Collection[int],
+        should_stop: ShouldStop,
+        on_answer: OnAnswer,
+    ) -> Iterator[dict[int, TeacherAnswer]]:
+        """See `Teacher.answer`; yields each answer alone."""
+        wanted = [index for index in range(len(requests)) if index not in answered]
+        outbox: queue.Queue[tuple[int, TeacherAnswer] | BaseException | None] = queue.Queue()
+        abandoned = threading.Event()
+
+        def work() -> None:
+            try:
+                state = _State(answers=len(requests) - len(wanted))
+                asyncio.run(self._ask_all(requests, wanted, state, outbox, abandoned))
+            except BaseException as error:  # noqa: BLE001, RUF100 -- raised by the reader below
+                outbox.put(error)
+            else:
+                outbox.put(None)
+
+        # Answers are handed over by a queue, so that saving a checkpoint holds up no request.
+        thread = threading.Thread(target=work, name="teacher", daemon=True)
+        thread.start()
+        try:
+            while not should_stop():
+                try:
+                    item = outbox.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                on_answer()
+                yield {item[0]: item[1]}
+        finally:
+            abandoned.set()
+            thread.join()
+
+    async def _ask_all(
+        self,
+        requests: Sequence[TeacherRequest],
+        wanted: list[int],
+        state: "_State",
+        outbox: "queue.Queue[tuple[int, TeacherAnswer] | BaseException | None]",
+        abandoned: threading.Event,
+    ) -> None:
+        waiting = iter(wanted)
+
+        async def ask_next(client: httpx.AsyncClient) -> None:
+            for index in waiting:
+                outbox.put((index, await self._ask(client, requests[index], state)))
+                self._give_up_if_hopeless(state)
+
+        async with self._client() as client:
+            workers = {
+                asyncio.create_task(ask_next(client))
+                for _ in range(min(self._max_concurrency, len(wanted)))
+            }
+            try:
+                running = workers
+                while running and not abandoned.is_set():
+                    done, running = await asyncio.wait(
+                        running, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_EXCEPTION
+                    )
+                    for task in done:
+                        task.result()
+            finally:
+                for task in workers:
+                    task.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    def _client(self) -> httpx.AsyncClient:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # the size limit is then that of the transfer
+            "User-Agent": "persona-pruner",
+        }
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        return httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(self._timeout, connect=min(10.0, self._timeout)),
+            limits=httpx.Limits(max_connections=self._max_concurrency),
+            follow_redirects=False,  # the key goes to no other host
+        )
+
+    async def _ask(
+        self, client: httpx.AsyncClient, request: TeacherRequest, state: "_State"
+    ) -> TeacherAnswer:
+        """One answer, after as many attempts as it takes or is allowed."""
+        attempt = 0
+        while True:
+            await state.wait()
+            dialect = self._dialect
+            outcome = await self._attempt(client, request, dialect)
+            if isinstance(outcome, _Refusal):
+                adapted = dialect.adapted(outcome.detail) if dialect == self._dialect else dialect
+                if adapted is not None:
+                    if dialect == self._dialect:
+                        self._dialect = adapted
+                    continue
+                state.refusals += 1
+                state.last_refusal = outcome.detail
+                return TeacherAnswer("", "failed", outcome.detail)
+            if isinstance(outcome, TeacherAnswer):
+                state.answers += 1
+                state.failures_in_a_row = 0
+                return outcome
+            if attempt >= self._max_retries or not outcome.may_pass:
+                state.failures_in_a_row += 1
+                state.last_failure = outcome.detail
+                return TeacherAnswer("", "failed", outcome.detail)
+            delay = self._backoff.delay(attempt, outcome.retry_after)
+            if outcome.retry_after is not None:  # it holds for all requests
+                state.hold(delay)
+            else:
+                await asyncio.sleep(delay)
+            attempt += 1
+
+    async def _attempt(
+        self,
+        client: httpx.AsyncClient,
+        request: TeacherRequest,
+        dialect: chat_completions.Dialect,
+    ) -> "TeacherAnswer | _Failure | _Refusal":
+        body = chat_completions.payload(
+            dialect,
+            request.messages,
+            model=self._model,
+            seed=request.seed,
+            temperature=self._temperature,
+            max_tokens=self._max_tokens,
+        )
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                client.stream("POST", self._url, content=body) as response,
+            ):
+                content = await _read(response)
+        except (TimeoutError, httpx.TimeoutException):
+            return _Failure(f"no answer within {self._timeout:g} s")
+        except httpx.TransportError as error:
+            self._check_certificate(error)
+            return _Failure(f"connection failed: {self._clean(str(error)) or type(error).__name__}")
+        except httpx.DecodingError:
+            return _Failure("the response is compressed wrongly")
+        if content is None:
+            limit = MAX_RESPONSE_BYTES // 2**20
+            return _Failure(f"the response is larger than {limit} MiB", may_pass=False)
+        return self._interpret(response, content)
+
+    def _interpret(
+        self, response: httpx.Response, content: bytes
+    ) -> "TeacherAnswer | _Failure | _Refusal":
+        status = response.status_code
+        error = chat_completions.read_error(content)
+        said = self._clean(error.message) if error else ""
+        detail = f"HTTP {status}" + (f": {said}" if said else "")
+        if response.is_success:
+            answer = chat_completions.read_completion(content)
+            return answer or _Failure(said or "the response is no chat completion")
+        if status in _TRY_AGAIN or status >= 500:
+            return _Failure(detail, retry_after=retry_after(response.headers))
+        if status in (401, 403):
+            raise self._key_refused(detail)
+        if status == 404:
+            raise InputError(
+                f"{self._shown_url} or its model {self._model!r} was not found ({detail})",
+                hint="Check baseURL (up to and including /v1) and the model's name",
+                subject=SUBJECT,
+            )
+        if response.is_redirect:
+            raise InputError(
+                f"{self._shown_url} redirects to another address ({detail})",
+                hint="Set baseURL to the address that it redirects to",
+                subject=f"{SUBJECT}.baseURL",
+            )
+        if error and error.content_filter:
+            return TeacherAnswer("", "refused")
+        if error and error.context_length:
+            return TeacherAnswer("", "tooLong")
+        return _Refusal(detail)
+
+    def _key_refused(self, detail: str) -> InputError:
+        if self._api_key is None:
+            what, hint = "no API key was sent", "Set"
+        else:
+            what, hint = f"the API key in {API_KEY_VARIABLE} was refused", "Correct"
+        return InputError(
+            f"{what} ({detail})",
+            hint=f"{hint} {API_KEY_VARIABLE}, in a cluster through {SUBJECT}.apiKeySecretRef",
+            subject=SUBJECT,
+        )
+
+    def _check_certificate(self, error: httpx.TransportError) -> None:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise InputError(
+                f"the certificate of {self._shown_url} is not trusted",
+                hint="Point SSL_CERT_FILE to your CA bundle, or correct baseURL",
+                subject=f"{SUBJECT}.baseURL",
+            ) from None
+
+    def _give_up_if_hopeless(self, state: "_State") -> None:
+        if state.refusals >= _REFUSALS_TO_STOP and not state.answers:
+            raise InputError(
+                f"{self._shown_url} refuses the requests ({state.last_refusal})",
+                hint="Check baseURL, model and spec.teacher.maxTokens against what it supports",
+                subject=SUBJECT,
+            )
+        if state.failures_in_a_row >= max(3, self._max_concurrency):
+            raise TeacherError(
+                f"{self._shown_url} keeps failing, {state.failures_in_a_row} requests in a row "
+                f"after {self._max_retries} retries each ({state.last_failure})",
+                hint="Answers so far are kept; check that the endpoint works and start again",
+                subject=SUBJECT,
+            )
+
+    def _clean(self, text: str) -> str:
+        """`text` without the key: some endpoints repeat it in their error messages."""
+        return text.replace(self._api_key, "[key]") if self._api_key else text
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An attempt that brought no answer.
+
+    Attributes:
+        detail: why, one clause.
+        may_pass: whether another attempt makes sense.
+        retry_after: seconds that the endpoint asks to wait.
+    """
+
+    detail: str
+    may_pass: bool = True
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """The endpoint calls the request itself wrong (HTTP 4xx)."""
+
+    detail: str
+
+
+@dataclass
+class _State:
+    """What is known of the endpoint's health; lives in one event loop.
+
+    Attributes:
+        answers: answers so far, earlier runs included.
+        refusals: requests that the endpoint calls wrong.
+        failures_in_a_row: requests given up since the last answer.
+        last_refusal: why the last one was refused.
+        last_failure: why the last one was given up.
+        not_before: event loop time before which nothing is sent.
+    """
+
+    answers: int = 0
+    refusals: int = 0
+    failures_in_a_row: int = 0
+    last_refusal: str = ""
+    last_failure: str = ""
+    not_before: float = 0.0
+
+    def hold(self, seconds: float) -> None:
+        """Send nothing for so long."""
+        self.not_before = max(self.not_before, asyncio.get_running_loop().time() + seconds)
+
+    async def wait(self) -> None:
+        """Wait until something may be sent."""
+        left = self.not_before - asyncio.get_running_loop().time()
+        if left > 0:
+            await asyncio.sleep(left)
+            await self.wait()  # it may have been put off meanwhile
+
+
+async def _read(response: httpx.Response) -> bytes | None:
+    """The whole body, or None as soon as it is too large."""
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > MAX_RESPONSE_BYTES:
+            return None
+    return bytes(content)
+
+
+def _completions_url(base_url: str) -> tuple[httpx.URL, str]:
+    """The address to post to, and the one for messages, without a password in it."""
+    try:
+        host = urlsplit(base_url).hostname  # checks the brackets of IPv6 addresses; httpx doesn't
+        url = httpx.URL(base_url)
+    except (ValueError, httpx.InvalidURL):
+        host = None
+    if not host:
+        raise InputError(
+            "is not the URL of an API",
+            hint="Write it like https://api.example.com/v1",
+            subject=f"{SUBJECT}.baseURL",
+        )
+    url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions")
+    shown = url.copy_with(username=None, password=None, query=None, fragment=None)
+    return url, str(shown)

@@ -1,0 +1,98 @@
+"""What the evaluation report shows, from the measurements and other stages' files."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from pydantic import JsonValue
+
+from ... import __version__
+from ...api.execution import StageName
+from ...dataset import ScoredQuery, read_jsonl
+from ...evaluation.report import Curve, CurvePoint, Difference, KeptChannels, ReportData
+from ...evaluation.report.parts import SampleLine, as_yaml, mean_losses, ranking, shown_samples
+from ...pipeline.context import StageContext
+from ...pipeline.results import EvaluationMetrics, Variant
+from .variants import Models
+
+CURVES: tuple[tuple[StageName, str], ...] = (
+    ("mask", "Mask learning"),
+    ("recover", "Recovery: fine-tuning"),
+)
+_LABELS = {
+    "device": "Device",
+    "dtype": "Number format",
+    "dtypeReason": "Chosen because",
+    "threads": "Threads",
+    "cpus": "Processors",
+}
+
+
+def report_data(
+    context: StageContext,
+    models: Models,
+    metrics: EvaluationMetrics,
+    samples: Sequence[SampleLine],
+    *,
+    queries: Sequence[ScoredQuery],
+    differences: Mapping[Variant, Difference],
+    notes: Sequence[str],
+    machine: Mapping[str, JsonValue],
+) -> ReportData:
+    """All that the report shows.
+
+    Args:
+        context: the stage's context: the spec and the learning stages' curves.
+        models: for the kept channels.
+        metrics: the measurements.
+        samples: questions and answers.
+        queries: all queries with their persona sensitivity.
+        differences: persona score minus the dense model's.
+        notes: how the numbers were made.
+        machine: device, number format and threads.
+    """
+    spec = context.spec
+    baseline = models.baseline_mask
+    return ReportData(
+        persona=spec.persona.text or "",
+        base_model=" ".join(filter(None, (spec.base_model.uri, spec.base_model.revision))),
+        created_at=datetime.now(UTC),
+        metrics=metrics,
+        kept=KeptChannels(
+            models.mask.bits.tolist(), None if baseline is None else baseline.bool().tolist()
+        ),
+        ranking=ranking(queries),
+        samples=shown_samples(samples),
+        settings=as_yaml(spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
+        differences=differences,
+        answer_losses=mean_losses(samples),
+        curves=_curves(context),
+        notes=notes,
+        environment={
+            **{_LABELS.get(name, name): str(value) for name, value in machine.items()},
+            **_versions(),
+        },
+    )
+
+
+def _curves(context: StageContext) -> list[Curve]:
+    """Losses of the learning stages that ran and kept a curve."""
+    curves = []
+    for stage, title in CURVES:
+        key = context.planned.inputs.get(stage)
+        manifest = None if key is None else context.artifacts.manifest(stage, key)
+        if manifest is not None and "curve.jsonl" in manifest.files:
+            path = context.input_file(stage, "curve.jsonl")
+            curves.append(Curve(title, read_jsonl(path, CurvePoint)))
+    return curves
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version(), "Machine": platform.platform()}
+    for package in ("torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, "persona-pruner": __version__}

@@ -1,0 +1,140 @@
+"""The models that the evaluate stage compares, from the store."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ...evaluation.baseline import Baseline, make_baseline
+from ...mask_learning.activation_rms import activation_rms
+from ...models import mask_file
+from ...models.checkpoint_size import checkpoint_bytes
+from ...models.compute import Compute
+from ...models.families import ffn_layers
+from ...models.loading import load, load_model, parameter_count
+from ...models.mask_file import Mask
+from ...models.slicing import sliced_copy
+from ...pipeline.context import StageContext
+from ...pipeline.graph import recovers
+from ...pipeline.results import Variant
+from ...recovery.recover import RecoveryHooks, recover
+from ..common import base_directory
+from ..recovery_settings import recovery_data, recovery_settings
+
+
+@dataclass
+class Models:
+    """The models that run, the mask, and the sizes of all variants.
+
+    Attributes:
+        running: models by variant; masked is not among them.
+        mask: the persona's mask.
+        baseline_mask: bool `[n_layers, d_ff]` of the baseline, if it is measured.
+        sizes: (parameters, bytes of the stored weights) of all variants.
+        served: the variant that the sliced checkpoint holds.
+    """
+
+    running: dict[Variant, Any]
+    mask: Mask
+    baseline_mask: torch.Tensor | None
+    sizes: dict[Variant, tuple[int, int]]
+    served: Literal["sliced", "recovered"]
+
+
+def load_models(context: StageContext, compute: Compute) -> tuple[Models, Any]:
+    """All variants, and the base model's tokenizer.
+
+    The sliced model shares what was not cut with the dense one. Where recovery is on, the served
+    checkpoint is the recovered variant, else the sliced one.
+
+    Raises:
+        InputError: the mask doesn't fit the base model.
+        CorruptArtifactError: the mask file or the checkpoint is damaged.
+    """
+    directory = base_directory(context)
+    dense, tokenizer = load(directory, compute)
+    mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
+    layers = ffn_layers(dense)
+    mask_file.check_fits(mask, n_layers=len(layers), d_ff=layers[0].width)
+    checkpoint = context.artifacts.local_dir("slice", context.planned.inputs["slice"])
+    stored = load_model(checkpoint, compute)
+    running: dict[Variant, Any] = {"dense": dense}
+    served: Literal["sliced", "recovered"] = "sliced"
+    if recovers(context.spec):
+        served = "recovered"
+        running["sliced"] = sliced_copy(dense, mask.bits, scales=mask.scales)
+    running[served] = stored
+    baseline = _baseline(context, dense, tokenizer, mask.width)
+    if baseline is not None:
+        running["baseline"] = baseline.model
+    dense_bytes = checkpoint_bytes(directory)
+    mask_bytes = context.input_file("mask", "mask.safetensors").stat().st_size
+    # All cut variants have the same shapes, so they take the same room.
+    cut_size = (parameter_count(stored), checkpoint_bytes(checkpoint))
+    sizes: dict[Variant, tuple[int, int]] = {
+        "dense": (parameter_count(dense), dense_bytes),
+        "masked": (parameter_count(dense), dense_bytes + mask_bytes),
+        **{name: cut_size for name in running if name != "dense"},
+    }
+    baseline_mask = None if baseline is None else baseline.mask
+    return Models(running, mask, baseline_mask, sizes, served), tokenizer
+
+
+def _baseline(context: StageContext, dense: Any, tokenizer: Any, width: int) -> Baseline | None:
+    """The activation-RMS baseline with the spec's recovery, or None when the spec leaves it out."""
+    if not context.spec.evaluation.baseline:
+        return None
+    data = recovery_data(context, tokenizer)
+    context.progress.begin("baseline: activation RMS", 1)
+    rms = activation_rms(dense, data.train)
+    context.progress.advance()
+    context.stop.check()
+
+    def recovered(model: Any, _: torch.Tensor) -> Any:
+        recover(
+            dense,
+            model,
+            data,
+            recovery_settings(context.spec),
+            scratch=context.scratch,
+            hooks=RecoveryHooks(
+                begin=lambda what, total: context.progress.begin(f"baseline: {what}", total),
+                advance=advance_and_check(context),
+                control=_Interruptible(context),
+            ),
+        )
+        return model
+
+    return make_baseline(dense, rms, width, recovered if recovers(context.spec) else None)
+
+
+class _Interruptible:
+    """Progress and interruption of the baseline's fine-tuning, which keeps no checkpoint."""
+
+    def __init__(self, context: StageContext) -> None:
+        self._context = context
+
+    def step_done(self) -> None:
+        """Advance the progress by one step."""
+        self._context.progress.advance()
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a stop is requested."""
+        return self._context.stop.requested
+
+    def checkpoint(self, _: Callable[[Path], None]) -> None:
+        """Stop."""
+        self._context.stop.check()
+
+
+def advance_and_check(context: StageContext) -> Callable[[int], None]:
+    """Progress of a part, and the place where a request to stop takes effect."""
+
+    def advance(count: int) -> None:
+        context.progress.advance(count)
+        context.stop.check()
+
+    return advance

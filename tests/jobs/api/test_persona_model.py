@@ -1,0 +1,160 @@
+"""The spec: defaults, bounds and messages by field path."""
+
+import copy
+
+import pytest
+
+from persona_jobs.api import load_manifest, parse_manifest
+from persona_jobs.errors import InputError
+
+MINIMAL = {
+    "apiVersion": "persona-pruner.io/v1alpha1",
+    "kind": "PersonaModel",
+    "metadata": {"name": "captain"},
+    "spec": {
+        "persona": {"text": "You are a captain."},
+        "baseModel": {"uri": "hf://org/model"},
+    },
+}
+
+
+def changed(path, value):
+    document = copy.deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    node = document
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[last] = value
+    return document
+
+
+def test_a_minimal_manifest_gets_all_defaults():
+    spec = parse_manifest(MINIMAL).spec
+    assert spec.pruning.sparsity_percent == 25
+    assert spec.instructions.uri == "builtin://general"
+    assert spec.artifact_policy == "Retain"
+
+
+def test_a_dumped_manifest_is_the_same_manifest():
+    manifest = parse_manifest(MINIMAL)
+    assert parse_manifest(manifest.manifest()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("spec.persona.text", "", "spec.persona.text: is empty"),
+        ("spec.persona.text", " \n\t ", "spec.persona.text: is empty"),
+        ("spec.persona.text", "x" * 32_769, "32,769 characters; shorten it to 32,768"),
+        ("spec.persona.text", "a\x00b", "control character U+0000 at position 1"),
+        ("spec.persona.text", "a\x1b[31m", "control character U+001B"),
+        ("spec.persona.text", "a\ud800", "U+D800"),
+        ("spec.persona.configMapRef", {"name": "a", "key": "b"}, "exactly one of text and"),
+        ("spec.pruning.sparsityPercent", 0, "greater than or equal to 1"),
+        ("spec.pruning.sparsityPercent", 91, "less than or equal to 90"),
+        ("spec.pruning.sparsityPercent", "25", "valid integer"),
+        ("spec.pruning.sparsityPercent", 25.5, "valid integer"),
+        ("spec.pruning.sparsity", 25, "spec.pruning.sparsity: unknown field"),
+        ("spec.pruning.learningRate", 0.04, 'write it as a string: "0.04"'),
+        ("spec.pruning.learningRate", "0", "must be between"),
+        ("spec.pruning.learningRate", "fast", "decimal number"),
+        ("spec.baseModel.uri", "http://x/y", "must start with one of hf://"),
+        ("spec.baseModel.uri", "hf://a b", "no spaces"),
+        ("spec.scoring", {"firstBlock": 5, "lastBlock": 2}, "lastBlock must not be before"),
+        ("spec.dataset", {"validationPercent": 50, "testPercent": 50}, "at least 20 for training"),
+        ("spec.evaluation.gate", {}, "set at least one threshold"),
+        ("spec.serving.autoscaling", {"minReplicas": 3, "maxReplicas": 2}, "must not be below"),
+        ("spec.serving.revision", "xyz", "8 hex digits"),
+        ("spec.execution.stages", [{"name": "bake"}], "spec.execution.stages[0].name"),
+        ("spec.execution.stages", [{"name": "mask", "resources": {"cpu": "a lot"}}], "quantity"),
+        ("spec.teacher.openAI", {"baseURL": "ftp://x", "model": "m"}, "http://, https://"),
+        ("metadata.name", "Captain!", "name must"),
+        ("metadata.name", "c" * 41, "at most 40"),
+        ("kind", "Persona", "kind"),
+    ],
+)
+def test_wrong_values_name_their_field(path, value, message):
+    with pytest.raises(InputError) as caught:
+        parse_manifest(changed(path, value))
+    assert message in str(caught.value)
+    assert path.split(".")[1 if "." in path else 0].split("[")[0] in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_all_errors_are_told_at_once():
+    document = changed("spec.pruning.sparsityPercent", 99)
+    document["spec"]["seed"] = -1
+    document["spec"]["colour"] = "red"
+    with pytest.raises(InputError) as caught:
+        parse_manifest(document)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith("3 errors")
+
+
+def test_unicode_personas_are_welcome():
+    text = "Ты — капитан.\nよろしく 🏴‍☠️ “arr” {{ x }} {% y %}"
+    assert parse_manifest(changed("spec.persona.text", text)).spec.persona.text == text
+
+
+def write(tmp_path, data, name="persona.yaml"):
+    path = tmp_path / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+YAML = """\
+apiVersion: persona-pruner.io/v1alpha1
+kind: PersonaModel
+metadata: {name: captain}
+spec:
+  persona: {configMapRef: {name: texts, key: captain}}
+  baseModel: {uri: "hf://org/model"}
+"""
+CONFIG_MAP = """\
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: texts}
+data: {captain: You are a captain.}
+"""
+
+
+def test_a_config_map_of_the_same_file_gives_the_text(tmp_path):
+    manifest = load_manifest(write(tmp_path, YAML + CONFIG_MAP))
+    assert manifest.spec.persona.text == "You are a captain."
+    assert manifest.spec.persona.config_map_ref is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (YAML, "which .* doesn't hold"),
+        (b"\xff\xfe\x00bad", "not UTF-8"),
+        ("a: [", "not valid YAML"),
+        ("kind: ConfigMap", "holds no PersonaModel"),
+        ("- 1\n- 2\n", "not a mapping"),
+        (YAML + "---\n" + YAML, "holds 2 PersonaModels"),
+        (b"#" * 1_100_000, "more than the 1,048,576"),
+        ("[" * 5000, "YAML|nested"),
+    ],
+)
+def test_unreadable_files_are_told(tmp_path, data, message):
+    with pytest.raises(InputError, match=message):
+        load_manifest(write(tmp_path, data))
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        load_manifest(tmp_path / "absent.yaml")
+
+
+def test_a_huge_persona_is_one_clear_error(tmp_path):
+    text = "x" * 1_000_000
+    with pytest.raises(InputError, match="1,000,000 characters"):
+        load_manifest(
+            write(
+                tmp_path,
+                YAML.replace("{configMapRef: {name: texts, key: captain}}", f'{{text: "{text}"}}'),
+            )
+        )

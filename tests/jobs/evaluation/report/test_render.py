@@ -1,0 +1,129 @@
+from html.parser import HTMLParser
+
+import pytest
+
+from persona_jobs.evaluation.report import Curve, KeptChannels, render
+from persona_jobs.evaluation.report.render import printable
+from support.report import metrics, report_data, variant
+
+HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)">'"&amp;{{ 7*7 }}</style>
+</pre><a href="javascript:alert(3)">"""
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+ALLOWED = {
+    "html", "head", "meta", "title", "style", "body", "main", "header", "h1", "h2", "h3", "p",
+    "span", "blockquote", "div", "b", "section", "table", "thead", "tbody", "tr", "th", "td",
+    "small", "ul", "li", "figure", "article", "pre", "dl", "dt", "dd",
+    "svg", "g", "line", "rect", "circle", "polyline", "path", "text",
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text; checks that elements close in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_hostile_texts_are_shown_as_texts():
+    page = Page(render(report_data(HOSTILE)))
+    assert page.tags <= ALLOWED
+    names = {name for name, _ in page.attributes}
+    assert not any(name.startswith("on") for name in names)
+    # Persona, base model, query, source, two answers, ranking, note, environment, settings.
+    assert "".join(page.text).count("<script>alert(1)</script>") >= 12
+    assert "{{ 7*7 }}" in "".join(page.text)
+
+
+def test_page_loads_nothing():
+    html = render(report_data(HOSTILE))
+    page = Page(html)
+    assert not {"src", "href", "xlink:href", "action", "srcset"} & {n for n, _ in page.attributes}
+    policy = dict(page.attributes)["content"]
+    assert any(
+        value and value.startswith("default-src 'none'")
+        for name, value in page.attributes
+        if name == "content"
+    ), policy
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_table_has_values_intervals_and_ratios():
+    text = " ".join(" ".join(Page(render(report_data())).text).split())
+    assert "Persona score 0–100, higher is better 80.0" in text
+    assert "65.0 – 75.0" in text  # interval of the recovered model
+    assert "0.75× dense" in text  # parameters of the sliced one
+    assert "under the dense model 1.500 – – 2.250 –" in text
+    assert "-10.0 -20.0 to +1.5" in text  # paired difference
+    assert "12 of 16 FFN intermediate channels are kept in each of 3 layers" in text
+
+
+def test_empty_and_cut_off_answers_are_said_to_be_so():
+    text = "".join(Page(render(report_data())).text)
+    assert "(empty)" in text
+    assert "(length limit)" in text
+    assert "1.25 nats a token" in text
+
+
+def test_what_is_missing_is_left_out():
+    data = report_data(
+        ranking=None,
+        samples=[],
+        answer_losses={},
+        curves=[Curve("Mask learning", [])],
+        differences={},
+        notes=[],
+        kept=KeptChannels([[True, False]]),
+        metrics=metrics(
+            served="sliced",
+            variants={
+                "dense": variant(None, generic_loss=None, generic_kl=None),
+                "sliced": variant(None, generic_loss=None, generic_kl=None),
+            },
+        ),
+    )
+    text = "".join(Page(render(data)).text)
+    assert "Answers side by side" not in text
+    assert "Persona sensitivity" not in text
+    assert "answers given" not in text
+    assert "No optimizer steps were taken" in text
+    assert "recovery switched off" in text
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_number_of_questions(count: int):
+    html = render(report_data(metrics=metrics(queries=count)))
+    assert f"{count} question{'' if count == 1 else 's'}<" in html
+
+
+def test_control_characters_become_visible():
+    assert printable("a\x00b\x1b[31mc\u202ed\r\ne\tf") == "a\ufffdb\ufffd[31mc\ufffdd\ne\tf"
+    assert printable("naïve 漢字 🚢") == "naïve 漢字 🚢"
+
+
+def test_long_persona_does_not_break_the_page():
+    assert Page(render(report_data("word " * 6000))).tags <= ALLOWED

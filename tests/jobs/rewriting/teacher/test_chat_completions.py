@@ -1,0 +1,140 @@
+import json
+
+import pytest
+
+from persona_jobs.dataset import Message
+from persona_jobs.rewriting.teacher.base import TeacherAnswer
+from persona_jobs.rewriting.teacher.chat_completions import (
+    Dialect,
+    payload,
+    read_completion,
+    read_error,
+)
+from support.endpoint import completion
+
+MESSAGES = (Message(role="system", content="You are Flint."), Message(role="user", content="Hi ☠"))
+
+
+def sent(dialect: Dialect) -> dict[str, object]:
+    body = payload(dialect, MESSAGES, model="m", seed=7, temperature=0.5, max_tokens=99)
+    decoded: dict[str, object] = json.loads(body)
+    return decoded
+
+
+def test_payload() -> None:
+    assert sent(Dialect()) == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "You are Flint."},
+            {"role": "user", "content": "Hi ☠"},
+        ],
+        "max_tokens": 99,
+        "seed": 7,
+        "temperature": 0.5,
+        "stream": False,
+    }
+
+
+def test_payload_without_what_the_endpoint_refuses() -> None:
+    body = sent(Dialect("max_completion_tokens", seed=False, temperature=False, system_role=False))
+    assert body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "You are Flint.\n\nHi ☠"}],
+        "max_completion_tokens": 99,
+        "stream": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead.",
+            Dialect(token_limit="max_completion_tokens"),
+        ),
+        ("Extra inputs are not permitted: seed", Dialect(seed=False)),
+        (
+            "Unsupported value: 'temperature' does not support 0.7 with this model.",
+            Dialect(temperature=False),
+        ),
+        ("System role not supported", Dialect(system_role=False)),
+        ("The model is overloaded with joy", None),
+    ],
+)
+def test_dialect_is_learned_from_error_messages(refusal: str, expected: Dialect | None) -> None:
+    assert Dialect().adapted(refusal) == expected
+
+
+def test_learning_ends() -> None:
+    refusal = "max_completion_tokens, system role, seed and temperature: all wrong"
+    dialect: Dialect | None = Dialect()
+    for _ in range(4):
+        assert dialect is not None
+        dialect = dialect.adapted(refusal)
+    assert dialect == Dialect("max_completion_tokens", False, False, False)
+    assert dialect.adapted(refusal) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (completion("Arr!"), TeacherAnswer("Arr!", "complete")),
+        (completion("Arr", None), TeacherAnswer("Arr", "complete")),
+        (completion("Arr, I", "length"), TeacherAnswer("Arr, I", "truncated")),
+        # A reasoning model that ran out of tokens before it said anything.
+        (completion(None, "length"), TeacherAnswer("", "truncated")),
+        (completion(None), TeacherAnswer("", "complete")),
+        (completion("", "content_filter"), TeacherAnswer("", "refused")),
+        (completion(None, refusal="I can't."), TeacherAnswer("", "refused")),
+        (
+            completion([{"type": "text", "text": "Arr"}, {"type": "text", "text": "!"}]),
+            TeacherAnswer("Arr!", "complete"),
+        ),
+        ({"choices": []}, None),
+        ({"choices": None}, None),
+        ({"choices": [{"text": "old completions API"}]}, None),
+        (completion(42), None),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_read_completion(body: object, answer: TeacherAnswer | None) -> None:
+    assert read_completion(json.dumps(body).encode()) == answer
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>502</html>", b"\xff\xfe", b'{"choices": [{"mess', b"[" * 100_000]
+)
+def test_garbage_is_no_completion_and_no_error(body: bytes) -> None:
+    assert read_completion(body) is None
+    assert read_error(body) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "code"),
+    [
+        ({"error": {"message": "bad", "code": "c", "type": "t"}}, "bad", "c"),
+        ({"error": {"message": "bad", "type": "t"}}, "bad", "t"),
+        ({"error": "bad"}, "bad", ""),
+        ({"detail": "bad"}, "bad", ""),
+        ({"detail": [{"loc": ["body", "seed"]}]}, '[{"loc": ["body", "seed"]}]', ""),
+        ({"message": "bad"}, "bad", ""),
+        ({"error": {"message": "a\x1b[31m\nb\u202e"}}, "a [31m b", ""),
+        ({"error": {"message": 7, "code": 400}}, "7", "400"),
+    ],
+)
+def test_read_error(body: object, message: str, code: str) -> None:
+    error = read_error(json.dumps(body).encode())
+    assert error is not None
+    assert (error.message, error.code) == (message, code)
+
+
+def test_long_error_messages_are_cut() -> None:
+    error = read_error(json.dumps({"error": "x" * 10_000}).encode())
+    assert error is not None
+    assert len(error.message) == 201
+
+
+def test_read_error_of_a_completion_is_none() -> None:
+    assert read_error(json.dumps(completion("Arr")).encode()) is None

@@ -1,0 +1,336 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from persona_jobs.api import PersonaModelSpec
+from persona_jobs.dataset import Example, ScoredQuery, write_jsonl
+from persona_jobs.errors import CorruptArtifactError, InputError, StageInterruptedError
+from persona_jobs.evaluation.report.parts import SampleLine
+from persona_jobs.models import mask_file
+from persona_jobs.models.checkpoint import save_checkpoint
+from persona_jobs.models.checkpoint_size import checkpoint_bytes
+from persona_jobs.models.families import ffn_layers
+from persona_jobs.models.loading import parameter_count
+from persona_jobs.models.slicing import sliced_copy
+from persona_jobs.pipeline.context import StageContext, StageOutcome
+from persona_jobs.pipeline.graph import plan
+from persona_jobs.pipeline.results import EvaluationMetrics
+from persona_jobs.pipeline.runner import planned_stage
+from persona_jobs.stages.evaluate import stage as evaluate
+from persona_jobs.stages.reference import ReferencePersona
+from persona_jobs.store import Manifest, StageArtifacts, open_store
+from persona_jobs.training.curve import CurvePoint
+from support.tiny import tiny_model, tiny_tokenizer
+
+PERSONA = "You are <script>alert('Mara')</script>, who talks of the sea."
+REFERENCES = ["You are a monk.", "You are a strict governess.", PERSONA]
+WIDTH = 40
+
+
+def _mask() -> torch.Tensor:
+    scores = torch.rand(3, 64, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(3, 64, dtype=torch.bool)
+    return mask.scatter_(1, scores.argsort(dim=1)[:, :WIDTH], True)
+
+
+def _example(number: int) -> Example:
+    return Example.of(PERSONA, f"Question {number}, sailor?", f"The sea has {number} answers.")
+
+
+@pytest.fixture(autouse=True)
+def quick_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = evaluate.measure
+
+    def short(models: Any, **options: Any) -> Any:
+        return original(models, **options, max_rounds=1, prompt_tokens=8, decode_tokens=2)
+
+    monkeypatch.setattr(evaluate, "measure", lambda m, **o: short(m, min_rounds=1, **o))
+
+
+class World:
+    """A store in which everything before the evaluation is done."""
+
+    def __init__(self, root: Path, **spec: Any) -> None:
+        self.root = root
+        self.base = root / "base"
+        self.model, self.tokenizer = tiny_model(), tiny_tokenizer()
+        if not self.base.exists():
+            save_checkpoint(self.model, self.tokenizer, self.base)
+        values: dict[str, Any] = {
+            "persona": {"text": PERSONA},
+            "baseModel": {"uri": self.base.as_uri()},
+            "recovery": {"refit": {"enabled": True}, "fineTune": {"enabled": False}},
+            "evaluation": {
+                "maxQueries": 3,
+                "maxAnswerTokens": 8,
+                "genericSamples": 4,
+                "bootstrapSamples": 100,
+            },
+            "compute": {"device": "CPU", "dtype": "Float32"},
+        }
+        self.spec = PersonaModelSpec.model_validate({**values, **spec})
+        self.artifacts = StageArtifacts(open_store((root / "store").as_uri()), root / "cache")
+        self.wrong_mask = False
+        self.held_out = [_example(number) for number in range(4)]
+
+    def context(self) -> StageContext:
+        for stage in plan(self.spec):
+            if stage.name != "evaluate":
+                directory = self.root / "made" / stage.name
+                directory.mkdir(parents=True, exist_ok=True)
+                getattr(self, stage.name)(directory)
+                manifest = Manifest(stage=stage.name, stage_version=stage.version, key=stage.key)
+                self.artifacts.publish(manifest, directory)
+        for name in ("output", "scratch"):
+            (self.root / name).mkdir(exist_ok=True)
+        return StageContext(
+            spec=self.spec,
+            planned=planned_stage(self.spec, "evaluate"),
+            artifacts=self.artifacts,
+            output=self.root / "output",
+            scratch=self.root / "scratch",
+            cache=self.root / "cache",
+        )
+
+    def run(self) -> StageOutcome:
+        return evaluate.run(self.context())
+
+    @property
+    def metrics(self) -> EvaluationMetrics:
+        return EvaluationMetrics.model_validate_json(
+            (self.root / "output/metrics.json").read_text()
+        )
+
+    @property
+    def samples(self) -> list[SampleLine]:
+        text = (self.root / "output/samples.jsonl").read_text()
+        return [SampleLine.model_validate_json(line) for line in text.splitlines()]
+
+    @property
+    def report(self) -> str:
+        return (self.root / "output/report.html").read_text()
+
+    def reference(self, directory: Path) -> None:
+        personas = [ReferencePersona(name=t[:12], text=t) for t in REFERENCES]
+        write_jsonl(directory / "personas.jsonl", personas)
+
+    def score(self, directory: Path) -> None:
+        write_jsonl(
+            directory / "queries.jsonl",
+            [
+                ScoredQuery(
+                    query=f"Query {rank}?", answer=f"{rank}.", score=1 / rank, rank=rank,
+                    kept=rank <= 8,
+                )
+                for rank in range(1, 21)
+            ],
+        )  # fmt: skip
+
+    def rewrite(self, directory: Path) -> None:
+        write_jsonl(directory / "train.jsonl", [_example(number) for number in range(10, 18)])
+        write_jsonl(directory / "validation.jsonl", [_example(20)])
+        write_jsonl(directory / "test.jsonl", self.held_out)
+
+    def mask(self, directory: Path) -> None:
+        bits = _mask().roll(5, dims=1) if self.wrong_mask else _mask()
+        mask_file.save(
+            directory / "mask.safetensors", mask_file.Mask(bits, self.spec.base_model.uri)
+        )
+        curve = [CurvePoint(step=s, train_loss=2 / (s + 1), validation_loss=1.0) for s in range(3)]
+        write_jsonl(directory / "curve.jsonl", curve)
+
+    def recover(self, directory: Path) -> None:
+        write_jsonl(directory / "curve.jsonl", [])
+
+    def slice(self, directory: Path) -> None:
+        model = sliced_copy(self.model, _mask())
+        if self.spec.recovery.refit.enabled:
+            with torch.no_grad():
+                for layer in ffn_layers(model):
+                    layer.down.weight.mul_(1.1)
+        save_checkpoint(model, self.tokenizer, directory, system_prompt=PERSONA)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Callable[..., World]:
+    return lambda **spec: World(tmp_path, **spec)
+
+
+def test_every_variant_is_measured(world: Callable[..., World]):
+    made = world()
+    outcome = made.run()
+    metrics = made.metrics
+    assert outcome.metrics == metrics.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert outcome.environment["dtype"] == "float32"
+    assert list(metrics.variants) == ["dense", "masked", "sliced", "recovered", "baseline"]
+    assert metrics.served == "recovered"
+    assert metrics.queries == 3
+    # The reference that is the target itself doesn't count.
+    assert metrics.chance_persona_score == pytest.approx(33.33)
+    dense, masked, sliced = (metrics.variants[n] for n in ("dense", "masked", "sliced"))
+    recovered, baseline = metrics.variants["recovered"], metrics.variants["baseline"]
+    assert dense.persona_kl == dense.generic_kl == 0.0
+    for variant in (sliced, recovered, baseline):
+        assert variant.persona_kl is not None and variant.persona_kl > 0
+        assert variant.generic_kl is not None and variant.generic_kl > 0
+    assert len({v.persona_loss for v in (dense, sliced, recovered, baseline)}) == 4
+    assert (masked.persona_loss, masked.persona_score) == (
+        sliced.persona_loss,
+        sliced.persona_score,
+    )
+    for variant in metrics.variants.values():
+        low, score, high = (
+            variant.persona_score_low,
+            variant.persona_score,
+            variant.persona_score_high,
+        )
+        assert low is not None and score is not None and high is not None
+        assert 0 <= low <= score <= high <= 100
+    assert baseline.decode_tokens_per_second is None
+    assert all(v.prefill_tokens_per_second for v in (dense, masked, sliced, recovered))
+
+
+def test_sizes_are_those_of_the_stored_weights(world: Callable[..., World]):
+    made = world()
+    made.run()
+    variants = made.metrics.variants
+    dense_bytes = checkpoint_bytes(made.base)
+    assert variants["dense"].checkpoint_bytes == dense_bytes
+    assert variants["dense"].parameters == parameter_count(made.model)
+    assert dense_bytes < variants["masked"].checkpoint_bytes < dense_bytes + 2000
+    removed = 3 * 3 * 32 * (64 - WIDTH)
+    assert variants["sliced"].parameters == parameter_count(made.model) - removed
+    for name in ("sliced", "recovered", "baseline"):
+        assert variants[name].checkpoint_bytes == checkpoint_bytes(made.root / "made/slice")  # type: ignore[index]
+
+
+def test_samples_have_all_answers_with_their_probability(world: Callable[..., World]):
+    made = world()
+    made.run()
+    assert [line.query for line in made.samples] == [e.query for e in made.held_out[:3]]
+    scores = made.metrics.variants
+    for name in ("dense", "sliced", "recovered", "baseline"):
+        mean = sum(line.posteriors[name] for line in made.samples) / 3  # type: ignore[index]
+        assert scores[name].persona_score == pytest.approx(100 * mean, abs=0.01)  # type: ignore[index]
+        for line in made.samples:
+            assert name in line.answers
+            assert name in line.finished
+            assert (line.losses[name] is None) == (not line.answers[name].strip())  # type: ignore[index]
+
+
+def test_report_shows_all_and_escapes_the_persona(world: Callable[..., World]):
+    made = world()
+    made.run()
+    assert "<script" not in made.report
+    for text in (
+        "&lt;script&gt;alert",
+        "Mask learning",
+        "Recovery: fine-tuning",
+        "Kept channels",
+        "kept here, not by activation RMS",
+        "Persona sensitivity",
+        "Answers side by side",
+        "bootstrapSamples: 100",
+        "float32",
+        "transformers",
+    ):
+        assert text in made.report, text
+
+
+def test_same_seed_same_result(world: Callable[..., World]):
+    made = world()
+    first = made.run()
+    second = evaluate.run(made.context())
+
+    def steady(outcome: StageOutcome) -> str:
+        variants = outcome.metrics["variants"]
+        assert isinstance(variants, dict)
+        for values in variants.values():
+            assert isinstance(values, dict)
+            values.pop("prefillTokensPerSecond", None)
+            values.pop("decodeTokensPerSecond", None)
+        return json.dumps(outcome.metrics)
+
+    assert steady(first) == steady(second)
+
+
+def test_without_recovery_and_baseline(world: Callable[..., World]):
+    made = world(
+        recovery={"refit": {"enabled": False}, "fineTune": {"enabled": False}},
+        evaluation={"maxQueries": 2, "maxAnswerTokens": 8, "baseline": False},
+    )
+    made.run()
+    assert list(made.metrics.variants) == ["dense", "masked", "sliced"]
+    assert made.metrics.served == "sliced"
+    assert "recovery switched off" in made.report
+    assert "not by activation RMS" not in made.report
+
+
+def test_question_files_take_turns_with_held_out_queries(
+    world: Callable[..., World], tmp_path: Path
+):
+    file = tmp_path / "questions.json"
+    file.write_text(json.dumps({"questions": ["Whither?", "Question 0, sailor?", "Whence?"]}))
+    made = world(
+        evaluation={
+            "maxQueries": 4,
+            "maxAnswerTokens": 8,
+            "questionFiles": [{"uri": file.as_uri()}],
+            "baseline": False,
+        }
+    )
+    made.run()
+    assert [line.query for line in made.samples] == [
+        "Question 0, sailor?",
+        "Whither?",
+        "Question 1, sailor?",
+        "Question 2, sailor?",
+    ]
+    assert made.samples[1].source == file.as_uri()
+
+
+def test_no_question_is_an_error(world: Callable[..., World]):
+    made = world()
+    made.held_out = []
+    with pytest.raises(InputError, match="no question to answer") as caught:
+        made.run()
+    assert caught.value.subject == "spec.evaluation"
+
+
+def test_answers_longer_than_the_context_are_an_error(world: Callable[..., World]):
+    made = world(evaluation={"maxAnswerTokens": 2040, "baseline": False})
+    with pytest.raises(InputError, match="no question fits") as caught:
+        made.run()
+    assert caught.value.subject == "spec.evaluation.maxAnswerTokens"
+
+
+def test_a_checkpoint_that_is_not_the_mask_s_is_an_error(world: Callable[..., World]):
+    made = world(recovery={"refit": {"enabled": False}, "fineTune": {"enabled": False}})
+    made.wrong_mask = True
+    with pytest.raises(CorruptArtifactError, match="does not compute what the mask says"):
+        made.run()
+
+
+def test_a_request_to_stop_ends_it(world: Callable[..., World]):
+    made = world()
+    context = made.context()
+    context.stop.request()
+    with pytest.raises(StageInterruptedError):
+        evaluate.run(context)
+    assert not list(context.output.iterdir())
+
+
+def test_baseline_gets_the_same_fine_tuning(world: Callable[..., World]):
+    recovery = {"refit": {"enabled": False}, "fineTune": {"steps": 2, "batchSize": 2}}
+    made = world(recovery=recovery)
+    context = made.context()
+    parts: list[str] = []
+    context.progress.begin = lambda what, total: parts.append(f"{what}: {total}")  # type: ignore[method-assign]
+    evaluate.run(context)
+    assert "baseline: fine-tuning steps: 2" in parts
+    assert not any("refitted" in part for part in parts)
+    assert "baseline" in made.metrics.variants

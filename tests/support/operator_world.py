@@ -1,0 +1,206 @@
+"""The reconciler at work on a FakeCluster: what the operator does, without any input or output."""
+
+import copy
+import json
+from typing import Any
+
+from persona_jobs.api import API_VERSION, KIND
+from persona_operator.labels import CHECKSUM_ANNOTATION
+from persona_operator.reconcile import (
+    Apply,
+    Create,
+    Delete,
+    Deployment,
+    Job,
+    Observed,
+    Persona,
+    PersonaText,
+    Plan,
+    Pod,
+    SetSuspend,
+    Stored,
+    reconcile,
+)
+from persona_operator.settings import Settings
+from support.fake_cluster import START, FakeCluster, Raw, job_ended, success_message
+
+NAMESPACE = "stories"
+OWNED = ("ConfigMap", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget")
+
+
+def settings(**changes: Any) -> Settings:
+    document: Raw = {
+        "jobsImage": "registry.example/jobs:1",
+        "store": {"uri": "s3://models/personas", "credentialsSecret": "store"},
+        "profiles": {
+            "default": {"cpu": "1", "memory": "4Gi"},
+            "gpu": {"cpu": "4", "memory": "32Gi", "gpus": 1},
+        },
+        **changes,
+    }
+    return Settings.model_validate(document)
+
+
+def persona_document(name: str = "captain", **spec: Any) -> Raw:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "persona": {"text": f"You are {name}, an old sailor."},
+            "baseModel": {"uri": "hf://org/model", "revision": "abc"},
+            **spec,
+        },
+    }
+
+
+class World:
+    """One cluster, any number of PersonaModels, and the reconciler."""
+
+    def __init__(self, config: Settings | None = None) -> None:
+        self.cluster = FakeCluster()
+        self.settings = config or settings()
+        self.stored: dict[tuple[str, str], Stored] = {}
+        self.warnings: dict[str, str] = {}
+        self.texts: dict[str, PersonaText] = {}
+        self.events: list[tuple[str, str]] = []
+        self.resync = False
+
+    def add(self, document: Raw) -> None:
+        self.cluster.create(document)
+
+    def edit(self, name: str, **spec: Any) -> None:
+        def change(document: Raw) -> None:
+            document["spec"] = {**document["spec"], **spec}
+
+        self.cluster.update(KIND, NAMESPACE, name, change)
+
+    def annotate(self, name: str, **annotations: str) -> None:
+        def change(document: Raw) -> None:
+            head = document["metadata"]
+            named = {f"persona-pruner.io/{k}": v for k, v in annotations.items()}
+            head["annotations"] = {**head.get("annotations", {}), **named}
+
+        self.cluster.update(KIND, NAMESPACE, name, change)
+
+    def persona(self, name: str = "captain") -> Persona:
+        document = self.cluster.get(KIND, NAMESPACE, name)
+        assert document is not None
+        return Persona.from_object(document)
+
+    def jobs(self) -> tuple[Job, ...]:
+        pods: dict[str, list[Pod]] = {}
+        for pod in self.cluster.find("Pod"):
+            parsed = Pod.from_object(pod)
+            pods.setdefault(parsed.job, []).append(parsed)
+        return tuple(
+            Job.from_object(job, pods.get(job["metadata"]["name"], ()))
+            for job in self.cluster.find("Job")
+        )
+
+    def observe(self, name: str) -> Observed:
+        jobs = self.jobs()
+        deployment = self.cluster.get("Deployment", NAMESPACE, name)
+        owned = {}
+        for kind in OWNED:
+            for document in self.cluster.find(kind, NAMESPACE):
+                head = document["metadata"]
+                if any(owner["name"] == name for owner in head.get("ownerReferences", [])):
+                    notes = head.get("annotations", {})
+                    owned[(kind, head["name"])] = notes.get(CHECKSUM_ANNOTATION, "")
+        return Observed(
+            jobs=jobs,
+            active_jobs=sum(job.active for job in jobs),
+            deployment=Deployment.from_object(deployment) if deployment else None,
+            serving_pods=(),
+            owned=owned,
+            text=self.texts.get(name),
+            stored=self.stored,
+            warnings=self.warnings,
+            resync=self.resync,
+        )
+
+    def plan(self, name: str = "captain") -> Plan:
+        return reconcile(self.persona(name), self.observe(name), self.settings, self.cluster.now)
+
+    def step(self, name: str = "captain", *, crash_after: int | None = None) -> Plan:
+        """Reconcile once; a crash loses the actions after that many, and the status."""
+        plan = self.plan(name)
+        for action in plan.actions[:crash_after]:
+            self.act(action)
+        if crash_after is None:
+            self._write_status(name, plan)
+            self.events += [(event.type, event.reason) for event in plan.events]
+        return plan
+
+    def act(self, action: object) -> None:
+        cluster = self.cluster
+        if isinstance(action, Create):
+            cluster.create(action.manifest)
+        elif isinstance(action, Apply):
+            cluster.apply(action.manifest)
+        elif isinstance(action, Delete):
+            cluster.delete(action.kind, NAMESPACE, action.name)
+        elif isinstance(action, SetSuspend):
+            job = cluster.get("Job", NAMESPACE, action.job)
+            assert job is not None
+
+            def change(document: Raw) -> None:
+                document["spec"]["suspend"] = action.suspend
+
+            cluster.update("Job", NAMESPACE, action.job, change)
+            if action.suspend:
+                cluster.delete_pods(job)
+        else:
+            raise TypeError(action)
+
+    def _write_status(self, name: str, plan: Plan) -> None:
+        written = plan.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+        def change(document: Raw) -> None:
+            document["status"] = json.loads(json.dumps(written))
+
+        self.cluster.update(KIND, NAMESPACE, name, change)
+
+    # Shortcuts of tests
+
+    def job(self, stage: str, name: str = "captain") -> Raw:
+        """The newest Job of a persona's stage."""
+        found = [
+            job
+            for job in self.cluster.find("Job")
+            if job["metadata"]["labels"]["persona-pruner.io/stage"] == stage
+            and job["metadata"]["labels"]["persona-pruner.io/persona"] == name
+        ]
+        assert found, f"no Job of stage {stage}"
+        return max(found, key=lambda job: int(job["metadata"]["uid"].removeprefix("uid-")))
+
+    def stage(self, stage: str, name: str = "captain") -> Any:
+        return next(item for item in self.persona(name).status.stages if item.name == stage)
+
+    def condition(self, kind: str = "Ready", name: str = "captain") -> Any:
+        return next(item for item in self.persona(name).status.conditions if item.type == kind)
+
+    def run(
+        self, name: str = "captain", *, until: str | None = None, messages: Any = success_message
+    ) -> None:
+        """Reconcile and let every Job succeed, until stage ``until`` is started or all is quiet."""
+        for _ in range(60):
+            self.step(name)
+            for job in self.cluster.open_jobs():
+                stage = job["metadata"]["labels"]["persona-pruner.io/stage"]
+                if stage == until:
+                    return
+                if not job["spec"].get("suspend"):
+                    self.cluster.finish(job, 0, messages(stage))
+            if self.cluster.get("Deployment", NAMESPACE, name):
+                self.cluster.roll_out(NAMESPACE, name)
+            before = copy.deepcopy(self.cluster.objects)
+            plan = self.step(name)
+            self.cluster.advance(1)
+            if not plan.actions and before == self.cluster.objects:
+                return
+        raise AssertionError("does not settle")
+
+
+__all__ = ["NAMESPACE", "START", "World", "job_ended", "persona_document", "settings"]

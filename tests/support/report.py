@@ -1,0 +1,87 @@
+"""Report data for tests."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from persona_jobs.evaluation.report import (
+    Answer,
+    Curve,
+    CurvePoint,
+    Difference,
+    KeptChannels,
+    RankedQuery,
+    Ranking,
+    ReportData,
+    Sample,
+)
+from persona_jobs.pipeline.results import EvaluationMetrics, VariantMetrics
+
+
+def variant(score: float | None = 60.0, **changes: Any) -> VariantMetrics:
+    values: dict[str, Any] = {
+        "parameters": 1000,
+        "checkpoint_bytes": 4000,
+        "persona_score": score,
+        "persona_score_low": None if score is None else score - 5,
+        "persona_score_high": None if score is None else score + 5,
+        "persona_loss": 2.0,
+        "persona_kl": 0.5,
+        "generic_loss": 3.0,
+        "generic_kl": 0.25,
+        "prefill_tokens_per_second": 400.0,
+        "decode_tokens_per_second": 20.0,
+    }
+    return VariantMetrics(**{**values, **changes})
+
+
+def metrics(**changes: Any) -> EvaluationMetrics:
+    values: dict[str, Any] = {
+        "served": "recovered",
+        "chance_persona_score": 9.09,
+        "queries": 2,
+        "variants": {
+            "dense": variant(80.0, persona_kl=0.0, generic_kl=0.0),
+            "masked": variant(50.0, parameters=1000),
+            "sliced": variant(50.0, parameters=750, decode_tokens_per_second=25.0),
+            "recovered": variant(70.0, parameters=750, decode_tokens_per_second=25.0),
+            "baseline": variant(
+                65.0, prefill_tokens_per_second=None, decode_tokens_per_second=None
+            ),
+        },
+    }
+    return EvaluationMetrics(**{**values, **changes})
+
+
+def report_data(text: str = "plain", **changes: Any) -> ReportData:
+    """Report data in which every text that users, models or files can choose is ``text``."""
+    mask = [[i % 4 != 3 for i in range(16)] for _ in range(3)]
+    other = [[i % 4 != 2 for i in range(16)] for _ in range(3)]
+    ranked = [RankedQuery(rank, 1 / rank, text, rank < 3) for rank in range(1, 5)]
+    values: dict[str, Any] = {
+        "persona": text,
+        "base_model": text,
+        "created_at": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        "metrics": metrics(),
+        "kept": KeptChannels(mask, other),
+        "ranking": Ranking([r.score for r in ranked], 2, ranked[:2], ranked[2:]),
+        "samples": [
+            Sample(
+                text,
+                text,
+                {
+                    "dense": Answer(text, 0.9, 1.25),
+                    "sliced": Answer("", 0.1, None, finished=False),
+                    "recovered": Answer(text, 0.7),
+                },
+            )
+        ],
+        "settings": text,
+        "differences": {"recovered": Difference(-10.0, -20.0, 1.5)},
+        "answer_losses": {"dense": 1.5, "recovered": 2.25},
+        "curves": [
+            Curve(text, [CurvePoint(step=s, train_loss=1 / (s + 1)) for s in range(5)]),
+        ],
+        "notes": [text],
+        "environment": {text: text},
+    }
+    return ReportData(**{**values, **changes})

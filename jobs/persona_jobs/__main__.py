@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .api import load_manifest
+from .api import load_resource
 from .errors import InputError, PersonaError
 from .pipeline.graph import STAGES
 from .pipeline.logs import LogProgress, stage_logger
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     key = ""
     try:
-        manifest = load_manifest(Path(_required(options.manifest, "PERSONA_MANIFEST")))
+        manifest = load_resource(Path(_required(options.manifest, "PERSONA_MANIFEST")))
         planned = planned_stage(manifest.spec, options.stage)
         key = planned.key
         store = open_store(

@@ -59,7 +59,7 @@ class Example(BaseModel):
 
     @classmethod
     def of(cls, system: str | None, query: str, answer: str, reference: str = "") -> "Example":
-        """An example of one exchange; ``system`` None leaves the system message out."""
+        """An example of one exchange; `system` None leaves the system message out."""
         head = [Message(role="system", content=system)] if system is not None else []
         return cls(
             messages=[
@@ -129,7 +129,7 @@ def write_jsonl(path: Path, lines: Iterable[BaseModel]) -> None:
 
 
 def read_jsonl(path: Path, kind: type[Line]) -> list[Line]:
-    """Read what ``write_jsonl`` wrote.
+    """Read what `write_jsonl` wrote.
 
     Raises:
         CorruptArtifactError: a line is no such object; names file and line.

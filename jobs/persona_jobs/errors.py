@@ -13,7 +13,7 @@ class PersonaError(Exception):
     Args:
         message: what is wrong, naming the field, file or object.
         hint: what the user can do about it (one sentence), or an empty string.
-        subject: the spec field path (``spec.persona.text``), file or object the error is about.
+        subject: the spec field path (`spec.persona.text`), file or object the error is about.
     """
 
     exit_code = EXIT_RETRY

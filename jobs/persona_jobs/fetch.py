@@ -1,7 +1,7 @@
 """Bring the verified files of a finished stage to a local directory.
 
-``python -m persona_jobs.fetch STAGE KEY DEST`` is the init container of a serving pod. It reads the
-store from ``PERSONA_STORE`` and the ``AWS_*`` variables, goes on from an interrupted download, and
+`python -m persona_jobs.fetch STAGE KEY DEST` is the init container of a serving pod. It reads the
+store from `PERSONA_STORE` and the `AWS_*` variables, goes on from an interrupted download, and
 leaves files alone that are there already with the right checksum. Imports no torch.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from persona_jobs.errors import (
+from .errors import (
     EXIT_DONE,
     CorruptArtifactError,
     InputError,
@@ -26,16 +26,16 @@ from persona_jobs.errors import (
     StageInterruptedError,
     StoreError,
 )
-from persona_jobs.pipeline.results import Outcome, StageFailure, TerminationMessage
-from persona_jobs.pipeline.termination import failure_of, write_termination_message
-from persona_jobs.store import Manifest, ObjectNotFoundError, StageArtifacts, Store, open_store
-from persona_jobs.store.os_errors import store_error
+from .pipeline.results import Outcome, StageFailure, TerminationMessage
+from .pipeline.termination import failure_of, write_termination_message
+from .store import ObjectNotFoundError, StageArtifacts, StageManifest, Store, open_store
+from .store.os_errors import store_error
 
 PROGRESS_SECONDS = 5.0
 
 _STAGE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _KEY = re.compile(r"[0-9a-f]{64}")
-_logger = logging.getLogger("persona_jobs.fetch")
+logger = logging.getLogger("persona_jobs.fetch")
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Fetched:
 
 
 def fetch(store: Store, stage: str, key: str, destination: Path) -> Fetched:
-    """Copy the files of a finished stage into ``destination`` and verify them.
+    """Copy the files of a finished stage into `destination` and verify them.
 
     Args:
         store: the artifact store.
-        stage: name of the stage, such as ``slice``.
+        stage: name of the stage, such as `slice`.
         key: its content key, 64 hex digits.
-        destination: directory, made where needed. Interrupted downloads stay there as ``.part``
+        destination: directory, made where needed. Interrupted downloads stay there as `.part`
             files for the next call.
 
     Raises:
-        InputError: stage or key are malformed, or ``destination`` holds other files.
+        InputError: stage or key are malformed, or `destination` holds other files.
         CorruptArtifactError: an object is truncated, altered or missing.
         StoreError: the stage isn't finished, the store can't be read, or the disk is too small.
     """
@@ -91,19 +91,19 @@ def fetch(store: Store, stage: str, key: str, destination: Path) -> Fetched:
         path = f"stages/{stage}/{key}/{name}"
         try:
             store.download(path, local, size=entry.size, sha256=entry.sha256, progress=progress)
-        except ObjectNotFoundError as exc:
+        except ObjectNotFoundError as error:
             raise CorruptArtifactError(
                 f"{store.describe(path)} does not exist, though the stage is finished",
                 hint="delete the folder it lies in and run the stage again",
-            ) from exc
+            ) from error
         if _identity(local) != before:
             fetched += entry.size
-            _logger.info("%s: %d bytes fetched and verified", name, entry.size)
+            logger.info("%s: %d bytes fetched and verified", name, entry.size)
     total = sum(entry.size for entry in manifest.files.values())
     return Fetched(files=len(manifest.files), total_bytes=total, fetched_bytes=fetched)
 
 
-def _prepare(manifest: Manifest, destination: Path) -> None:
+def _prepare(manifest: StageManifest, destination: Path) -> None:
     """Make the directory, refuse one that holds other files, and check the free space."""
     try:
         destination.mkdir(parents=True, exist_ok=True)
@@ -113,8 +113,8 @@ def _prepare(manifest: Manifest, destination: Path) -> None:
             if path.is_file() and "lost+found" not in path.parts
         }
         free = shutil.disk_usage(destination).free
-    except OSError as exc:
-        raise store_error(exc, action="write", subject=str(destination)) from exc
+    except OSError as error:
+        raise store_error(error, action="write", subject=str(destination)) from error
     partial = {name: size for name, size in present.items() if name.endswith(".part")}
     # A loader may take weights that another model left behind.
     foreign = sorted(set(present) - set(partial) - set(manifest.files))
@@ -156,7 +156,7 @@ class _ProgressLog:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + PROGRESS_SECONDS
-            _logger.info("%s: %d of %d bytes", self._name, done, total)
+            logger.info("%s: %d of %d bytes", self._name, done, total)
 
 
 class _StopRequested(BaseException):
@@ -169,7 +169,7 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code (see ``persona_jobs.errors``)."""
+    """Run the command line and return its exit code (see `persona_jobs.errors`)."""
     parser = argparse.ArgumentParser(
         prog="python -m persona_jobs.fetch",
         description="Fetch and verify the files of a finished stage from PERSONA_STORE.",
@@ -190,24 +190,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metrics = {"files": done.files, "bytes": done.total_bytes, "fetched": done.fetched_bytes}
         outcome = "Done" if done.fetched_bytes else "Reused"
         found = "fetched and verified" if done.fetched_bytes else "already there and verified"
-        _logger.info(
+        logger.info(
             "stage %s, key %s: %s in %s", options.stage, options.key[:8], found, options.destination
         )
-    except (PersonaError, _StopRequested) as exc:
+    except (PersonaError, _StopRequested) as error:
         error = (
-            exc
-            if isinstance(exc, PersonaError)
+            error
+            if isinstance(error, PersonaError)
             else StageInterruptedError(
                 "the fetch was stopped", hint="Start again: it goes on from there"
             )
         )
         outcome = "Interrupted" if isinstance(error, StageInterruptedError) else "Failed"
         failure, code = failure_of(error), error.exit_code
-        _logger.error("%s", error)  # noqa: TRY400 - one clear line, no traceback
-    except OSError as exc:
-        error = store_error(exc, action="fill", subject=str(options.destination))
-        failure, code = failure_of(error), error.exit_code
-        _logger.error("%s", error)  # noqa: TRY400
+        logger.error("%s", error)  # noqa: TRY400 - one clear line, no traceback
+    except OSError as error:
+        refused = store_error(error, action="fill", subject=str(options.destination))
+        failure, code = failure_of(refused), refused.exit_code
+        logger.error("%s", refused)  # noqa: TRY400
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""``python -m persona_operator``: runs the operator until SIGTERM."""
+"""`python -m persona_operator`: runs the operator until SIGTERM."""
 
 import asyncio
 import logging

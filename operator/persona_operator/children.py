@@ -16,7 +16,7 @@ RESERVATION_SECONDS = 15.0
 
 
 class Index(Protocol):
-    """What is used of ``kopf.Index``: objects by key."""
+    """What is used of `kopf.Index`: objects by key."""
 
     def get(self, key: Any, default: Any, /) -> Any:
         """Objects of a key."""

@@ -1,7 +1,7 @@
 """Generate the CustomResourceDefinition of PersonaModel from the pydantic models.
 
-``python -m persona_operator.crd [--check] [ROOT]`` writes the definition, and its copy in the Helm
-chart, below the repository root; ``--check`` only says whether they are up to date.
+`python -m persona_operator.crd [--check] [ROOT]` writes the definition, and its copy in the Helm
+chart, below the repository root; `--check` only says whether they are up to date.
 """
 
 import argparse
@@ -75,10 +75,10 @@ class UnsupportedSchemaError(ValueError):
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The structural schema of ``model`` (apiextensions.k8s.io/v1 ``JSONSchemaProps``).
+    """The structural schema of `model` (apiextensions.k8s.io/v1 `JSONSchemaProps`).
 
-    References are inlined, optional fields lose their ``null`` branch, and a default that is an
-    object becomes ``{}`` (the API server fills it from the defaults inside), unless the object has
+    References are inlined, optional fields lose their `null` branch, and a default that is an
+    object becomes `{}` (the API server fills it from the defaults inside), unless the object has
     rules of its own.
 
     Raises:
@@ -130,7 +130,7 @@ def _default(schema: Schema) -> Any:
 
 
 def _resolve(schema: Schema, definitions: dict[str, Schema], path: str) -> Schema:
-    """``schema`` with ``$ref``, one-element ``allOf`` and optional ``anyOf`` merged into it."""
+    """`schema` with `$ref`, one-element `allOf` and optional `anyOf` merged into it."""
     while True:
         if "$ref" in schema:
             inner = definitions[schema["$ref"].removeprefix("#/$defs/")]
@@ -314,7 +314,7 @@ def render() -> dict[Path, str]:
 
 
 def outdated(root: Path) -> list[Path]:
-    """Generated files below ``root`` that are missing or differ from the models."""
+    """Generated files below `root` that are missing or differ from the models."""
     return [
         path
         for path, text in render().items()
@@ -323,7 +323,7 @@ def outdated(root: Path) -> list[Path]:
 
 
 def write(root: Path) -> None:
-    """Write the generated files below ``root``."""
+    """Write the generated files below `root`."""
     for path, text in render().items():
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ class ApiRefusedError(OperatorError, kopf.PermanentError):
     Args:
         message: the API server's words.
         status: HTTP status.
-        reason: the API server's reason, such as ``Forbidden`` or ``Invalid``.
+        reason: the API server's reason, such as `Forbidden` or `Invalid`.
     """
 
     def __init__(self, message: str, *, status: int, reason: str) -> None:
@@ -52,9 +52,9 @@ def api_error(status: int, body: Any, what: str, retry_after: str | None = None)
 
     Args:
         status: HTTP status, 0 where there was no answer.
-        body: the decoded ``Status`` object, or text.
+        body: the decoded `Status` object, or text.
         what: the request, for the message.
-        retry_after: the ``Retry-After`` header in seconds.
+        retry_after: the `Retry-After` header in seconds.
     """
     details = body if isinstance(body, dict) else {"message": str(body)}
     text = f"{what}: {details.get('message') or f'HTTP {status}'}"

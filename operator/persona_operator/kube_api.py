@@ -1,7 +1,7 @@
 """The few requests to the API server that the operator makes; no decisions.
 
 Every method is a coroutine that runs the blocking client in a thread. ApiException and broken
-connections become the operator's own errors in ``_request`` and nowhere else.
+connections become the operator's own errors in `_request` and nowhere else.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ def load_client() -> client.ApiClient:
 class KubeApi:
     """Requests to the API server, by kind, namespace and name.
 
-    Every coroutine raises ``ApiUnavailableError`` or ``ApiRefusedError``.
+    Every coroutine raises `ApiUnavailableError` or `ApiRefusedError`.
     """
 
     def __init__(

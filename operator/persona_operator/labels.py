@@ -45,7 +45,7 @@ def key_label(key: str) -> str:
 
 
 def job_name(persona: str, stage: str, key: str, attempt: int) -> str:
-    """``<persona>-<stage>-<key8>``, with ``-<attempt>`` from the second attempt on."""
+    """`<persona>-<stage>-<key8>`, with `-<attempt>` from the second attempt on."""
     name = f"{persona}-{stage}-{key[:8]}"
     return name if attempt <= 1 else f"{name}-{attempt}"
 

@@ -38,7 +38,7 @@ class ConfigMapKey(SettingsModel):
 
 
 class Volume(SettingsModel):
-    """A volume that pods share: exactly one of ``claimName`` and ``hostPath``."""
+    """A volume that pods share: exactly one of `claimName` and `hostPath`."""
 
     claim_name: str | None = None
     """PersistentVolumeClaim in each persona's namespace."""

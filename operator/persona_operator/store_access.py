@@ -13,13 +13,13 @@ class StoreAccess:
     """An artifact store and the names of what is needed to reach it.
 
     Attributes:
-        uri: ``s3://BUCKET/PREFIX`` or ``file:///DIRECTORY``, without a trailing slash.
+        uri: `s3://BUCKET/PREFIX` or `file:///DIRECTORY`, without a trailing slash.
         endpoint: S3 endpoint URL, None for AWS.
         region: S3 region.
-        addressing_style: ``path`` or ``virtual``, None for the default.
+        addressing_style: `path` or `virtual`, None for the default.
         credentials_secret: Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
         ca: ConfigMap key with the PEM bundle of a private CA.
-        volume: volume of a ``file://`` store.
+        volume: volume of a `file://` store.
     """
 
     uri: str
@@ -40,7 +40,7 @@ def store_access(storage: Storage, default: Store) -> StoreAccess:
     """The store of a persona.
 
     Raises:
-        InputError: no store is named, or a ``file://`` store that pods can't share.
+        InputError: no store is named, or a `file://` store that pods can't share.
     """
     uri = storage.uri or default.uri
     if uri is None:

@@ -86,7 +86,7 @@ class StoreProbe:
     def look_up(
         self, access: StoreAccess, keys: Iterable[StageKey], done: Callable[[], None]
     ) -> dict[StageKey, Stored]:
-        """What is known of ``keys`` now; unknown ones are asked for, and ``done`` is called then.
+        """What is known of `keys` now; unknown ones are asked for, and `done` is called then.
 
         Never blocks. A question that takes too long counts as unknown, so that work goes on.
         """

@@ -30,7 +30,7 @@ class WarningEvents:
         self._cache: dict[tuple[str, str, str], tuple[float, str]] = {}
 
     async def read(self, jobs: Iterable[Job], serving_pods: Iterable[Pod]) -> dict[str, str]:
-        """Messages by ``Job/NAME`` and ``Pod/NAME``."""
+        """Messages by `Job/NAME` and `Pod/NAME`."""
         now = datetime.now(UTC)
         result = {}
         pods = list(serving_pods)

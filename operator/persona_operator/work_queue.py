@@ -31,7 +31,7 @@ class WorkQueue:
         self._stopped = False
 
     def add(self, key: Key, delay: float = 0.0) -> None:
-        """Run the work of ``key`` after ``delay`` seconds at the latest."""
+        """Run the work of `key` after `delay` seconds at the latest."""
         if self._stopped:
             return
         loop = asyncio.get_running_loop()

@@ -95,7 +95,7 @@ def secret(cluster: Cluster, namespace: str, name: str, keys: dict[str, str]) ->
 
 @pytest.fixture(scope="session")
 def values(bucket: Bucket) -> dict[str, Any]:
-    """Values of the chart, without ``namespaces``."""
+    """Values of the chart, without `namespaces`."""
     small = {"cpu": "50m", "memory": "3Gi", "scratch": "4Gi"}
     return {
         "image": {"registry": "", "pullPolicy": "IfNotPresent"},

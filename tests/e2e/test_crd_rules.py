@@ -1,6 +1,6 @@
 """The CustomResourceDefinition on a real API server: every rule and bound, defaults, subresources.
 
-Each manifest is also given to `parse_manifest`: both must agree, because the same file goes to
+Each manifest is also given to `parse_resource`: both must agree, because the same file goes to
 `kubectl apply` and to `persona run`.
 """
 
@@ -17,7 +17,7 @@ import httpx
 import pytest
 from kubernetes import client, config
 
-from persona_jobs.api import GROUP, PLURAL, VERSION, PersonaModelSpec, parse_manifest
+from persona_jobs.api import GROUP, PLURAL, VERSION, PersonaModelSpec, parse_resource
 from persona_jobs.errors import InputError
 from persona_operator.crd import CRD_NAME, custom_resource_definition
 
@@ -97,14 +97,14 @@ def refused_by_both(api: httpx.Client, objects: str, body: dict[str, Any]) -> st
     answer = create(api, objects, body)
     assert answer.status_code in (400, 422), answer.text
     with pytest.raises(InputError):
-        parse_manifest(copy.deepcopy(body))
+        parse_resource(copy.deepcopy(body))
     return str(answer.json()["message"])
 
 
 def accepted_by_both(api: httpx.Client, objects: str, body: dict[str, Any]) -> None:
     answer = create(api, objects, body)
     assert answer.status_code == 201, answer.text
-    parse_manifest(copy.deepcopy(body))
+    parse_resource(copy.deepcopy(body))
 
 
 def nodes(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Schema]]:
@@ -133,7 +133,7 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
 
 
 def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A minimal manifest whose spec has ``value`` at ``path``."""
+    """A minimal manifest whose spec has `value` at `path`."""
     for depth in range(len(path) - 1, -1, -1):
         if path[depth] == "[]":
             value = [value]

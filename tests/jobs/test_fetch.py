@@ -12,7 +12,7 @@ from persona_jobs import fetch as fetch_module
 from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
 from persona_jobs.fetch import fetch
 from persona_jobs.pipeline.results import TerminationMessage
-from persona_jobs.store import Manifest, S3Options, StageArtifacts, open_store
+from persona_jobs.store import S3Options, StageArtifacts, StageManifest, open_store
 from support.s3_server import running_s3_server
 
 KEY = "ab" * 32
@@ -29,7 +29,7 @@ def publish(store, tmp_path, files=FILES, key=KEY):
     for name, data in files.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(data)
-    StageArtifacts(store).publish(Manifest(stage="slice", stage_version=1, key=key), source)
+    StageArtifacts(store).publish(StageManifest(stage="slice", stage_version=1, key=key), source)
 
 
 @pytest.fixture

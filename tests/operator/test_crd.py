@@ -46,7 +46,7 @@ def walk(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
 
 
 def filled(schema: Schema, value: Any) -> Any:
-    """``value`` with the schema's defaults, as the API server fills it: from the outside in."""
+    """`value` with the schema's defaults, as the API server fills it: from the outside in."""
     if isinstance(value, list):
         return [filled(schema["items"], item) for item in value]
     if not isinstance(value, dict):
@@ -66,7 +66,7 @@ class Inner(BaseModel):
 
 class Outer(BaseModel):
     """First line
-    and second line with ``code``.
+    and second line with `code`.
 
     Another paragraph.
     """

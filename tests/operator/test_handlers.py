@@ -12,9 +12,9 @@ import kopf
 import pytest
 from kubernetes import client
 
-from persona_jobs.api import KIND, parse_manifest
+from persona_jobs.api import KIND, parse_resource
 from persona_jobs.pipeline.graph import keys
-from persona_jobs.store import FileStore, Manifest, StageArtifacts
+from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 from persona_operator import handlers
 from persona_operator.runtime import Runtime
 from persona_operator.settings import Settings
@@ -254,7 +254,7 @@ async def test_a_deaf_watch_is_noticed(operator: Operator) -> None:
 
 
 def publish(store: FileStore, document: Raw, stages: set[str] | None = None) -> dict[str, str]:
-    planned = {str(k): v for k, v in keys(parse_manifest(document).spec).items()}
+    planned = {str(k): v for k, v in keys(parse_resource(document).spec).items()}
     for stage, key in planned.items():
         if stages is None or stage in stages:
             folder = Path(store.url.removeprefix("file://")) / f"made-{stage}-{key[:8]}"
@@ -262,7 +262,7 @@ def publish(store: FileStore, document: Raw, stages: set[str] | None = None) -> 
             (folder / "result.json").write_text("{}")
             metrics = evaluation_metrics() if stage == "evaluate" else {}
             StageArtifacts(store).publish(
-                Manifest(stage=stage, stage_version=1, key=key, created_at=datetime.now(UTC),
+                StageManifest(stage=stage, stage_version=1, key=key, created_at=datetime.now(UTC),
                          files={}, inputs={}, parameters={}, metrics=metrics, timings={},
                          versions={}, environment={}),
                 folder,

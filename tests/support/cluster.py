@@ -126,7 +126,7 @@ def wait(
     diagnose: Callable[[], str] = str,
     every: float = 1.0,
 ) -> T:
-    """The first truthy answer of ``look``; fails with diagnostics after ``seconds``."""
+    """The first truthy answer of `look`; fails with diagnostics after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()

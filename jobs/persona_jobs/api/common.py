@@ -1,8 +1,8 @@
 """Shared building blocks of the spec: strict base model, string formats, references.
 
 The JSON schema of every type here stays within what a Kubernetes structural schema allows, so that
-the CustomResourceDefinition can be generated from it. ``x-kubernetes-validations`` entries are CEL
-rules; each has a twin validator in Python, because ``persona run`` has no API server.
+the CustomResourceDefinition can be generated from it. `x-kubernetes-validations` entries are CEL
+rules; each has a twin validator in Python, because `persona run` has no API server.
 """
 
 import re
@@ -33,7 +33,7 @@ class SpecModel(BaseModel):
 
 
 def cel(rule: str, message: str, field_path: str | None = None) -> dict[str, str]:
-    """One ``x-kubernetes-validations`` entry (Kubernetes CEL validation rules)."""
+    """One `x-kubernetes-validations` entry (Kubernetes CEL validation rules)."""
     entry = {"rule": rule, "message": message}
     if field_path:
         entry["fieldPath"] = field_path
@@ -46,7 +46,7 @@ def validations(*rules: dict[str, str]) -> dict[str, Any]:
 
 
 class _StringFormat:
-    """Annotation metadata: a string that ``check`` accepts, with its own JSON schema."""
+    """Annotation metadata: a string that `check` accepts, with its own JSON schema."""
 
     def check(self, value: str) -> str:
         raise NotImplementedError
@@ -87,7 +87,7 @@ class DecimalBetween(_StringFormat):
         return value
 
     def check(self, value: str) -> str:
-        """Return ``value``, or raise ValueError when it is no decimal within the bounds."""
+        """Return `value`, or raise ValueError when it is no decimal within the bounds."""
         if not re.fullmatch(_DECIMAL, value):
             raise ValueError('must be a decimal number such as "0.04"')
         if not Decimal(self.minimum) <= Decimal(value) <= Decimal(self.maximum):
@@ -116,7 +116,7 @@ class UriOf(_StringFormat):
             self.message += " and hold no user name or password"
 
     def check(self, value: str) -> str:
-        """Return ``value``, or raise ValueError when it is no such URI."""
+        """Return `value`, or raise ValueError when it is no such URI."""
         if not re.fullmatch(self.pattern, value):
             raise ValueError(self.message)
         if len(value) > 1024 or any(ord(char) < 33 or ord(char) == 127 for char in value):
@@ -135,7 +135,7 @@ class UriOf(_StringFormat):
 
 @dataclass(frozen=True)
 class Pattern(_StringFormat):
-    """A string that fully matches ``pattern``; ``message`` says what is expected."""
+    """A string that fully matches `pattern`; `message` says what is expected."""
 
     pattern: str
     message: str
@@ -143,7 +143,7 @@ class Pattern(_StringFormat):
     min_length: int = 1
 
     def check(self, value: str) -> str:
-        """Return ``value``, or raise ValueError with the message."""
+        """Return `value`, or raise ValueError with the message."""
         if not self.min_length <= len(value) <= self.max_length or not re.fullmatch(
             self.pattern, value
         ):
@@ -167,7 +167,7 @@ LabelName = Annotated[str, Pattern(DNS_LABEL, "must be lower-case letters, digit
 DataKey = Annotated[
     str, Pattern(r"^[-._a-zA-Z0-9]+$", "must be a key of a ConfigMap or Secret", 253)
 ]
-Revision = Annotated[
+HubRevision = Annotated[
     str, Pattern(r"^[-._a-zA-Z0-9/:+@]+$", "must be a branch, tag, commit or digest", 128)
 ]
 

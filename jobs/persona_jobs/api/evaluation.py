@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from .common import Revision, SpecModel, cel, validations
+from .common import HubRevision, SpecModel, cel, validations
 from .sources import FileUri
 
 Percent = Annotated[int, Field(ge=0, le=100)]
@@ -16,7 +16,7 @@ class QuestionFile(SpecModel):
     uri: FileUri
     """`s3://…` or `file://…`: a role-play evaluation file (JSON with `questions`), or JSONL with a
     `query` a line."""
-    revision: Revision | None = None
+    revision: HubRevision | None = None
     """Any label that changes when the content does."""
 
 

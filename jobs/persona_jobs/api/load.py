@@ -13,7 +13,7 @@ from .persona_model import API_VERSION, KIND, PersonaModel
 MAX_FILE_BYTES = 1_048_576
 
 
-def parse_manifest(document: object, *, source: str = "manifest") -> PersonaModel:
+def parse_resource(document: object, *, source: str = "manifest") -> PersonaModel:
     """Validate one decoded manifest.
 
     Raises:
@@ -34,10 +34,10 @@ def parse_manifest(document: object, *, source: str = "manifest") -> PersonaMode
         ) from None
 
 
-def load_manifest(path: Path) -> PersonaModel:
+def load_resource(path: Path) -> PersonaModel:
     """Read the one PersonaModel of a YAML or JSON file.
 
-    A persona given by ``configMapRef`` is read from a ConfigMap document of the same file.
+    A persona given by `configMapRef` is read from a ConfigMap document of the same file.
 
     Raises:
         InputError: unreadable file, not UTF-8, not YAML, no or several PersonaModels, or wrong
@@ -48,7 +48,7 @@ def load_manifest(path: Path) -> PersonaModel:
         names = ", ".join(str((m.get("metadata") or {}).get("name")) for m in models)
         what = f"holds {len(models)} PersonaModels ({names})" if models else f"holds no {KIND}"
         raise InputError(what, hint=f"Give one {KIND} a file ({API_VERSION})", subject=str(path))
-    return parse_manifest(_with_text(models[0], config_maps, str(path)), source=str(path))
+    return parse_resource(_with_text(models[0], config_maps, str(path)), source=str(path))
 
 
 def _documents(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:

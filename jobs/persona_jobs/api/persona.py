@@ -12,7 +12,7 @@ _ALLOWED_CONTROLS = "\n\t\r"
 
 
 def check_persona_text(text: str) -> str:
-    """Return ``text`` unchanged, or raise ValueError saying what is wrong with it."""
+    """Return `text` unchanged, or raise ValueError saying what is wrong with it."""
     if not text.strip():
         raise ValueError("is empty: describe the persona in a sentence or more")
     if len(text) > MAX_PERSONA_CHARACTERS:
@@ -49,7 +49,7 @@ PersonaText = Annotated[
 
 
 class Persona(SpecModel):
-    """The persona to play. Exactly one of ``text`` and ``configMapRef``."""
+    """The persona to play. Exactly one of `text` and `configMapRef`."""
 
     model_config = ConfigDict(
         json_schema_extra=validations(

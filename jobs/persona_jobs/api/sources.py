@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .common import Revision, SecretKeyRef, SpecModel, UriOf
+from .common import HubRevision, SecretKeyRef, SpecModel, UriOf
 
 ModelUri = Annotated[str, UriOf("hf", "s3", "file", "pkg")]
 DataUri = Annotated[str, UriOf("builtin", "hf", "s3", "file")]
@@ -20,7 +20,7 @@ class BaseModelSource(SpecModel):
     """Where the model is: `hf://ORG/NAME`, `s3://BUCKET/PREFIX`, `file:///DIRECTORY` or a `.gguf`
     file, or `pkg://PACKAGE/FILE.gguf` for a file inside an installed Python package. Only
     safetensors and GGUF weights are read."""
-    revision: Revision | None = None
+    revision: HubRevision | None = None
     """Branch, tag or commit of an `hf://` model, or any label that changes when the content does.
     Pin a commit for reproducible results."""
     token_secret_ref: SecretKeyRef | None = None
@@ -44,7 +44,7 @@ class Instructions(SpecModel):
 
     uri: DataUri = "builtin://general"
     """`builtin://general`, `hf://ORG/NAME`, `s3://…` or `file://…` (JSON, JSONL or Parquet)."""
-    revision: Revision | None = None
+    revision: HubRevision | None = None
     """Branch, tag or commit of an `hf://` data set, or any label that changes when the content
     does."""
     split: Column = "train"
@@ -61,7 +61,7 @@ class ReferencePersonas(SpecModel):
     uri: DataUri = "builtin://general"
     """`builtin://general` or a JSONL file; each line a string, or an object with
     `name` and `text`."""
-    revision: Revision | None = None
+    revision: HubRevision | None = None
     """Any label that changes when the content does."""
     count: Annotated[int, Field(ge=2, le=100)] = 10
     """Number of reference personas used, the first ones of the data (r in the paper)."""

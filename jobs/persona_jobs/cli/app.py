@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..api import load_manifest
+from ..api import load_resource
 from ..errors import InputError, PersonaError
 
 app = typer.Typer(
@@ -87,7 +87,7 @@ def validate(
     failed = False
     for file in files:
         try:
-            manifest = load_manifest(file)
+            manifest = load_resource(file)
         except InputError as error:
             failed = True
             typer.echo(error, err=True)
@@ -102,7 +102,7 @@ def keys(file: Manifest) -> None:
     from ..pipeline.graph import plan
     from .local import with_local_revisions
 
-    for stage in plan(with_local_revisions(load_manifest(file)).spec):
+    for stage in plan(with_local_revisions(load_resource(file)).spec):
         typer.echo(f"{stage.name:<10} {stage.key}")
 
 

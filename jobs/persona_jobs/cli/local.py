@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..api import PersonaModel, PersonaModelSpec, parse_manifest
+from ..api import PersonaModel, PersonaModelSpec, parse_resource
 from ..sources.digest import digest
 from ..store import S3Options
 
@@ -56,7 +56,7 @@ def with_local_revisions(manifest: PersonaModel) -> PersonaModel:
     model = spec["baseModel"]
     if model["uri"].startswith("file://") and not model.get("revision"):
         model["revision"] = _model_label(Path(model["uri"].removeprefix("file://")))
-    return parse_manifest(document)
+    return parse_resource(document)
 
 
 def _stamp(source: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ class StageBar:
         self._bars.reset(self._task, total=max(1, total), description=what)
 
     def advance(self, count: int = 1) -> None:
-        """``count`` more units are done."""
+        """`count` more units are done."""
         self._bars.advance(self._task, count)
 
     def note(self, message: str) -> None:

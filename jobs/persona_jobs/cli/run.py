@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress as Bars
 
-from ..api import PersonaModel, load_manifest
+from ..api import PersonaModel, load_resource
 from ..errors import PersonaError, StageInterruptedError
 from ..pipeline.context import StopFlag
 from ..pipeline.graph import PlannedStage, plan
@@ -53,7 +53,7 @@ def open_pipeline(file: Path, store_url: str | None) -> Pipeline:
     Raises:
         PersonaError: the manifest or the store can't be used.
     """
-    manifest = with_local_revisions(load_manifest(file))
+    manifest = with_local_revisions(load_resource(file))
     url = store_url or manifest.spec.storage.uri or default_store(file)
     cache = default_cache()
     return Pipeline(

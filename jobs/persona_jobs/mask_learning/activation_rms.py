@@ -13,7 +13,7 @@ from ..training.tokens import TokenizedSet
 
 
 def activation_rms(model: Any, data: TokenizedSet) -> Tensor:
-    """RMS over all tokens after the shared prefix, ``[n_layers, d_ff]`` float32.
+    """RMS over all tokens after the shared prefix, `[n_layers, d_ff]` float32.
 
     The prefix is left out: it is the same in every row, and its first token is an attention sink
     whose activations are hundreds of times larger than all others.

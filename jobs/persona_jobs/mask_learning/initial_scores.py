@@ -8,10 +8,10 @@ def scores_from_rank(values: Tensor) -> Tensor:
     """Map each row's values to their ranks, spread evenly over [-1, 1]; ties by index.
 
     Args:
-        values: ``[n_layers, d_ff]``, larger means more important.
+        values: `[n_layers, d_ff]`, larger means more important.
 
     Returns:
-        scores ``[n_layers, d_ff]`` float32; the largest value of each row gets 1.
+        scores `[n_layers, d_ff]` float32; the largest value of each row gets 1.
     """
     order = torch.sort(values, dim=-1, descending=True, stable=True).indices
     width = values.shape[-1]

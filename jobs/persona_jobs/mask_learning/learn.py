@@ -30,8 +30,8 @@ class MaskProblem:
         model: the dense model, frozen.
         train: the persona's training examples.
         validation: examples for the held-out loss.
-        train_references: the dense model's hidden states on ``train``; None for cross-entropy.
-        validation_references: the same on ``validation``.
+        train_references: the dense model's hidden states on `train`; None for cross-entropy.
+        validation_references: the same on `validation`.
         width: channels kept in every layer.
         objective: the loss.
     """
@@ -46,7 +46,7 @@ class MaskProblem:
 
 
 def held_out_loss(problem: MaskProblem, scores: Tensor) -> float:
-    """Held-out loss of the mask that ``scores`` give, in nats an answer token."""
+    """Held-out loss of the mask that `scores` give, in nats an answer token."""
     mask = hard_top_k(scores.detach(), problem.width)
     with masked(problem.model, mask):
         return mean_answer_loss(
@@ -57,7 +57,7 @@ def held_out_loss(problem: MaskProblem, scores: Tensor) -> float:
 def score_gradient(
     problem: MaskProblem, scores: Tensor, rows: Sequence[int], *, micro_batch_size: int
 ) -> float:
-    """Add the straight-through gradient of the rows' mean loss to ``scores.grad``.
+    """Add the straight-through gradient of the rows' mean loss to `scores.grad`.
 
     Returns:
         the mean loss an answer token.
@@ -94,10 +94,10 @@ def learn(
     seed: int,
     control: Control | None = None,
 ) -> Tensor:
-    """Run ``loop``, made by ``mask_loop`` and possibly resumed, to its end.
+    """Run `loop`, made by `mask_loop` and possibly resumed, to its end.
 
     Returns:
-        the scores ``[n_layers, d_ff]`` with the lowest held-out loss.
+        the scores `[n_layers, d_ff]` with the lowest held-out loss.
     """
     scores = loop.parameters[SCORES]
 
@@ -110,5 +110,5 @@ def learn(
 
 
 def mask_loop(scores: Tensor, settings: LoopSettings) -> Loop:
-    """A run that learns ``scores`` ``[n_layers, d_ff]`` in place."""
+    """A run that learns `scores` `[n_layers, d_ff]` in place."""
     return Loop({SCORES: scores.requires_grad_(True)}, settings)

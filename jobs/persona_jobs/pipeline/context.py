@@ -18,10 +18,10 @@ class Progress(Protocol):
     """Receives a stage's progress; the command line draws a bar, a Job writes log lines."""
 
     def begin(self, what: str, total: int) -> None:
-        """A part of the stage starts: ``total`` units of ``what`` are ahead."""
+        """A part of the stage starts: `total` units of `what` are ahead."""
 
     def advance(self, count: int = 1) -> None:
-        """``count`` more units are done."""
+        """`count` more units are done."""
 
     def note(self, message: str) -> None:
         """Something worth one line."""
@@ -93,16 +93,16 @@ class StageContext:
     hf_token: str | None = field(default=None, repr=False)
 
     def input_file(self, stage: StageName, name: str) -> Path:
-        """Verified local path of a file that ``stage`` made."""
+        """Verified local path of a file that `stage` made."""
         return self.artifacts.local_file(stage, self.planned.inputs[stage], name)
 
-    def save_checkpoint(self, directory: Path) -> None:
-        """Keep ``directory`` as this stage's newest resumable checkpoint."""
-        self.artifacts.save_checkpoint(self.planned.name, self.planned.key, directory)
+    def save_state(self, directory: Path) -> None:
+        """Keep `directory` as this stage's newest resume state."""
+        self.artifacts.save_state(self.planned.name, self.planned.key, directory)
 
-    def load_checkpoint(self) -> Path | None:
-        """Directory of the newest sound checkpoint of this stage, if there is one."""
-        return self.artifacts.load_checkpoint(self.planned.name, self.planned.key)
+    def load_state(self) -> Path | None:
+        """Directory of the newest sound resume state of this stage, if there is one."""
+        return self.artifacts.load_state(self.planned.name, self.planned.key)
 
 
 @dataclass

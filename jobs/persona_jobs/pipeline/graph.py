@@ -54,7 +54,7 @@ class PlannedStage:
 
 
 def plan(spec: PersonaModelSpec) -> list[PlannedStage]:
-    """The stages of ``spec`` in an order in which each finds its inputs made.
+    """The stages of `spec` in an order in which each finds its inputs made.
 
     Raises:
         InputError: the persona's text is not resolved yet.

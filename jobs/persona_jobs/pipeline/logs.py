@@ -21,7 +21,7 @@ class LogProgress:
     """Progress as log lines, at most one every ten seconds."""
 
     def __init__(self, logger: logging.Logger, stage: str) -> None:
-        self._logger = logger
+        self.logger = logger
         self._stage = stage
         self._what = ""
         self._total = 0
@@ -33,17 +33,17 @@ class LogProgress:
         """A part of the stage starts."""
         self._what, self._total, self._done = what, total, 0
         self._started = self._reported = time.monotonic()
-        self._logger.info("%s: %s (%d)", self._stage, what, total)
+        self.logger.info("%s: %s (%d)", self._stage, what, total)
 
     def advance(self, count: int = 1) -> None:
-        """``count`` more units are done."""
+        """`count` more units are done."""
         self._done += count
         now = time.monotonic()
         if now - self._reported < REPORT_SECONDS:
             return
         self._reported = now
         left = (now - self._started) / max(1, self._done) * (self._total - self._done)
-        self._logger.info(
+        self.logger.info(
             "%s: %s %d/%d, about %.0f s left",
             self._stage,
             self._what,
@@ -54,4 +54,4 @@ class LogProgress:
 
     def note(self, message: str) -> None:
         """Something worth one line."""
-        self._logger.info("%s: %s", self._stage, message)
+        self.logger.info("%s: %s", self._stage, message)

@@ -25,7 +25,7 @@ class StageFailure(_Result):
     """Why a stage failed.
 
     Attributes:
-        error_class: name of the exception (``InputError``, ``OutOfMemoryError``, …).
+        error_class: name of the exception (`InputError`, `OutOfMemoryError`, …).
         message: what is wrong, one sentence.
         subject: spec field path, file or object it is about; may be empty.
         hint: what to do about it; may be empty.
@@ -68,7 +68,7 @@ class TerminationMessage(_Result):
 
     @classmethod
     def decode(cls, text: str) -> "TerminationMessage | None":
-        """The message in ``text``, or None when it is none (a crash, a killed container)."""
+        """The message in `text`, or None when it is none (a crash, a killed container)."""
         try:
             return cls.model_validate_json(text)
         except ValueError:

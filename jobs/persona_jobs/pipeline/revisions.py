@@ -1,4 +1,4 @@
-"""The store's record of a persona's finished models: ``personas/<namespace>/<name>.json``."""
+"""The store's record of a persona's finished models: `personas/<namespace>/<name>.json`."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ from .graph import plan
 MAX_REVISIONS = 50
 
 
-class Revision(BaseModel):
+class RecordedRevision(BaseModel):
     """One finished model.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pointer(BaseModel):
 
     namespace: str
     name: str
-    revisions: list[Revision] = []
+    revisions: list[RecordedRevision] = []
 
 
 def pointer_path(namespace: str, name: str) -> str:
@@ -56,7 +56,7 @@ def record_revision(store: Store, manifest: PersonaModel) -> Pointer:
     """Put the manifest's finished model first in the persona's record."""
     namespace, name = manifest.metadata.namespace, manifest.metadata.name
     keys = {stage.name: stage.key for stage in plan(manifest.spec)}
-    revision = Revision(
+    revision = RecordedRevision(
         id=keys["slice"][:8],
         keys=dict(keys),
         sparsity_percent=manifest.spec.pruning.sparsity_percent,

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from ..api import PersonaModelSpec
 from ..api.execution import StageName
 from ..errors import InputError, OutOfMemoryError, PersonaError, StoreError
-from ..store import Manifest, StageArtifacts
+from ..store import StageArtifacts, StageManifest
 from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
 from .graph import PlannedStage, plan
 from .results import Outcome
@@ -36,7 +36,7 @@ class StageReport:
     Attributes:
         stage: its name.
         key: its content key.
-        outcome: ``Done`` or ``Reused``.
+        outcome: `Done` or `Reused`.
         seconds: time that making it took (also when it was reused: then from its manifest).
         metrics: key metrics.
         path: where its files are.
@@ -51,7 +51,7 @@ class StageReport:
 
 
 def planned_stage(spec: PersonaModelSpec, name: str) -> PlannedStage:
-    """The planned stage called ``name``.
+    """The planned stage called `name`.
 
     Raises:
         InputError: the spec's pipeline has no such stage.
@@ -106,7 +106,7 @@ def run_stage(
         outcome = _stage_function(planned.name)(context)
         seconds = time.monotonic() - started
         manifest = artifacts.publish(_manifest(planned, outcome, seconds), context.output)
-    artifacts.clear_checkpoint(planned.name, planned.key)
+    artifacts.clear_state(planned.name, planned.key)
     return _report(planned, artifacts, manifest, "Done")
 
 
@@ -115,8 +115,8 @@ def _stage_function(name: StageName) -> Callable[[StageContext], StageOutcome]:
     return cast(Callable[[StageContext], StageOutcome], module.run)
 
 
-def _manifest(planned: PlannedStage, outcome: StageOutcome, seconds: float) -> Manifest:
-    return Manifest(
+def _manifest(planned: PlannedStage, outcome: StageOutcome, seconds: float) -> StageManifest:
+    return StageManifest(
         stage=planned.name,
         stage_version=planned.version,
         key=planned.key,
@@ -143,7 +143,7 @@ def _versions() -> dict[str, str]:
 
 
 def _report(
-    planned: PlannedStage, artifacts: StageArtifacts, manifest: Manifest, outcome: Outcome
+    planned: PlannedStage, artifacts: StageArtifacts, manifest: StageManifest, outcome: Outcome
 ) -> StageReport:
     return StageReport(
         stage=planned.name,

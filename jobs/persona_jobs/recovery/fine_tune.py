@@ -1,6 +1,6 @@
-"""Short fine-tuning of the cut model's ``down_proj`` weights with KL to the dense model.
+"""Short fine-tuning of the cut model's `down_proj` weights with KL to the dense model.
 
-Only ``down_proj`` learns: the same weights that the refit solves for, a third of the FFN, which
+Only `down_proj` learns: the same weights that the refit solves for, a third of the FFN, which
 keeps the checkpoint small and narrow data from bending the rest. A share of every batch is generic,
 so that general ability holds.
 """
@@ -21,11 +21,11 @@ from ..training.trainer import Control, Loop, LoopSettings
 
 @dataclass(frozen=True)
 class DistillationSet:
-    """Examples with the dense model's final hidden states, made by ``dense_references``.
+    """Examples with the dense model's final hidden states, made by `dense_references`.
 
     Attributes:
         train: examples to learn from.
-        train_references: per row ``[answer tokens, hidden]``.
+        train_references: per row `[answer tokens, hidden]`.
         validation: held-out examples.
         validation_references: the same for them.
     """
@@ -37,7 +37,7 @@ class DistillationSet:
 
 
 def fine_tune_loop(cut: Any, settings: LoopSettings) -> Loop:
-    """A run over float32 copies of the ``down_proj`` weights."""
+    """A run over float32 copies of the `down_proj` weights."""
     return Loop(
         {str(layer.index): layer.down.weight.detach().float().clone() for layer in ffn_layers(cut)},
         settings,
@@ -56,13 +56,13 @@ def fine_tune(
     seed: int,
     control: Control | None = None,
 ) -> None:
-    """Run ``loop`` to its end and put the weights with the lowest held-out loss into ``cut``.
+    """Run `loop` to its end and put the weights with the lowest held-out loss into `cut`.
 
     Args:
         cut: the cut model, changed in place.
         persona: the persona's data.
         generic: general data without the persona, or None.
-        loop: from ``fine_tune_loop``, possibly resumed.
+        loop: from `fine_tune_loop`, possibly resumed.
         generic_percent: share of each batch, and weight of the held-out loss, that is generic.
         batch_size: conversations a step.
         micro_batch_size: conversations a forward pass.

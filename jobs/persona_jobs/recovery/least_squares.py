@@ -18,19 +18,19 @@ class GramAccumulator:
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
 
     def add(self, activations: Tensor, targets: Tensor) -> None:
-        """Add tokens: activations ``[n, k]`` and targets ``[n, d]``."""
+        """Add tokens: activations `[n, k]` and targets `[n, d]`."""
         self.gram += (activations.T @ activations).double()
         self.cross += (activations.T @ targets).double()
 
     def solve(self, original: Tensor, ridge: float) -> Tensor:
-        """Weights ``[d, k]`` that map activations to targets, pulled towards ``original``.
+        """Weights `[d, k]` that map activations to targets, pulled towards `original`.
 
-        Minimises ``|A W' - T|^2 + ridge * sum_c e_c |W_c - original_c|^2`` over W, where ``e_c`` is
+        Minimises `|A W' - T|^2 + ridge * sum_c e_c |W_c - original_c|^2` over W, where `e_c` is
         the energy of channel c: the pull is relative, so that a channel that hardly ever fires
         keeps its weights and a busy one follows the data.
 
         Args:
-            original: the weights before, ``[d, k]``.
+            original: the weights before, `[d, k]`.
             ridge: strength of the pull, above 0.
         """
         energy = self.gram.diagonal()

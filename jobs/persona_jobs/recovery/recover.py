@@ -88,7 +88,7 @@ def recover(
     scratch: Path,
     hooks: RecoveryHooks | None = None,
 ) -> Loop | None:
-    """Refit and fine-tune ``cut`` in place, as the settings say.
+    """Refit and fine-tune `cut` in place, as the settings say.
 
     Args:
         dense: the uncut model.

@@ -1,9 +1,9 @@
-"""Closed-form refit of every kept ``down_proj``, layer by layer from the bottom.
+"""Closed-form refit of every kept `down_proj`, layer by layer from the bottom.
 
-In each block, the cut network's residual stream is steered back to the dense one's: with ``a`` the
-kept intermediate activations and ``r`` the residual before the FFN, both of the cut network whose
-lower layers are refitted already, and ``y`` the dense network's block output, the new ``down_proj``
-W minimises ``|a W' - (y - r)|^2`` plus a ridge towards the old weights (compare SlimGPT, arXiv
+In each block, the cut network's residual stream is steered back to the dense one's: with `a` the
+kept intermediate activations and `r` the residual before the FFN, both of the cut network whose
+lower layers are refitted already, and `y` the dense network's block output, the new `down_proj`
+W minimises `|a W' - (y - r)|^2` plus a ridge towards the old weights (compare SlimGPT, arXiv
 2412.18110, and FASP, arXiv 2501.09412, which refit towards a layer's own dense output).
 
 All positions count, the persona prompt's with its attention-sink token among them: leave them out
@@ -36,7 +36,7 @@ def refit(
     scratch: Path,
     on_layer: Callable[[], None] = lambda: None,
 ) -> None:
-    """Replace the ``down_proj`` weights of ``cut`` by their least-squares refit, in place.
+    """Replace the `down_proj` weights of `cut` by their least-squares refit, in place.
 
     Args:
         dense: the uncut model.
@@ -71,7 +71,7 @@ def _float32(block: nn.Module) -> nn.Module:
 
 
 def _down(block: nn.Module, copied: nn.Module, original: nn.Linear) -> nn.Linear:
-    """The module of ``copied`` that stands where ``original`` stands in ``block``."""
+    """The module of `copied` that stands where `original` stands in `block`."""
     for one, other in zip(block.modules(), copied.modules(), strict=True):
         if one is original and isinstance(other, nn.Linear):
             return other
@@ -86,7 +86,7 @@ def _advance(model: Any, block: nn.Module, layer: int, streams: StreamSet) -> No
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A float32 copy of a block of the cut model, and its ``down_proj``."""
+    """A float32 copy of a block of the cut model, and its `down_proj`."""
 
     model: Any
     block: nn.Module

@@ -27,8 +27,8 @@ class StreamBatch:
     """Rows of similar length, right-padded.
 
     Attributes:
-        stream: residual stream ``[rows, seq, hidden]`` float32, memory-mapped.
-        valid: bool ``[rows, seq]``, False on padding.
+        stream: residual stream `[rows, seq, hidden]` float32, memory-mapped.
+        valid: bool `[rows, seq]`, False on padding.
         past: tokens of the prefix before these rows.
     """
 
@@ -96,9 +96,9 @@ def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
 def run_block(
     model: Any, block: nn.Module, layer: int, streams: StreamSet
 ) -> Iterator[tuple[StreamBatch, Tensor]]:
-    """Outputs of one block on every batch of a set, ``[rows, seq, hidden]`` float32.
+    """Outputs of one block on every batch of a set, `[rows, seq, hidden]` float32.
 
-    Needs the model's attention to be ``models.attention.installed``. The prefix comes first; its
+    Needs the model's attention to be `models.attention.installed`. The prefix comes first; its
     keys and values of this block serve the other batches.
     """
     cache = EMPTY_PREFIX

@@ -32,16 +32,16 @@ def block_range(blocks: int, first: int, last: int | None) -> range:
 
 
 def add_unit_vectors(total: Tensor, states: Tensor, rows: Sequence[int]) -> None:
-    """Add the unit vectors of ``states`` ``[n, B, d]`` to rows of ``total`` ``[N, B, d]``."""
+    """Add the unit vectors of `states` `[n, B, d]` to rows of `total` `[N, B, d]`."""
     total[list(rows)] += F.normalize(states.float(), dim=-1)
 
 
 def block_scores(mean_unit: Tensor, target_states: Tensor) -> Tensor:
-    """Sensitivity of each block, ``[n, B]``: 1 minus the mean cosine to the references.
+    """Sensitivity of each block, `[n, B]`: 1 minus the mean cosine to the references.
 
     Args:
-        mean_unit: mean unit vector of the references' states, ``[n, B, d]``.
-        target_states: states under the target persona, ``[n, B, d]``.
+        mean_unit: mean unit vector of the references' states, `[n, B, d]`.
+        target_states: states under the target persona, `[n, B, d]`.
     """
     return 1 - (mean_unit.float() * F.normalize(target_states.float(), dim=-1)).sum(dim=-1)
 
@@ -62,10 +62,10 @@ class Ranking:
 
 
 def rank(scores: Tensor, keep_percent: int) -> Ranking:
-    """Rank queries by mean block score and keep the top ``keep_percent``, at least one.
+    """Rank queries by mean block score and keep the top `keep_percent`, at least one.
 
     Args:
-        scores: block scores ``[N, B]``.
+        scores: block scores `[N, B]`.
         keep_percent: 1 to 100.
     """
     means = scores.double().mean(dim=1)
@@ -77,6 +77,6 @@ def rank(scores: Tensor, keep_percent: int) -> Ranking:
 def accumulate(
     batches: Iterable[tuple[Sequence[int], Tensor]], total: Tensor, blocks: range
 ) -> None:
-    """Add the unit vectors of all batches of states to ``total`` ``[N, len(blocks), d]``."""
+    """Add the unit vectors of all batches of states to `total` `[N, len(blocks), d]`."""
     for rows, states in batches:
         add_unit_vectors(total, states[:, blocks.start : blocks.stop], rows)

@@ -23,7 +23,7 @@ def last_token_states(
     *,
     on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Block outputs at the last prompt token of every query, with ``persona`` as system prompt.
+    """Block outputs at the last prompt token of every query, with `persona` as system prompt.
 
     The persona's prompt is a common prefix: it runs once and all queries read its keys and values.
     The language-model head never runs.
@@ -36,8 +36,8 @@ def last_token_states(
         on_rows: called with the number of queries of each finished batch.
 
     Yields:
-        indices into ``queries`` and the states ``[len(indices), B, hidden]`` in float32, where
-        block b's state is transformers' ``hidden_states[b + 1]`` (the last one after the final
+        indices into `queries` and the states `[len(indices), B, hidden]` in float32, where
+        block b's state is transformers' `hidden_states[b + 1]` (the last one after the final
         norm).
     """
     prompts = [render(tokenizer, messages(persona, query)) for query in queries]

@@ -1,4 +1,4 @@
-"""Command line of the server: ``python -m persona_jobs.serve --model DIR``."""
+"""Command line of the server: `python -m persona_jobs.serve --model DIR`."""
 
 import argparse
 import hashlib
@@ -12,7 +12,7 @@ from ..errors import EXIT_DONE, EXIT_RETRY, InputError, PersonaError
 from ..pipeline.results import TerminationMessage
 from ..pipeline.termination import failure_of, write_termination_message
 
-_logger = logging.getLogger("persona_jobs.serve")
+logger = logging.getLogger("persona_jobs.serve")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +72,7 @@ def _seconds(text: str) -> float:
 
 
 def fingerprint(directory: Path, dtype: str, device: str) -> str:
-    """Return ``system_fingerprint``: changes with the weights' files, number format and device."""
+    """Return `system_fingerprint`: changes with the weights' files, number format and device."""
     digest = hashlib.sha256(f"{dtype} {device}".encode())
     for path in sorted(directory.glob("*")):
         if path.suffix in {".json", ".jinja"}:
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         create_app(service), service, delay=options.shutdown_delay, bound=options.shutdown_timeout
     )
     with listen(options.host, options.port) as listener:
-        _logger.info("listening on port %d", listener.getsockname()[1])
+        logger.info("listening on port %d", listener.getsockname()[1])
         server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code (see ``persona_jobs.errors``)."""
+    """Run the command line and return its exit code (see `persona_jobs.errors`)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
@@ -137,9 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return run(options)
-    except PersonaError as exc:
-        failure, code = failure_of(exc), exc.exit_code
-        _logger.error("%s", exc)  # noqa: TRY400 - one clear line, no traceback
+    except PersonaError as error:
+        failure, code = failure_of(error), error.exit_code
+        logger.error("%s", error)  # noqa: TRY400 - one clear line, no traceback
     write_termination_message(TerminationMessage(stage="serve", outcome="Failed", failure=failure))
     return code
 

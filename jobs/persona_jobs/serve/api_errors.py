@@ -1,4 +1,4 @@
-"""Errors in the form of the OpenAI API: ``{"error": {message, type, param, code}}``.
+"""Errors in the form of the OpenAI API: `{"error": {message, type, param, code}}`.
 
 https://platform.openai.com/docs/guides/error-codes
 """
@@ -83,7 +83,7 @@ def from_validation(error: ValidationError) -> ApiError:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """Return ``messages[0].content`` for ``("messages", 0, "content", "str")``."""
+    """Return `messages[0].content` for `("messages", 0, "content", "str")`."""
     text = ""
     for part in location:
         if isinstance(part, int):

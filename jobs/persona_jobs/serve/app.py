@@ -24,7 +24,7 @@ from .scheduler import Scheduler
 
 LOADING_RETRY_SECONDS = 5
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Service:
         try:
             engine = await loop.run_in_executor(self._model_thread, self._load)
             await loop.run_in_executor(self._model_thread, engine.warm_up)
-        except Exception as exc:  # whatever it is, the process ends with it
-            self.failure = exc
-            if is_out_of_memory(exc):
+        except Exception as error:  # whatever it is, the process ends with it
+            self.failure = error
+            if is_out_of_memory(error):
                 self.failure = OutOfMemoryError(
                     "the model does not fit into memory",
                     hint="give the server more memory, or serve in BFloat16",
@@ -100,7 +100,7 @@ class Service:
             max_body_bytes=options.max_body_bytes,
         )
         self.metrics.ready.set(1)
-        _logger.info(
+        logger.info(
             "model %s takes requests of up to %d tokens", options.model, engine.max_context_tokens
         )
 

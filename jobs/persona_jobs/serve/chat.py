@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``, streamed and whole."""
+"""`POST /v1/chat/completions`, streamed and whole."""
 
 import asyncio
 import functools
@@ -36,7 +36,7 @@ from .scheduler import Event, Finished, Scheduler, Ticket
 
 T = TypeVar("T")
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _ClientGoneError(Exception):
@@ -84,7 +84,7 @@ class ChatEndpoint:
         scheduler: the queue in front of the model.
         metrics: where to count.
         model: the name that requests may use.
-        fingerprint: identifies the weights and the number format, as ``system_fingerprint``.
+        fingerprint: identifies the weights and the number format, as `system_fingerprint`.
         default_max_tokens: limit of an answer whose request names none.
         max_body_bytes: longest request body.
     """
@@ -117,18 +117,18 @@ class ChatEndpoint:
         except (_ClientGoneError, ClientDisconnect):
             failure = ApiError(CLIENT_CLOSED_REQUEST, "The client went away.", code="client_gone")
         except Exception:
-            _logger.exception("a request failed")
+            logger.exception("a request failed")
             failure = ApiError(500, "The request failed; the server's log has the cause.")
         self._metrics.requests.labels(status=str(failure.status)).inc()
-        _logger.info("status=%d code=%s", failure.status, failure.code)
+        logger.info("status=%d code=%s", failure.status, failure.code)
         return failure.response()
 
     async def _answer(self, request: Request) -> Response:
         body = await read_body(request, self._max_body_bytes)
         try:
             chat = ChatRequest.model_validate_json(body)
-        except ValidationError as exc:
-            raise from_validation(exc) from None
+        except ValidationError as error:
+            raise from_validation(error) from None
         if chat.model is not None and chat.model != self._model:
             raise ApiError(
                 404,
@@ -209,7 +209,7 @@ class ChatEndpoint:
         self._metrics.requests.labels(status=str(status)).inc()
         if status == 200:
             self._metrics.duration.observe(seconds)
-        _logger.info(
+        logger.info(
             "id=%s status=%d prompt_tokens=%d completion_tokens=%d seconds=%.3f",
             exchange.id,
             status,
@@ -287,7 +287,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Return the request's body.
 
     Raises:
-        ApiError: 413 if it is longer than ``limit`` bytes.
+        ApiError: 413 if it is longer than `limit` bytes.
     """
     body = b""
     async for chunk in request.stream():
@@ -300,7 +300,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def _unless_gone(work: Coroutine[None, None, T], receive: Receive) -> T:
-    """Return what ``work`` returns.
+    """Return what `work` returns.
 
     Raises:
         _ClientGoneError: the client went away first.

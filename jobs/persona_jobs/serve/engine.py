@@ -18,13 +18,13 @@ from .sampling import AnswerPenalties, Sampling, checkpoint_defaults, generation
 MIN_SHARED_TOKENS = 8
 """Shorter common prefixes of two prompts aren't worth keeping."""
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Engine:
     """One loaded checkpoint.
 
-    Not thread-safe: ``generate`` is to be called by one thread at a time. ``render`` and ``decode``
+    Not thread-safe: `generate` is to be called by one thread at a time. `render` and `decode`
     may be called beside it, each by one thread.
 
     Args:
@@ -33,7 +33,7 @@ class Engine:
         max_context_tokens: longest sequence of prompt and answer; None for the model's own.
 
     Raises:
-        InputError: ``max_context_tokens`` is beyond the model's, or there is no end-of-turn token.
+        InputError: `max_context_tokens` is beyond the model's, or there is no end-of-turn token.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Engine:
         started = time.monotonic()
         model, tokenizer = loading.load(directory, compute)
         engine = cls(model, tokenizer, max_context_tokens=max_context_tokens)
-        _logger.info(
+        logger.info(
             "model loaded in %.1f s on %s: %s", time.monotonic() - started, compute.device,
             compute.reason,
         )  # fmt: skip
@@ -172,7 +172,7 @@ class _Control(BaseStreamer):  # type: ignore[misc]
         self._stop = not self._on_token(token)
 
     def end(self) -> None:
-        """Do nothing: the caller sees the end of ``generate``."""
+        """Do nothing: the caller sees the end of `generate`."""
 
     @property
     def stop(self) -> bool:

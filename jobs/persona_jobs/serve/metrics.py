@@ -1,4 +1,4 @@
-"""What Prometheus reads at ``/metrics``; ``docs/serving.md`` explains each metric."""
+"""What Prometheus reads at `/metrics`; `docs/serving.md` explains each metric."""
 
 from prometheus_client import (
     CollectorRegistry,

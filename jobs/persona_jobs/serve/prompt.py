@@ -52,8 +52,8 @@ def build(
     ]
     try:
         ids = render(plain)
-    except InputError as exc:
-        raise ApiError(400, exc.message, param="messages", code="invalid_value") from exc
+    except InputError as error:
+        raise ApiError(400, error.message, param="messages", code="invalid_value") from error
     room = max_context_tokens - len(ids)
     if room < 1:
         raise ApiError(

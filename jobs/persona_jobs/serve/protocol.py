@@ -1,8 +1,8 @@
 """Requests and answers of the OpenAI chat completions API, as far as one local model has them.
 
 https://platform.openai.com/docs/api-reference/chat. A setting that would change the answer and
-isn't implemented is refused rather than ignored; settings without any effect here (``user``,
-``metadata``, ``store``, …) are accepted.
+isn't implemented is refused rather than ignored; settings without any effect here (`user`,
+`metadata`, `store`, …) are accepted.
 """
 
 import json
@@ -58,9 +58,9 @@ class ResponseFormat(_Strict):
 
 
 class ChatRequest(_Strict):
-    """Body of ``POST /v1/chat/completions``.
+    """Body of `POST /v1/chat/completions`.
 
-    ``top_k``, ``min_p`` and ``repetition_penalty`` are extensions that other servers of local
+    `top_k`, `min_p` and `repetition_penalty` are extensions that other servers of local
     models have too. None means the checkpoint's own default.
     """
 
@@ -155,7 +155,7 @@ class ChatRequest(_Strict):
 
     @property
     def token_limit(self) -> int | None:
-        """Most tokens to generate; ``max_completion_tokens`` replaces the older ``max_tokens``."""
+        """Most tokens to generate; `max_completion_tokens` replaces the older `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
@@ -241,7 +241,7 @@ DONE_EVENT = b"data: [DONE]\n\n"
 
 
 class ModelCard(BaseModel):
-    """One entry of ``GET /v1/models``."""
+    """One entry of `GET /v1/models`."""
 
     id: str
     object: Literal["model"] = "model"
@@ -251,7 +251,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Answer of ``GET /v1/models``."""
+    """Answer of `GET /v1/models`."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]

@@ -38,7 +38,7 @@ class Sampling:
 
 
 def checkpoint_defaults(config: Any) -> Sampling:
-    """Return the settings of a checkpoint's ``generation_config.json``; the API's where unset."""
+    """Return the settings of a checkpoint's `generation_config.json`; the API's where unset."""
     api = Sampling()
 
     def value(name: str) -> Any:
@@ -99,7 +99,7 @@ class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
         self._frequency = frequency
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores [1, vocabulary] less the penalties; ``input_ids`` is [1, tokens]."""
+        """Return the scores [1, vocabulary] less the penalties; `input_ids` is [1, tokens]."""
         answer = input_ids[0, self._prompt_tokens :]
         counts = torch.bincount(answer, minlength=scores.shape[-1]).to(scores.dtype)
         return scores - self._frequency * counts - self._presence * (counts > 0).to(scores.dtype)

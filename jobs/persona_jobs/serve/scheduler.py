@@ -24,7 +24,7 @@ from .text_stream import StopText, TokenText
 
 MAX_RETRY_AFTER = 60
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ Event = str | Finished | ApiError
 
 
 class Ticket:
-    """A request's place in the queue; ``close`` it whatever happens.
+    """A request's place in the queue; `close` it whatever happens.
 
     Attributes:
-        events: what comes of it, in order; ``Finished`` or an ``ApiError`` is the last.
+        events: what comes of it, in order; `Finished` or an `ApiError` is the last.
     """
 
     def __init__(self, scheduler: "Scheduler") -> None:
@@ -108,8 +108,8 @@ class Ticket:
                 on_token=answer.push,
             )
             answer.finish()
-        except Exception as exc:  # whatever it is, the client gets an answer
-            error = self._scheduler.failed(exc)
+        except Exception as error:  # whatever it is, the client gets an answer
+            error = self._scheduler.failed(error)
             loop.call_soon_threadsafe(self.events.put_nowait, error)
 
 
@@ -208,7 +208,7 @@ class Scheduler:
         self.update_depth()
 
     def close(self, error: ApiError) -> None:
-        """End all requests with ``error`` and admit no more."""
+        """End all requests with `error` and admit no more."""
         self._closed = error
         for ticket in list(self._tickets):
             ticket.abort(error)
@@ -229,11 +229,11 @@ class Scheduler:
     def failed(self, error: Exception) -> ApiError:
         """Return what the client is told of an exception in the model's thread."""
         if is_out_of_memory(error):
-            _logger.error("out of memory: %s", error)
+            logger.error("out of memory: %s", error)
             return ApiError(
                 503, "The server ran out of memory. Shorten the messages.", code="out_of_memory"
             )
-        _logger.error("the generation failed", exc_info=error)
+        logger.error("the generation failed", exc_info=error)
         # After such an error every later call on the device fails too: only a restart helps.
         self.broken = self.broken or isinstance(error, getattr(torch, "AcceleratorError", ()))
         return ApiError(500, "The generation failed; the server's log has the cause.")

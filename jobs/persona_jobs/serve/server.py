@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from ..errors import InputError
 from .app import Service
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -31,24 +31,24 @@ def listen(host: str, port: int) -> socket.socket:
                 return socket.create_server(
                     ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512
                 )
-            except OSError as exc:
-                if exc.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+            except OSError as error:
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
                     raise
         return socket.create_server(("", port), backlog=512)
-    except (OSError, OverflowError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"can't listen on {host or '*'}:{port}: {reason}",
             hint="name another --host or --port",
-        ) from exc
+        ) from error
 
 
 class Server(uvicorn.Server):
     """Stops in three steps on SIGTERM.
 
-    1. ``/readyz`` fails for ``delay`` seconds while requests are still taken: the load balancer
+    1. `/readyz` fails for `delay` seconds while requests are still taken: the load balancer
        learns of it (Ctrl-C skips this).
-    2. No new connections; requests in work have ``bound`` seconds to finish.
+    2. No new connections; requests in work have `bound` seconds to finish.
     3. What is left ends with an error that says so.
 
     A second signal goes to step 3 at once.
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Run until a signal or ``stop``."""
+        """Run until a signal or `stop`."""
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self._service.stop_soon()
         active = self._service.scheduler.active if self._service.scheduler else 0
-        _logger.info("stopping: %d requests in work", active)
+        logger.info("stopping: %d requests in work", active)
         if delay and self._service.scheduler is not None:
             loop.call_later(delay, self.stop)
         else:

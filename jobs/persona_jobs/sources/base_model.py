@@ -42,10 +42,10 @@ def resolve(
     """Return a local directory with a plain, checked Hugging Face safetensors checkpoint.
 
     Args:
-        uri: ``hf://organization/name[@revision]``, ``s3://bucket/prefix`` (a checkpoint's folder,
-            or one ``.gguf`` object), ``file:///directory``, ``file:///model.gguf``, or
-            ``pkg://import_name/model.gguf`` (a file inside an installed package).
-        revision: branch, tag or commit; of ``hf://`` only.
+        uri: `hf://organization/name[@revision]`, `s3://bucket/prefix` (a checkpoint's folder,
+            or one `.gguf` object), `file:///directory`, `file:///model.gguf`, or
+            `pkg://import_name/model.gguf` (a file inside an installed package).
+        revision: branch, tag or commit; of `hf://` only.
         cache_dir: where downloads and conversions are kept.
         store_options: how to reach S3; None reads the environment.
         token: the hub's access token; None uses the environment's.

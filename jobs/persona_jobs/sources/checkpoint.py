@@ -15,7 +15,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"
 
 
 def check_checkpoint(directory: Path) -> None:
-    """Check that ``directory`` is a plain safetensors checkpoint with a tokenizer.
+    """Check that `directory` is a plain safetensors checkpoint with a tokenizer.
 
     Headers are read, weights are not.
 
@@ -51,9 +51,9 @@ def check_safetensors(path: Path) -> None:
     try:
         with safe_open(str(path), framework="np") as handle:
             empty = not handle.keys()
-    except (SafetensorError, OSError, ValueError) as exc:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CorruptArtifactError(
-            f"{path} is truncated or not a safetensors file ({exc})",
+            f"{path} is truncated or not a safetensors file ({error})",
             hint="fetch the model again",
             subject=str(path),
         ) from None
@@ -119,8 +119,8 @@ def _read_object(path: Path, *, missing_hint: str = "fetch the model again") -> 
         raise InputError(
             f"{path.parent} has no {path.name}", hint=missing_hint, subject=str(path.parent)
         ) from None
-    except (OSError, ValueError, RecursionError) as exc:
-        raise _corrupt(path, f"not readable as JSON ({exc})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _corrupt(path, f"not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise _corrupt(path, "not a JSON object")
     return value

@@ -10,7 +10,7 @@ from ..store.urls import file_url_path
 
 
 def digest(uri: str) -> str | None:
-    """Return ``sha256:<64 hex digits>`` of a ``file://`` source's content, None for other sources.
+    """Return `sha256:<64 hex digits>` of a `file://` source's content, None for other sources.
 
     A directory's digest covers the relative names and the contents of all its files, hidden ones
     left out.
@@ -30,8 +30,8 @@ def digest(uri: str) -> str | None:
         for file in files:
             name = file.relative_to(path).as_posix()
             total.update(f"{sha256_file(file)}  {name}\n".encode())
-    except OSError as exc:
-        raise store_error(exc, action="read", subject=str(path)) from exc
+    except OSError as error:
+        raise store_error(error, action="read", subject=str(path)) from error
     if not files:
         state = "holds no files" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {state}", hint="correct the path", subject=uri)

@@ -19,7 +19,7 @@ class EvaluationSet:
         questions: at least one, in the file's order.
         persona_description: the persona that the questions were written for.
         system_prompt: the system message that puts the model into that persona.
-        eval_prompt: a judge's prompt with ``{question}`` and ``{answer}`` placeholders.
+        eval_prompt: a judge's prompt with `{question}` and `{answer}` placeholders.
     """
 
     name: str
@@ -34,12 +34,12 @@ def load(
 ) -> EvaluationSet:
     """Read an evaluation file.
 
-    Two forms: one JSON object with ``questions`` and, each optional, ``persona_description``,
-    ``system_prompt`` and ``eval_prompt`` (other fields are ignored), as in the data of the
-    Persona-Pruner paper; or JSON lines with a ``query`` each.
+    Two forms: one JSON object with `questions` and, each optional, `persona_description`,
+    `system_prompt` and `eval_prompt` (other fields are ignored), as in the data of the
+    Persona-Pruner paper; or JSON lines with a `query` each.
 
     Args:
-        uri: a ``file://`` or ``s3://`` file.
+        uri: a `file://` or `s3://` file.
         cache_dir: where downloads are kept.
         store_options: how to reach S3; None reads the environment.
 

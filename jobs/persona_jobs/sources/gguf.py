@@ -20,7 +20,7 @@ CONVERTER_VERSION = 1
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, number of tensors, number of metadata entries
 _MAX_ENTRIES = 1_000_000
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def check_gguf(path: Path) -> None:
@@ -46,8 +46,8 @@ def _check_header(path: Path) -> int:
         raise InputError(
             f"{path} does not exist", hint="correct the path", subject=str(path)
         ) from None
-    except OSError as exc:
-        raise store_error(exc, action="read", subject=str(path)) from exc
+    except OSError as error:
+        raise store_error(error, action="read", subject=str(path)) from error
     if head[:4] != b"GGUF":
         raise InputError(
             f"{path} is not a GGUF file", hint="name a .gguf model file", subject=str(path)
@@ -74,8 +74,8 @@ def _check_tensors(path: Path, size: int) -> None:
             (str(tensor.name), int(tensor.data_offset) + int(tensor.n_bytes))
             for tensor in GGUFReader(path).tensors
         ]
-    except Exception as exc:  # the reader raises whatever a malformed file makes numpy raise
-        raise _corrupt(path, f"its tensor table can't be read ({type(exc).__name__})") from None
+    except Exception as error:  # the reader raises whatever a malformed file makes numpy raise
+        raise _corrupt(path, f"its tensor table can't be read ({type(error).__name__})") from None
     for name, end in tensors:
         if end > size:
             raise _corrupt(path, f"tensor {name} ends at byte {end:,} of {size:,}")
@@ -114,16 +114,16 @@ def convert(path: Path, cache_dir: Path) -> Path:
                 if target.is_dir():
                     shutil.rmtree(target)
                 result.replace(target)
-    except OSError as exc:
-        raise store_error(exc, action="convert", subject=f"{path} in {cache_dir}") from exc
+    except OSError as error:
+        raise store_error(error, action="convert", subject=f"{path} in {cache_dir}") from error
     return target
 
 
 def _usable(target: Path) -> bool:
     try:
         check_checkpoint(target)
-    except InputError as exc:
-        _logger.warning("the earlier conversion is made again: %s", exc)
+    except InputError as error:
+        logger.warning("the earlier conversion is made again: %s", error)
         return False
     return True
 
@@ -138,7 +138,7 @@ def _convert(path: Path, result: Path, workspace: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    _logger.info("converting %s to safetensors, once", path.name)
+    logger.info("converting %s to safetensors, once", path.name)
     # A folder with nothing but the model: files beside the original can't change the outcome.
     source = workspace / "source"
     source.mkdir()
@@ -154,8 +154,8 @@ def _convert(path: Path, result: Path, workspace: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, MemoryError):
         raise
-    except Exception as exc:  # whatever a model of another kind makes the library raise
-        reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
+    except Exception as error:  # whatever a model of another kind makes the library raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if "allocate memory" in reason:
             raise OutOfMemoryError(
                 f"the memory does not hold {path} in float32 ({reason[:200]})",

@@ -11,7 +11,7 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 def split_hf_uri(uri: str, revision: str | None) -> tuple[list[str], str | None]:
-    """Return the path segments and the revision of ``hf://segment/…[@revision]``.
+    """Return the path segments and the revision of `hf://segment/…[@revision]`.
 
     Raises:
         InputError: a malformed name, or two different revisions.
@@ -71,38 +71,38 @@ def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
         raise InputError(
             f"{uri} has no revision {revision}", hint="correct the revision", subject=uri
         ) from None
-    except HFValidationError as exc:
+    except HFValidationError as error:
         raise InputError(
-            f"{uri} is not a name on the hub ({exc})", hint="correct the name", subject=uri
+            f"{uri} is not a name on the hub ({error})", hint="correct the name", subject=uri
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as exc:
-        if constants.HF_HUB_OFFLINE or isinstance(exc, OfflineModeIsEnabled):
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        if constants.HF_HUB_OFFLINE or isinstance(error, OfflineModeIsEnabled):
             raise InputError(
                 f"{uri} is not in the local cache, and HF_HUB_OFFLINE is set",
                 hint="unset it, or fetch the files on a machine with network and use file://",
                 subject=uri,
             ) from None
-        raise _unreachable(uri, exc) from None
-    except HfHubHTTPError as exc:
-        status = getattr(exc.response, "status_code", None)
+        raise _unreachable(uri, error) from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
         if status in {401, 403}:
             raise InputError(
                 f"the hub refuses {uri} (HTTP {status})",
                 hint="set HF_TOKEN to a token that may read it",
                 subject=uri,
             ) from None
-        raise _unreachable(uri, exc) from None
-    except httpx.HTTPError as exc:
-        raise _unreachable(uri, exc) from None
-    except OSError as exc:
-        if exc.errno is not None:
-            raise store_error(exc, action="download", subject=uri) from exc
-        raise _unreachable(uri, exc) from None
+        raise _unreachable(uri, error) from None
+    except httpx.HTTPError as error:
+        raise _unreachable(uri, error) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise store_error(error, action="download", subject=uri) from error
+        raise _unreachable(uri, error) from None
 
 
-def _unreachable(uri: str, exc: Exception) -> StoreError:
+def _unreachable(uri: str, error: Exception) -> StoreError:
     return StoreError(
-        f"{uri} can't be fetched from the hub now ({type(exc).__name__})",
+        f"{uri} can't be fetched from the hub now ({type(error).__name__})",
         hint="check the network and run again, or use file:// or s3://",
         subject=uri,
     )

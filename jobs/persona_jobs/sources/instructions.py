@@ -14,7 +14,7 @@ from .reading import builtin_file, data_file, json_records
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns; ``input`` may be absent from the data, None ignores it."""
+    """Names of the columns; `input` may be absent from the data, None ignores it."""
 
     instruction: str = "instruction"
     input: str | None = "input"
@@ -77,10 +77,10 @@ def load(
     """Read instructions; a query is the instruction and, after a blank line, its input if any.
 
     Args:
-        uri: ``builtin://general``; a ``file://`` or ``s3://`` file: JSON array, JSON lines, or
-            Parquet (``.parquet``); or ``hf://organization/name[/config][@revision]``.
-        revision: branch, tag or commit; of ``hf://`` only.
-        split: the split; of ``hf://`` only.
+        uri: `builtin://general`; a `file://` or `s3://` file: JSON array, JSON lines, or
+            Parquet (`.parquet`); or `hf://organization/name[/config][@revision]`.
+        revision: branch, tag or commit; of `hf://` only.
+        split: the split; of `hf://` only.
         columns: the columns' names; None for Alpaca's.
         limit: stop after so many usable instructions; None for all.
         minimum: fewer usable ones than this are an error.
@@ -185,9 +185,9 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Any]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
-    except (pyarrow.ArrowException, OSError) as exc:
+    except (pyarrow.ArrowException, OSError) as error:
         raise CorruptArtifactError(
-            f"{path} is truncated or not a Parquet file ({str(exc).splitlines()[0][:160]})",
+            f"{path} is truncated or not a Parquet file ({str(error).splitlines()[0][:160]})",
             hint="write the file again",
             subject=str(path),
         ) from None
@@ -215,9 +215,9 @@ def _hub_records(
                 revision=revision,
                 token=token,
             )
-        except (FileNotFoundError, DatasetsError, ValueError) as exc:
+        except (FileNotFoundError, DatasetsError, ValueError) as error:
             raise InputError(
-                f"{uri} can't be loaded: {str(exc).splitlines()[0][:300]}",
+                f"{uri} can't be loaded: {str(error).splitlines()[0][:300]}",
                 hint="correct the name, the revision or the split; data sets with code of their "
                 "own are not run",
                 subject=uri,

@@ -1,4 +1,4 @@
-"""Files inside installed Python packages: ``pkg://<import name>/<path>``."""
+"""Files inside installed Python packages: `pkg://<import name>/<path>`."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,7 @@ from ..errors import InputError
 
 
 def package_path(uri: str) -> Path:
-    """Return the file or directory that a ``pkg://`` URI names. The package is not imported.
+    """Return the file or directory that a `pkg://` URI names. The package is not imported.
 
     Raises:
         InputError: a malformed URI, no such package, or nothing of that name in it.

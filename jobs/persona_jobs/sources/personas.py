@@ -25,17 +25,17 @@ def load(
     cache_dir: Path | None = None,
     store_options: S3Options | None = None,
 ) -> list[ReferencePersona]:
-    """Return the first ``count`` reference personas of a source.
+    """Return the first `count` reference personas of a source.
 
     Args:
-        uri: ``builtin://general``, or a ``file://`` or ``s3://`` file of JSON lines (or one JSON
-            array): objects with ``name`` and ``text``, or plain strings.
+        uri: `builtin://general`, or a `file://` or `s3://` file of JSON lines (or one JSON
+            array): objects with `name` and `text`, or plain strings.
         count: how many; None for all.
         cache_dir: where downloads are kept.
         store_options: how to reach S3; None reads the environment.
 
     Raises:
-        InputError: a malformed record, or fewer personas than ``count``.
+        InputError: a malformed record, or fewer personas than `count`.
         StoreError: the file can't be read now.
     """
     if uri.startswith("builtin://"):

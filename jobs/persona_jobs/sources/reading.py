@@ -20,7 +20,7 @@ def data_file(
     store_options: S3Options | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Return a local path for a ``file://`` or ``s3://`` data file.
+    """Return a local path for a `file://` or `s3://` data file.
 
     Args:
         uri: the file; S3 objects are downloaded.
@@ -93,12 +93,12 @@ def fetch_object(
     store.download(name, local, size=stat.size, progress=progress)
     try:
         marker.write_text(version)
-    except OSError as exc:
-        raise store_error(exc, action="write", subject=str(marker)) from exc
+    except OSError as error:
+        raise store_error(error, action="write", subject=str(marker)) from error
 
 
 def builtin_file(uri: str, name: str) -> Path:
-    """Return the packaged data file behind ``builtin://general``.
+    """Return the packaged data file behind `builtin://general`.
 
     Raises:
         InputError: there is no built-in set of that name.
@@ -119,12 +119,12 @@ def read_text(path: Path) -> str:
     """
     try:
         data = path.read_bytes()
-    except OSError as exc:
-        raise store_error(exc, action="read", subject=str(path)) from exc
+    except OSError as error:
+        raise store_error(error, action="read", subject=str(path)) from error
     try:
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path}, line {line}: not UTF-8", hint="save the file as UTF-8", subject=str(path)
         ) from None
@@ -133,7 +133,7 @@ def read_text(path: Path) -> str:
 def json_records(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the records of a JSON array or of JSON lines with their number (line or position).
 
-    A file that starts with ``[`` and parses as one JSON array is an array; all else is taken line
+    A file that starts with `[` and parses as one JSON array is an array; all else is taken line
     by line, blank lines left out.
 
     Raises:
@@ -143,17 +143,17 @@ def json_records(path: Path) -> Iterator[tuple[int, Any]]:
     if text.lstrip().startswith("["):
         try:
             array = _parse(text)
-        except ValueError as exc:
-            line = exc.lineno if isinstance(exc, json.JSONDecodeError) else 1
-            raise _malformed(path, line, exc) from None
+        except ValueError as error:
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+            raise _malformed(path, line, error) from None
         yield from enumerate(array, 1)
         return
     for number, line_text in enumerate(text.split("\n"), 1):
         if line_text.strip():
             try:
                 yield number, _parse(line_text)
-            except ValueError as exc:
-                raise _malformed(path, number, exc) from None
+            except ValueError as error:
+                raise _malformed(path, number, error) from None
 
 
 def json_object(path: Path) -> dict[str, Any]:
@@ -164,9 +164,9 @@ def json_object(path: Path) -> dict[str, Any]:
     """
     try:
         value = _parse(read_text(path))
-    except ValueError as exc:
-        line = exc.lineno if isinstance(exc, json.JSONDecodeError) else 1
-        raise _malformed(path, line, exc) from None
+    except ValueError as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise _malformed(path, line, error) from None
     if not isinstance(value, dict):
         raise InputError(f"{path} does not hold a JSON object", subject=str(path))
     return value
@@ -179,8 +179,8 @@ def _parse(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _malformed(path: Path, line: int, exc: ValueError) -> InputError:
-    reason = exc.msg if isinstance(exc, json.JSONDecodeError) else str(exc)
+def _malformed(path: Path, line: int, error: ValueError) -> InputError:
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
     return InputError(
         f"{path}, line {line}: malformed JSON ({reason})",
         hint="correct that line",

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..pipeline.context import StageContext
 from ..training.trainer import Loop
 
-CHECKPOINT_SECONDS = 120.0
+SAVE_SECONDS = 120.0
 
 
 class StageControl:
@@ -26,9 +26,9 @@ class StageControl:
         self._context.progress.advance()
 
     @property
-    def checkpoint_due(self) -> bool:
+    def save_due(self) -> bool:
         """Whether two minutes have passed or a stop is requested."""
-        return self._context.stop.requested or time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        return self._context.stop.requested or time.monotonic() - self._saved >= SAVE_SECONDS
 
     def checkpoint(self, write: Callable[[Path], None]) -> None:
         """Save the state.
@@ -38,14 +38,14 @@ class StageControl:
         """
         with tempfile.TemporaryDirectory(dir=self._context.scratch) as directory:
             write(Path(directory))
-            self._context.save_checkpoint(Path(directory))
+            self._context.save_state(Path(directory))
         self._saved = time.monotonic()
         self._context.stop.check()
 
 
 def resume(context: StageContext, loop: Loop) -> None:
     """Go on from the stage's newest checkpoint; one that doesn't fit is ignored and said so."""
-    directory = context.load_checkpoint()
+    directory = context.load_state()
     if directory is None:
         return
     try:

@@ -1,7 +1,7 @@
 """mask: learn which FFN channels the persona needs; the weights are frozen.
 
-Writes ``mask.safetensors`` (packed bits, the source of truth for the persona's model),
-``scores.safetensors`` with ``z`` ``[n_layers, d_ff]``, and ``curve.jsonl``.
+Writes `mask.safetensors` (packed bits, the source of truth for the persona's model),
+`scores.safetensors` with `z` `[n_layers, d_ff]`, and `curve.jsonl`.
 """
 
 import time

@@ -1,7 +1,7 @@
-"""recover: refit and fine-tune the kept ``down_proj`` columns.
+"""recover: refit and fine-tune the kept `down_proj` columns.
 
-Writes ``recovered.safetensors`` with ``layers.<i>.down.weight`` ``[hidden, width]`` in the base
-model's stored number format, and ``curve.jsonl``. Everything else of the cut model is the base
+Writes `recovered.safetensors` with `layers.<i>.down.weight` `[hidden, width]` in the base
+model's stored number format, and `curve.jsonl`. Everything else of the cut model is the base
 model's.
 """
 

@@ -1,7 +1,7 @@
 """reference: hidden states of all queries under the reference personas. Independent of the target.
 
-Writes ``queries.jsonl``, ``personas.jsonl`` and ``reference.safetensors`` with ``mean_unit``
-``[N, B, d]`` float32 (see ``scoring.sensitivity``).
+Writes `queries.jsonl`, `personas.jsonl` and `reference.safetensors` with `mean_unit`
+`[N, B, d]` float32 (see `scoring.sensitivity`).
 """
 
 import torch

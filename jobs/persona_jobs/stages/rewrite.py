@@ -1,7 +1,7 @@
 """rewrite: the teacher answers the kept queries as the persona, and a data set is made of it.
 
-Writes ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` (chat messages: the persona as
-system message, the query, the answer) and ``report.json`` with what was dropped and why.
+Writes `train.jsonl`, `validation.jsonl` and `test.jsonl` (chat messages: the persona as
+system message, the query, the answer) and `report.json` with what was dropped and why.
 """
 
 import json
@@ -29,7 +29,7 @@ from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
 from ..sources import evaluation_files
 from .common import base_directory, environment, load_base
 
-CHECKPOINT_SECONDS = 60.0
+SAVE_SECONDS = 60.0
 # Room that an answer needs at the least, in tokens.
 _MIN_ANSWER_TOKENS = 16
 
@@ -48,7 +48,7 @@ def run(context: StageContext) -> StageOutcome:
     """Make the stage's files.
 
     Raises:
-        InputError: too few queries, a persona too long for ``spec.dataset.maxTokens``, a teacher
+        InputError: too few queries, a persona too long for `spec.dataset.maxTokens`, a teacher
             that can't be used as configured, or too few usable answers.
         TeacherError: the teacher fails in a way that may pass; answers so far are kept.
         StageInterruptedError: stopped on request; answers so far are kept.
@@ -180,7 +180,7 @@ def _collect(
     def save() -> None:
         directory = context.scratch / "answers"
         answer_log.save(directory, requests, answers)
-        context.save_checkpoint(directory)
+        context.save_state(directory)
 
     stream = teacher.answer(
         requests,
@@ -191,7 +191,7 @@ def _collect(
     try:
         for some in stream:
             answers.update(some)
-            if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+            if time.monotonic() - saved_at >= SAVE_SECONDS:
                 save()
                 saved_count, saved_at = len(answers), time.monotonic()
     except PersonaError:
@@ -212,7 +212,7 @@ def _collect(
 
 
 def _restore(context: StageContext, wanted: list[WantedAnswer]) -> dict[int, TeacherAnswer]:
-    directory = context.load_checkpoint()
+    directory = context.load_state()
     if directory is None:
         return {}
     try:

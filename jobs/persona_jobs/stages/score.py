@@ -1,7 +1,7 @@
 """score: rank the queries by persona sensitivity and keep the top share.
 
-Writes ``queries.jsonl`` (all queries, best first) and ``block_scores.safetensors`` with
-``block_scores`` ``[N, B]`` in the same order.
+Writes `queries.jsonl` (all queries, best first) and `block_scores.safetensors` with
+`block_scores` `[N, B]` in the same order.
 """
 
 import torch

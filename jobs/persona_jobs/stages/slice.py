@@ -1,7 +1,7 @@
 """slice: cut the channels and write a plain Hugging Face checkpoint.
 
 The base model's weights are cut in their stored number format, so what is kept is byte for byte
-the base model's, except the recovered ``down_proj`` columns. The persona's text becomes the chat
+the base model's, except the recovered `down_proj` columns. The persona's text becomes the chat
 template's default system message.
 """
 

@@ -6,7 +6,7 @@ No module of this package imports torch, so that the operator can use it.
 from .artifacts import StageArtifacts
 from .base import ObjectNotFoundError, ObjectStat, ProgressCallback, Store, validate_path
 from .file import FileStore
-from .manifest import FileEntry, Manifest
+from .manifest import FileEntry, StageManifest
 from .options import S3Options
 from .s3 import S3Store
 from .urls import open_store
@@ -14,13 +14,13 @@ from .urls import open_store
 __all__ = [
     "FileEntry",
     "FileStore",
-    "Manifest",
     "ObjectNotFoundError",
     "ObjectStat",
     "ProgressCallback",
     "S3Options",
     "S3Store",
     "StageArtifacts",
+    "StageManifest",
     "Store",
     "open_store",
     "validate_path",

@@ -12,20 +12,20 @@ from pydantic import ValidationError
 from ..errors import CorruptArtifactError, InputError, StoreError
 from .base import ObjectChangedError, ObjectNotFoundError, ObjectStat, ProgressCallback, Store
 from .checksum import sha256_file
-from .manifest import CheckpointManifest, FileEntry, Manifest
+from .manifest import FileEntry, ResumeManifest, StageManifest
 from .os_errors import store_error
 
 MANIFEST_NAME = "manifest.json"
-CHECKPOINT_FOLDER = "checkpoint"
-CHECKPOINT_MANIFEST = "checkpoint.json"
-KEPT_CHECKPOINTS = 2
+RESUME_FOLDER = "resume"
+RESUME_MANIFEST = "resume.json"
+KEPT_STATES = 2
 PUBLISH_ROUNDS = 5
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class StageArtifacts:
-    """The stages' outputs in one store, at ``stages/<stage>/<key>/``.
+    """The stages' outputs in one store, at `stages/<stage>/<key>/`.
 
     Args:
         store: where they are.
@@ -40,7 +40,7 @@ class StageArtifacts:
         self._cache_dir = cache_dir
         self._verified: set[tuple[str, str, str | None]] = set()
 
-    def manifest(self, stage: str, key: str) -> Manifest | None:
+    def manifest(self, stage: str, key: str) -> StageManifest | None:
         """Return the record of a finished stage, None if it isn't finished.
 
         Raises:
@@ -51,7 +51,9 @@ class StageArtifacts:
             data = self.store.read_bytes(path)
         except ObjectNotFoundError:
             return None
-        return Manifest.from_json(data, subject=self.store.describe(path), stage=stage, key=key)
+        return StageManifest.from_json(
+            data, subject=self.store.describe(path), stage=stage, key=key
+        )
 
     def local_file(
         self, stage: str, key: str, name: str, *, progress: ProgressCallback | None = None
@@ -89,22 +91,22 @@ class StageArtifacts:
             progress: called with (bytes done, bytes in all) of each file that is fetched.
 
         Raises:
-            CorruptArtifactError: as for ``local_file``.
+            CorruptArtifactError: as for `local_file`.
         """
         wanted = list(self._require(stage, key).files) if names is None else list(names)
         for name in wanted:
             self.local_file(stage, key, name, progress=progress)
         return self._local_folder(stage, key)
 
-    def publish(self, manifest: Manifest, directory: Path) -> Manifest:
-        """Store every file of ``directory`` and then the record that marks the stage as finished.
+    def publish(self, manifest: StageManifest, directory: Path) -> StageManifest:
+        """Store every file of `directory` and then the record that marks the stage as finished.
 
         If a complete result is there already, it stays and is returned. Two processes that publish
         one key at once may overwrite each other's files; each checks after its own record that
         all objects are the ones that the record names, and stores them again if not.
 
         Args:
-            manifest: the record; its ``files`` are filled in here.
+            manifest: the record; its `files` are filled in here.
             directory: the stage's output.
 
         Returns:
@@ -117,7 +119,7 @@ class StageArtifacts:
         finished = self._finished(manifest.stage, manifest.key)
         if finished is not None:
             return finished
-        files = _entries(directory, reserved=(MANIFEST_NAME, f"{CHECKPOINT_FOLDER}/"))
+        files = _entries(directory, reserved=(MANIFEST_NAME, f"{RESUME_FOLDER}/"))
         record = manifest.model_copy(update={"files": files})
         root = self._path(record.stage, record.key, "")
         for attempt in range(PUBLISH_ROUNDS):
@@ -147,51 +149,51 @@ class StageArtifacts:
         self.store.delete(self._path(stage, key, MANIFEST_NAME))
         self.store.delete_prefix(self._path(stage, key, "").rstrip("/"))
 
-    def save_checkpoint(self, stage: str, key: str, directory: Path) -> None:
-        """Keep the files of ``directory`` as the newest checkpoint; the last two are kept.
+    def save_state(self, stage: str, key: str, directory: Path) -> None:
+        """Keep the files of `directory` as the newest checkpoint; the last two are kept.
 
         Raises:
             StoreError: the store refused; earlier checkpoints are still there.
         """
-        files = _entries(directory, reserved=(CHECKPOINT_MANIFEST,))
+        files = _entries(directory, reserved=(RESUME_MANIFEST,))
         present = self._checkpoints(stage, key)
         number = max((int(name.split("-")[0]) for name in present), default=0) + 1
         # The random part keeps two processes from writing into one folder.
         name = f"{number:08d}-{secrets.token_hex(3)}"
-        root = self._path(stage, key, f"{CHECKPOINT_FOLDER}/{name}/")
+        root = self._path(stage, key, f"{RESUME_FOLDER}/{name}/")
         for file in files:
             self.store.upload(root + file, directory / file)
-        record = CheckpointManifest(files=files)
+        record = ResumeManifest(files=files)
         self.store.write_bytes(
-            root + CHECKPOINT_MANIFEST, record.model_dump_json(indent=2).encode() + b"\n"
+            root + RESUME_MANIFEST, record.model_dump_json(indent=2).encode() + b"\n"
         )
         complete = [old for old, whole in present.items() if whole]
-        keep = {name, *sorted(complete)[len(complete) - (KEPT_CHECKPOINTS - 1) :]}
+        keep = {name, *sorted(complete)[len(complete) - (KEPT_STATES - 1) :]}
         for old in set(present) - keep:
-            self.store.delete_prefix(self._path(stage, key, f"{CHECKPOINT_FOLDER}/{old}"))
+            self.store.delete_prefix(self._path(stage, key, f"{RESUME_FOLDER}/{old}"))
 
-    def load_checkpoint(self, stage: str, key: str) -> Path | None:
+    def load_state(self, stage: str, key: str) -> Path | None:
         """Return a local directory with the newest checkpoint that is whole, None if none is.
 
         Damaged checkpoints are skipped with a warning.
         """
         for name in sorted(self._checkpoints(stage, key), reverse=True):
-            relative = f"{CHECKPOINT_FOLDER}/{name}"
+            relative = f"{RESUME_FOLDER}/{name}"
             try:
                 return self._load_checkpoint(stage, key, relative)
-            except (CorruptArtifactError, ObjectNotFoundError) as exc:
-                _logger.warning("checkpoint %s of stage %s is skipped: %s", name, stage, exc)
+            except (CorruptArtifactError, ObjectNotFoundError) as error:
+                logger.warning("checkpoint %s of stage %s is skipped: %s", name, stage, error)
         return None
 
-    def clear_checkpoint(self, stage: str, key: str) -> None:
+    def clear_state(self, stage: str, key: str) -> None:
         """Remove all checkpoints of a stage."""
-        self.store.delete_prefix(self._path(stage, key, CHECKPOINT_FOLDER))
+        self.store.delete_prefix(self._path(stage, key, RESUME_FOLDER))
 
     def _load_checkpoint(self, stage: str, key: str, relative: str) -> Path:
         root = self._path(stage, key, relative)
-        path = f"{root}/{CHECKPOINT_MANIFEST}"
+        path = f"{root}/{RESUME_MANIFEST}"
         try:
-            record = CheckpointManifest.model_validate_json(self.store.read_bytes(path))
+            record = ResumeManifest.model_validate_json(self.store.read_bytes(path))
         except ValidationError:
             raise CorruptArtifactError(
                 f"{self.store.describe(path)} is not a valid checkpoint record"
@@ -203,20 +205,20 @@ class StageArtifacts:
 
     def _checkpoints(self, stage: str, key: str) -> dict[str, bool]:
         """Return the names of the checkpoints that are there, and whether each has its record."""
-        root = self._path(stage, key, CHECKPOINT_FOLDER)
+        root = self._path(stage, key, RESUME_FOLDER)
         found: dict[str, bool] = {}
         for path in self.store.list(root):
             name, _, file = path[len(root) + 1 :].partition("/")
             if file and name.split("-")[0].isdigit():
-                found[name] = found.get(name, False) or file == CHECKPOINT_MANIFEST
+                found[name] = found.get(name, False) or file == RESUME_MANIFEST
         return found
 
-    def _finished(self, stage: str, key: str) -> Manifest | None:
+    def _finished(self, stage: str, key: str) -> StageManifest | None:
         """Return a record whose files are all there with the right sizes, None otherwise."""
         try:
             manifest = self.manifest(stage, key)
-        except CorruptArtifactError as exc:
-            _logger.warning("the earlier result is replaced: %s", exc)
+        except CorruptArtifactError as error:
+            logger.warning("the earlier result is replaced: %s", error)
             return None
         if manifest is None:
             return None
@@ -224,7 +226,7 @@ class StageArtifacts:
         for name, entry in manifest.files.items():
             stat = self.store.stat(root + name)
             if stat is None or stat.size != entry.size:
-                _logger.warning("%s is replaced", self.store.describe(root + name))
+                logger.warning("%s is replaced", self.store.describe(root + name))
                 return None
         return manifest
 
@@ -232,7 +234,7 @@ class StageArtifacts:
         found = self.store.stat(path)
         return found is not None and found == written
 
-    def _consistent(self, manifest: Manifest) -> bool:
+    def _consistent(self, manifest: StageManifest) -> bool:
         """Read every file of a result and compare it with its record."""
         try:
             for name in manifest.files:
@@ -241,7 +243,7 @@ class StageArtifacts:
             return False
         return True
 
-    def _require(self, stage: str, key: str) -> Manifest:
+    def _require(self, stage: str, key: str) -> StageManifest:
         manifest = self.manifest(stage, key)
         if manifest is None:
             raise CorruptArtifactError(
@@ -251,7 +253,7 @@ class StageArtifacts:
             )
         return manifest
 
-    def _fetch(self, manifest: Manifest, name: str, progress: ProgressCallback | None) -> Path:
+    def _fetch(self, manifest: StageManifest, name: str, progress: ProgressCallback | None) -> Path:
         path = self._path(manifest.stage, manifest.key, name)
         entry = manifest.files.get(name)
         if entry is None:
@@ -266,7 +268,7 @@ class StageArtifacts:
     def _verified_copy(
         self, path: str, local: Path, entry: FileEntry, progress: ProgressCallback | None
     ) -> Path:
-        """Return ``local``, fetched if the store is remote, with the recorded size and checksum."""
+        """Return `local`, fetched if the store is remote, with the recorded size and checksum."""
         in_place = self.store.local_path(path)
         if in_place is None:
             if self._remember(path, entry, _local_tag(local)):
@@ -287,8 +289,10 @@ class StageArtifacts:
         if not self._remember(path, entry, stat.etag):
             try:
                 digest = sha256_file(in_place)
-            except OSError as exc:
-                raise store_error(exc, action="read", subject=self.store.describe(path)) from exc
+            except OSError as error:
+                raise store_error(
+                    error, action="read", subject=self.store.describe(path)
+                ) from error
             if digest != entry.sha256:
                 raise self._damaged(path, "its SHA-256 is not the recorded one")
             self._verified.add((path, entry.sha256, stat.etag))
@@ -327,7 +331,7 @@ def _local_tag(local: Path) -> str | None:
 
 
 def _entries(directory: Path, *, reserved: tuple[str, ...]) -> dict[str, FileEntry]:
-    """Return size and checksum of every file below ``directory`` by its relative posix path."""
+    """Return size and checksum of every file below `directory` by its relative posix path."""
     entries: dict[str, FileEntry] = {}
     try:
         for file in sorted(directory.rglob("*")):
@@ -340,6 +344,6 @@ def _entries(directory: Path, *, reserved: tuple[str, ...]) -> dict[str, FileEnt
             ):
                 raise InputError(f"the output file name {name} is reserved", hint="rename it")
             entries[name] = FileEntry(sha256=sha256_file(file), size=file.stat().st_size)
-    except OSError as exc:
-        raise store_error(exc, action="read", subject=str(directory)) from exc
+    except OSError as error:
+        raise store_error(error, action="read", subject=str(directory)) from error
     return entries

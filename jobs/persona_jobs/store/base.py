@@ -18,7 +18,7 @@ class ByteReader(Protocol):
     """Anything that gives the next bytes, and none at its end."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to ``size`` bytes."""
+        """Return up to `size` bytes."""
 
 
 MAX_PATH_BYTES = 900  # S3 keys hold 1,024 bytes; the rest is left to the store's prefix
@@ -38,10 +38,10 @@ class ObjectStat:
 
 
 def validate_path(path: str) -> str:
-    """Return ``path`` if it is a safe relative posix key, such as ``stages/mask/ab/z.json``.
+    """Return `path` if it is a safe relative posix key, such as `stages/mask/ab/z.json`.
 
     Raises:
-        InputError: for empty or absolute paths, ``.`` and ``..``, empty segments, backslashes,
+        InputError: for empty or absolute paths, `.` and `..`, empty segments, backslashes,
             control characters and overlong names.
     """
     segments = path.split("/")
@@ -87,8 +87,8 @@ class TransferInterruptedError(StoreError):
 class Store(ABC):
     """Objects by relative posix path. All writes are atomic: readers see the old or the new object.
 
-    Every method raises ``StoreError`` when the store can't be reached, is full, or refuses, and
-    ``InputError`` for a path that ``validate_path`` rejects.
+    Every method raises `StoreError` when the store can't be reached, is full, or refuses, and
+    `InputError` for a path that `validate_path` rejects.
     """
 
     url: str
@@ -116,7 +116,7 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the paths of all objects below the folder ``prefix`` (all of them for ``""``)."""
+        """Yield the paths of all objects below the folder `prefix` (all of them for `""`)."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
@@ -124,21 +124,21 @@ class Store(ABC):
 
     @abstractmethod
     def delete_prefix(self, prefix: str) -> None:
-        """Remove everything below the folder ``prefix``."""
+        """Remove everything below the folder `prefix`."""
 
     @abstractmethod
     def upload(self, path: str, local: Path) -> ObjectStat:
-        """Store a local file of any size under ``path``."""
+        """Store a local file of any size under `path`."""
 
     @abstractmethod
     def open_range(
         self, path: str, offset: int, etag: str | None
     ) -> AbstractContextManager[ByteReader]:
-        """Open an object for reading from byte ``offset`` on.
+        """Open an object for reading from byte `offset` on.
 
         Raises:
             ObjectNotFoundError: there is no such object.
-            ObjectChangedError: the object's tag is no longer ``etag``.
+            ObjectChangedError: the object's tag is no longer `etag`.
             TransferInterruptedError: (from the reader) the connection broke.
         """
 
@@ -156,10 +156,10 @@ class Store(ABC):
         sha256: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Copy an object to ``local``, going on from an earlier interrupted download.
+        """Copy an object to `local`, going on from an earlier interrupted download.
 
-        Bytes land in a ``.part`` file beside ``local``, which takes its place only when it is
-        complete and verified. A ``local`` that already has the right content is left alone.
+        Bytes land in a `.part` file beside `local`, which takes its place only when it is
+        complete and verified. A `local` that already has the right content is left alone.
 
         Args:
             path: the object.

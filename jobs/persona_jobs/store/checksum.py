@@ -18,7 +18,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_stream(handle: BinaryIO) -> "hashlib._Hash":
-    """Return a running SHA-256 over all that is left to read of ``handle``."""
+    """Return a running SHA-256 over all that is left to read of `handle`."""
     digest = hashlib.sha256()
     while chunk := handle.read(CHUNK_BYTES):
         digest.update(chunk)

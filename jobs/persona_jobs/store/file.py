@@ -18,7 +18,7 @@ _STALE_SECONDS = 24 * 3600
 
 
 class FileStore(Store):
-    """Objects are plain files below ``root``, which is made with the first write."""
+    """Objects are plain files below `root`, which is made with the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links
@@ -34,8 +34,8 @@ class FileStore(Store):
             return self.local_path(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._missing(path)
-        except OSError as exc:
-            raise store_error(exc, action="read", subject=self.describe(path)) from exc
+        except OSError as error:
+            raise store_error(error, action="read", subject=self.describe(path)) from error
 
     def write_bytes(self, path: str, data: bytes) -> ObjectStat:
         """Create or replace an object through a temporary file beside it."""
@@ -47,8 +47,8 @@ class FileStore(Store):
         """Copy a local file into the store."""
         try:
             source = local.open("rb")
-        except OSError as exc:
-            raise store_error(exc, action="read", subject=str(local)) from exc
+        except OSError as error:
+            raise store_error(error, action="read", subject=str(local)) from error
         with source, self._replacing(path) as handle:
             shutil.copyfileobj(source, handle, 1 << 20)
         return self._written(path)
@@ -61,17 +61,17 @@ class FileStore(Store):
             is_file = target.is_file()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as exc:
-            raise store_error(exc, action="read", subject=self.describe(path)) from exc
+        except OSError as error:
+            raise store_error(error, action="read", subject=self.describe(path)) from error
         return _object_stat(status) if is_file else None
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield all files below ``prefix``, sorted, without unfinished ones."""
+        """Yield all files below `prefix`, sorted, without unfinished ones."""
         folder = self.local_path(prefix) if prefix else self.root
 
-        def fail(exc: OSError) -> None:
-            if not isinstance(exc, FileNotFoundError | NotADirectoryError):
-                raise store_error(exc, action="list", subject=self.describe(prefix)) from exc
+        def fail(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise store_error(error, action="list", subject=self.describe(prefix)) from error
 
         for current, folders, names in os.walk(folder, onerror=fail):
             folders.sort()
@@ -87,8 +87,8 @@ class FileStore(Store):
             target.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return
-        except OSError as exc:
-            raise store_error(exc, action="delete", subject=self.describe(path)) from exc
+        except OSError as error:
+            raise store_error(error, action="delete", subject=self.describe(path)) from error
         self._prune(target.parent)
 
     def delete_prefix(self, prefix: str) -> None:
@@ -98,19 +98,19 @@ class FileStore(Store):
             shutil.rmtree(folder)
         except (FileNotFoundError, NotADirectoryError):
             return
-        except OSError as exc:
-            raise store_error(exc, action="delete", subject=self.describe(prefix)) from exc
+        except OSError as error:
+            raise store_error(error, action="delete", subject=self.describe(prefix)) from error
         self._prune(folder.parent)
 
     @contextmanager
     def open_range(self, path: str, offset: int, etag: str | None) -> Iterator[BinaryIO]:
-        """Open an object's file at ``offset``."""
+        """Open an object's file at `offset`."""
         try:
             handle = self.local_path(path).open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._missing(path)
-        except OSError as exc:
-            raise store_error(exc, action="read", subject=self.describe(path)) from exc
+        except OSError as error:
+            raise store_error(error, action="read", subject=self.describe(path)) from error
         with handle:
             if etag is not None and _object_stat(os.fstat(handle.fileno())).etag != etag:
                 raise ObjectChangedError(
@@ -144,8 +144,8 @@ class FileStore(Store):
                     temporary.unlink()
                 raise
             _sync_directory(target.parent)
-        except OSError as exc:
-            raise store_error(exc, action="write", subject=self.describe(path)) from exc
+        except OSError as error:
+            raise store_error(error, action="write", subject=self.describe(path)) from error
 
     def _create(self, temporary: Path) -> BinaryIO:
         """Create a file whose folder another process may be pruning at the same moment."""

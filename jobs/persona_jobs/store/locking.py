@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[BinaryIO]:
-    """Open ``path`` for reading and writing, creating it, and hold an exclusive lock on it.
+    """Open `path` for reading and writing, creating it, and hold an exclusive lock on it.
 
     Waits for another holder. The holder may rename or remove the file: whoever waited then gets
     the file that has the name now, never the renamed one.

@@ -1,4 +1,4 @@
-"""The record that marks a finished stage: ``manifest.json``."""
+"""The record that marks a finished stage: `manifest.json`."""
 
 import math
 import re
@@ -26,8 +26,8 @@ _DELETE_HINT = "delete that folder and run again: the stage makes it anew"
 def _relative_path(name: str) -> str:
     try:
         return validate_path(name)
-    except InputError as exc:
-        raise ValueError(exc.message) from None
+    except InputError as error:
+        raise ValueError(error.message) from None
 
 
 def _finite(value: JsonValue) -> JsonValue:
@@ -56,7 +56,7 @@ class FileEntry(BaseModel):
     size: int = Field(ge=0)
 
 
-class Manifest(BaseModel):
+class StageManifest(BaseModel):
     """What a stage made, from what, and how. Its presence means that the stage is done.
 
     Attributes:
@@ -107,10 +107,10 @@ class Manifest(BaseModel):
 
     @classmethod
     def from_json(cls, data: bytes, *, subject: str, stage: str, key: str) -> Self:
-        """Parse a record and check that it belongs to ``stage`` and ``key``.
+        """Parse a record and check that it belongs to `stage` and `key`.
 
         Args:
-            data: content of ``manifest.json``.
+            data: content of `manifest.json`.
             subject: URL of the object, for messages.
             stage: the stage that it must be for.
             key: the content key that it must be for.
@@ -120,11 +120,11 @@ class Manifest(BaseModel):
         """
         try:
             manifest = cls.model_validate_json(data)
-        except ValidationError as exc:
+        except ValidationError as error:
             version = re.search(rb'"schema_version"\s*:\s*(\d+)', data)
             if version and int(version[1]) > SCHEMA_VERSION:
                 raise cls._too_new(subject, int(version[1])) from None
-            first = exc.errors(include_url=False, include_input=False)[0]
+            first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise CorruptArtifactError(
                 f"{subject} is not a valid manifest: {where + ': ' if where else ''}{first['msg']}",
@@ -151,7 +151,7 @@ class Manifest(BaseModel):
         )
 
 
-class CheckpointManifest(BaseModel):
+class ResumeManifest(BaseModel):
     """The files of one saved checkpoint; written after them."""
 
     model_config = ConfigDict(extra="forbid")

@@ -10,12 +10,12 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class S3Options:
-    """Endpoint and credentials of an S3 server; the credentials never show in ``repr``.
+    """Endpoint and credentials of an S3 server; the credentials never show in `repr`.
 
     Attributes:
-        endpoint: ``http(s)://host[:port]`` or ``host[:port]``; None for AWS itself.
-        region: None for ``us-east-1``, or on AWS for the bucket's own region.
-        path_style: ``https://host/bucket/key`` rather than ``https://bucket.host/key``.
+        endpoint: `http(s)://host[:port]` or `host[:port]`; None for AWS itself.
+        region: None for `us-east-1`, or on AWS for the bucket's own region.
+        path_style: `https://host/bucket/key` rather than `https://bucket.host/key`.
         secure: TLS or not; None follows the endpoint's scheme (TLS where it has none).
         ca_bundle: PEM file of the certificate authorities to trust; None for the usual ones.
         connect_timeout: seconds to reach the server.
@@ -37,12 +37,12 @@ class S3Options:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the usual ``AWS_*`` variables; empty ones count as unset.
+        """Read the usual `AWS_*` variables; empty ones count as unset.
 
-        ``AWS_ENDPOINT_URL_S3`` (then ``AWS_ENDPOINT_URL``), ``AWS_REGION`` (then
-        ``AWS_DEFAULT_REGION``), ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
-        ``AWS_SESSION_TOKEN``, ``AWS_CA_BUNDLE`` and ``AWS_S3_ADDRESSING_STYLE`` (``path``, the
-        default, or ``virtual``).
+        `AWS_ENDPOINT_URL_S3` (then `AWS_ENDPOINT_URL`), `AWS_REGION` (then
+        `AWS_DEFAULT_REGION`), `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+        `AWS_SESSION_TOKEN`, `AWS_CA_BUNDLE` and `AWS_S3_ADDRESSING_STYLE` (`path`, the
+        default, or `virtual`).
 
         Raises:
             InputError: one half of the key pair is missing, or the addressing style is unknown.

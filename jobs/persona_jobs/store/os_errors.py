@@ -9,11 +9,11 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def store_error(exc: OSError, *, action: str, subject: str) -> StoreError:
-    """Return the ``StoreError`` for an ``OSError``.
+    """Return the `StoreError` for an `OSError`.
 
     Args:
         exc: what the system said.
-        action: what was tried, such as ``"write"``.
+        action: what was tried, such as `"write"`.
         subject: URL or path of the object or file.
     """
     if exc.errno in _FULL:

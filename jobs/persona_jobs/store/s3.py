@@ -51,7 +51,7 @@ _HINTS = {
 
 
 class S3Store(Store):
-    """Objects below ``prefix`` of ``bucket``."""
+    """Objects below `prefix` of `bucket`."""
 
     def __init__(self, bucket: str, prefix: str, options: S3Options) -> None:
         self.bucket = bucket
@@ -87,8 +87,8 @@ class S3Store(Store):
         try:
             with local.open("rb") as handle:
                 return self._put(path, handle, os.fstat(handle.fileno()).st_size)
-        except OSError as exc:
-            raise store_error(exc, action="read", subject=str(local)) from exc
+        except OSError as error:
+            raise store_error(error, action="read", subject=str(local)) from error
 
     def stat(self, path: str) -> ObjectStat | None:
         """Return the size and ETag of an object, None where there is none."""
@@ -102,7 +102,7 @@ class S3Store(Store):
         return ObjectStat(size=int(found.size or 0), etag=_etag(found.etag))
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield all objects below the folder ``prefix``, in the server's order."""
+        """Yield all objects below the folder `prefix`, in the server's order."""
         folder = self._folder(prefix)
         skip = len(self._folder(""))
         with self._errors("list", prefix):
@@ -129,7 +129,7 @@ class S3Store(Store):
 
     @contextmanager
     def open_range(self, path: str, offset: int, etag: str | None) -> Iterator[ByteReader]:
-        """Open an object at ``offset``; the server checks that its ETag is still ``etag``."""
+        """Open an object at `offset`; the server checks that its ETag is still `etag`."""
         headers: dict[str, str] = {"If-Match": f'"{etag}"'} if etag else {}
         with self._errors("read", path):
             response = self._client.get_object(
@@ -170,8 +170,8 @@ class S3Store(Store):
         with self._errors("read", path):
             try:
                 exists = self._client.bucket_exists(self.bucket)
-            except S3Error as exc:
-                if exc.code != "AccessDenied":  # may read objects, but not ask for the bucket
+            except S3Error as error:
+                if error.code != "AccessDenied":  # may read objects, but not ask for the bucket
                     raise
                 exists = True
         if not exists:
@@ -180,11 +180,11 @@ class S3Store(Store):
 
     @contextmanager
     def _errors(self, action: str, path: str, *, missing_ok: bool = False) -> Iterator[None]:
-        """Turn what the client and the network raise into ``StoreError``."""
+        """Turn what the client and the network raise into `StoreError`."""
         try:
             yield
-        except S3Error as exc:
-            code = exc.code or "unknown error"
+        except S3Error as error:
+            code = error.code or "unknown error"
             if code in _MISSING:
                 if missing_ok:
                     return
@@ -194,20 +194,20 @@ class S3Store(Store):
                 ) from None
             if code == "PreconditionFailed":
                 raise self._changed(path) from None
-            raise self._refused(action, path, code, exc.message or "") from None
-        except InvalidResponseError as exc:
+            raise self._refused(action, path, code, error.message or "") from None
+        except InvalidResponseError as error:
             raise StoreError(
                 f"can't {action} {self.describe(path)}: {self._endpoint} does not answer like an "
-                f"S3 server ({self._redact(str(exc))[:160]})",
+                f"S3 server ({self._redact(str(error))[:160]})",
                 hint="check the endpoint URL",
             ) from None
-        except ServerError as exc:
-            raise self._refused(action, path, f"HTTP {exc.status_code}", "") from None
-        except (HTTPError, ssl.SSLError) as exc:
-            self._unreachable(action, path, exc)
-        except (MinioException, ValueError) as exc:
+        except ServerError as error:
+            raise self._refused(action, path, f"HTTP {error.status_code}", "") from None
+        except (HTTPError, ssl.SSLError) as error:
+            self._unreachable(action, path, error)
+        except (MinioException, ValueError) as error:
             raise StoreError(
-                f"can't {action} {self.describe(path)}: {self._redact(str(exc))[:200]}",
+                f"can't {action} {self.describe(path)}: {self._redact(str(error))[:200]}",
                 hint="check the bucket, the endpoint and the credentials",
             ) from None
 
@@ -228,10 +228,10 @@ class S3Store(Store):
             subject=self.url,
         )
 
-    def _unreachable(self, action: str, path: str, exc: Exception) -> NoReturn:
-        reason: BaseException = exc
-        if isinstance(exc, MaxRetryError) and exc.reason is not None:
-            reason = exc.reason
+    def _unreachable(self, action: str, path: str, error: Exception) -> NoReturn:
+        reason: BaseException = error
+        if isinstance(error, MaxRetryError) and error.reason is not None:
+            reason = error.reason
         if isinstance(reason, SSLError | ssl.SSLError):
             raise StoreError(
                 f"can't {action} {self.describe(path)}: the certificate of {self._endpoint} is "
@@ -262,9 +262,9 @@ class _Body:
     def read(self, size: int, /) -> bytes:
         try:
             return bytes(self._response.read(min(size, READ_BYTES)))
-        except (HTTPError, OSError) as exc:
+        except (HTTPError, OSError) as error:
             raise TransferInterruptedError(
-                f"the connection broke while {self._subject} was read ({type(exc).__name__})",
+                f"the connection broke while {self._subject} was read ({type(error).__name__})",
                 hint="check the S3 server and run again",
             ) from None
 
@@ -276,7 +276,7 @@ class _Body:
 class _Pool(urllib3.PoolManager):
     """Connections whose XML answers the client understands whatever their media type.
 
-    The client reads error codes out of ``application/xml`` only; some servers say ``text/xml``.
+    The client reads error codes out of `application/xml` only; some servers say `text/xml`.
     """
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:  # type: ignore[override]
@@ -337,8 +337,8 @@ def _client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
             http_client=http,
             credentials=credentials,
         )
-    except ValueError as exc:
-        raise InputError(f"the S3 options are wrong: {exc}", hint="check the endpoint") from None
+    except ValueError as error:
+        raise InputError(f"the S3 options are wrong: {error}", hint="check the endpoint") from None
     if options.path_style:
         client.disable_virtual_style_endpoint()
     else:
@@ -351,9 +351,9 @@ def _ca_bundle(path: str | None) -> str:
         return os.environ.get("SSL_CERT_FILE") or certifi.where()
     try:
         ssl.create_default_context(cafile=path)
-    except (OSError, ssl.SSLError) as exc:
+    except (OSError, ssl.SSLError) as error:
         raise InputError(
-            f"the CA bundle {path} can't be used: {exc.strerror or exc}",
+            f"the CA bundle {path} can't be used: {error.strerror or error}",
             hint="set AWS_CA_BUNDLE to a PEM file with the certificate authority",
         ) from None
     return path

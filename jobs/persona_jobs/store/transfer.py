@@ -34,7 +34,7 @@ def download(
     sha256: str | None,
     progress: ProgressCallback | None,
 ) -> None:
-    """Copy ``path`` to ``local``; see ``Store.download``."""
+    """Copy `path` to `local`; see `Store.download`."""
     for attempt in range(ATTEMPTS):
         try:
             _download(store, path, local, size=size, sha256=sha256, progress=progress)
@@ -77,8 +77,8 @@ def _download(
             handle.flush()
             os.fsync(handle.fileno())
             part.replace(local)
-    except OSError as exc:
-        raise store_error(exc, action="write", subject=str(local)) from exc
+    except OSError as error:
+        raise store_error(error, action="write", subject=str(local)) from error
 
 
 def _already_there(local: Path, size: int | None, sha256: str) -> bool:
@@ -135,8 +135,8 @@ def _append(
                     if progress:
                         progress(done, found.size)
             reason = "the connection closed early"
-        except TransferInterruptedError as exc:
-            reason = exc.message
+        except TransferInterruptedError as error:
+            reason = error.message
         if done < found.size:
             failures = 0 if done > before else failures + 1
             if failures >= ATTEMPTS:

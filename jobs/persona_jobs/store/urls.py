@@ -11,13 +11,13 @@ _HINT = "use file:///absolute/directory or s3://bucket/prefix"
 
 
 def open_store(url: str, options: S3Options | None = None) -> Store:
-    """Open the store at ``file:///absolute/directory`` or ``s3://bucket/prefix``.
+    """Open the store at `file:///absolute/directory` or `s3://bucket/prefix`.
 
     Nothing is read or written yet.
 
     Args:
         url: where the store is.
-        options: how to reach S3; None reads the ``AWS_*`` environment variables.
+        options: how to reach S3; None reads the `AWS_*` environment variables.
 
     Raises:
         InputError: the URL or the options are wrong.
@@ -36,7 +36,7 @@ def open_store(url: str, options: S3Options | None = None) -> Store:
 
 
 def file_url_path(url: str) -> Path:
-    """Return the absolute path that a ``file://`` URL names (percent-encoding undone).
+    """Return the absolute path that a `file://` URL names (percent-encoding undone).
 
     Raises:
         InputError: the URL has a host or a relative path.
@@ -51,7 +51,7 @@ def file_url_path(url: str) -> Path:
 
 
 def split_s3_url(url: str) -> tuple[str, str]:
-    """Return bucket and prefix (without slashes at its ends) of an ``s3://`` URL.
+    """Return bucket and prefix (without slashes at its ends) of an `s3://` URL.
 
     Raises:
         InputError: there is no bucket, or there are credentials or a query in the URL.

@@ -63,7 +63,7 @@ def answer_loss_value(
     dense_hidden: Tensor | None,
     objective: Objective,
 ) -> float:
-    """``answer_loss`` without a gradient, in chunks of positions."""
+    """`answer_loss` without a gradient, in chunks of positions."""
     with torch.no_grad():
         return sum(
             float(answer_loss(head, h, t, d, objective))
@@ -79,7 +79,7 @@ def backward_answer_loss(
     objective: Objective,
     scale: float,
 ) -> float:
-    """Back-propagate ``scale * answer_loss`` through ``hidden`` and return the unscaled loss.
+    """Back-propagate `scale * answer_loss` through `hidden` and return the unscaled loss.
 
     The head's part is done in chunks of positions, so that the logits of one chunk at a time are
     in memory; the gradient is the same.

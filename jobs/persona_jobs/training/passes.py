@@ -35,14 +35,14 @@ def answer_hidden(
 
 
 def targets_of(data: TokenizedSet, rows: Iterable[int], device: torch.device) -> Tensor:
-    """Answer tokens of the rows, one after the other, ``[n]``."""
+    """Answer tokens of the rows, one after the other, `[n]`."""
     return torch.tensor([t for row in rows for t in data.targets[row]], device=device)
 
 
 def dense_references(
     model: Any, data: TokenizedSet, *, on_rows: Callable[[int], None] = lambda _rows: None
 ) -> list[Tensor]:
-    """The model's final hidden states before each answer token: per row ``[n_i, hidden]``.
+    """The model's final hidden states before each answer token: per row `[n_i, hidden]`.
 
     Computed once and kept; the head turns them into log-probabilities when they are needed.
     """
@@ -86,17 +86,17 @@ def accumulate_gradient(
     scale: float,
     masking: Masking = nullcontext,
 ) -> float:
-    """Add the gradient of ``scale`` times the summed answer loss of the rows to the leaves.
+    """Add the gradient of `scale` times the summed answer loss of the rows to the leaves.
 
     Args:
         model: the model; what requires grad (mask scores, weights) is up to the caller.
         data: the set.
         rows: the step's rows of it.
-        references: from ``dense_references``; needed for KL and Sum.
+        references: from `dense_references`; needed for KL and Sum.
         objective: the loss.
         micro_batch_size: rows in one forward pass; the gradient does not depend on it.
         scale: factor, usually 1 / answer tokens of the step.
-        masking: makes the context in which forward passes run (``models.masking.masked``).
+        masking: makes the context in which forward passes run (`models.masking.masked`).
 
     Returns:
         the unscaled summed loss.

@@ -7,7 +7,7 @@ import torch
 
 
 def cosine(step: int, steps: int, peak: float, *, warmup: int = 0, floor: float = 0.0) -> float:
-    """Step size of step ``step`` (from 0) of ``steps``: linear warm-up, then cosine decay."""
+    """Step size of step `step` (from 0) of `steps`: linear warm-up, then cosine decay."""
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(1, steps - warmup)
@@ -15,10 +15,10 @@ def cosine(step: int, steps: int, peak: float, *, warmup: int = 0, floor: float 
 
 
 def batch_indices(count: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Examples of step ``step``: epoch after epoch, each in an order of its own.
+    """Examples of step `step`: epoch after epoch, each in an order of its own.
 
     Depends on nothing but its arguments, so a resumed run sees the same batches. A batch never
-    holds an example twice; with fewer than ``batch_size`` examples it holds all of them.
+    holds an example twice; with fewer than `batch_size` examples it holds all of them.
     """
     size = min(batch_size, count)
     per_epoch = count // size

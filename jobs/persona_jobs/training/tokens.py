@@ -18,7 +18,7 @@ class TokenizedSet:
         rests: what follows the prefix in each row.
         positions: for each row, indices into its rest whose next token belongs to the answer.
         targets: for each row, those next tokens.
-        too_long: examples left out because they had more than ``max_tokens`` tokens.
+        too_long: examples left out because they had more than `max_tokens` tokens.
     """
 
     prefix: list[int]

@@ -52,17 +52,17 @@ class Control(Protocol):
         """Called after every step."""
 
     @property
-    def checkpoint_due(self) -> bool:
+    def save_due(self) -> bool:
         """Whether the state is to be saved now."""
 
     def checkpoint(self, write: Callable[[Path], None]) -> None:
-        """Save the state with ``write(directory)``; raises if the run is to stop."""
+        """Save the state with `write(directory)`; raises if the run is to stop."""
 
 
 class NoControl:
     """Runs to the end without checkpoints."""
 
-    checkpoint_due = False
+    save_due = False
 
     def step_done(self) -> None:
         """Ignore it."""
@@ -133,7 +133,7 @@ class Loop:
         held_out: Callable[[], float],
         control: Control | None = None,
     ) -> None:
-        """Run to the end, or until ``control.checkpoint`` raises.
+        """Run to the end, or until `control.checkpoint` raises.
 
         Args:
             gradient: adds the gradient of the given step to the parameters and returns its mean
@@ -162,7 +162,7 @@ class Loop:
                 )
             )
             control.step_done()
-            if not self.finished and control.checkpoint_due:
+            if not self.finished and control.save_due:
                 control.checkpoint(self.write)
 
     def _record(self, point: CurvePoint) -> None:
@@ -173,7 +173,7 @@ class Loop:
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     def write(self, directory: Path) -> None:
-        """Write the state into ``directory``."""
+        """Write the state into `directory`."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             state = self._optimizer.state[parameter]
@@ -192,7 +192,7 @@ class Loop:
         (directory / STATE_FILE).write_text(json.dumps(scalars.model_dump()), encoding="utf-8")
 
     def read(self, directory: Path) -> None:
-        """Go on from a state that ``write`` wrote.
+        """Go on from a state that `write` wrote.
 
         Raises:
             ValueError: the state does not fit these parameters.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec, parse_manifest
+from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec, parse_resource
 from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline import graph as pipeline
@@ -153,7 +153,7 @@ def resolve_spec(manifest: Mapping[str, Any], observed: Observed) -> PersonaMode
             )
         resolved["spec"] = {**manifest["spec"], "persona": {"text": text.text}}
     try:
-        return parse_manifest(resolved, source=str(manifest["metadata"]["name"])).spec
+        return parse_resource(resolved, source=str(manifest["metadata"]["name"])).spec
     except InputError as error:
         raise NotReconcilableError("InvalidSpec", error.message) from None
 

@@ -64,7 +64,7 @@ def job_failure(job: Job, *, had_started: bool) -> Failure:  # noqa: PLR0911 -- 
     """Classify a failed Job.
 
     Args:
-        job: a Job whose ``failed`` is set.
+        job: a Job whose `failed` is set.
         had_started: whether a container is known to have run (a deadline removes the pods).
     """
     reason, text = job.failed or ("", "")
@@ -162,7 +162,7 @@ def _sentence(report: StageFailure | None, code: int) -> str:
 
 
 def shorten(text: str, limit: int = 400) -> str:
-    """One line of at most ``limit`` characters that ends as a sentence does."""
+    """One line of at most `limit` characters that ends as a sentence does."""
     text = " ".join(text.split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return text if text.endswith((".", "…")) else f"{text}."

@@ -33,7 +33,7 @@ class ContainerState:
         running: whether it runs now.
         waiting: reason and message while it can't start.
         exit_code: exit code of its last end, None when it hasn't ended.
-        ended_reason: why it ended (``OOMKilled``, ``Error``, …).
+        ended_reason: why it ended (`OOMKilled`, `Error`, …).
         message: its termination message.
         restarts: how often it was restarted.
     """
@@ -58,7 +58,7 @@ class Pod:
         job: name of its Job; empty for serving pods.
         revision: revision that a serving pod serves; empty for stage pods.
         created: when it was made.
-        phase: ``Pending``, ``Running``, ``Succeeded`` or ``Failed``.
+        phase: `Pending`, `Running`, `Succeeded` or `Failed`.
         deleting: whether it is being deleted.
         unscheduled: reason, message and since when no node takes it.
         ready: whether it takes traffic.
@@ -313,7 +313,7 @@ class Stored:
     """What the store says of one content key.
 
     Attributes:
-        state: ``Unknown`` when the store can't be asked, ``Asking`` while the answer is on its way.
+        state: `Unknown` when the store can't be asked, `Asking` while the answer is on its way.
         metrics: the manifest's metrics where it is present.
     """
 
@@ -323,7 +323,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class PersonaText:
-    """The text behind ``configMapRef``: found, or why not."""
+    """The text behind `configMapRef`: found, or why not."""
 
     text: str | None = None
     problem: str = ""
@@ -349,7 +349,7 @@ class Observed:
         owned: checksum annotation by (kind, name) of Services, autoscalers, budgets and ConfigMaps.
         text: the persona's text, where the spec names a ConfigMap.
         stored: the store's word by (stage, key); what is missing is unknown.
-        warnings: message of the newest warning Event by ``Job/NAME`` or ``Pod/NAME``.
+        warnings: message of the newest warning Event by `Job/NAME` or `Pod/NAME`.
         problem: what the API server refused to do just now.
         refused_jobs: names of Jobs that it refused to make.
         resync: whether all objects are to be applied again, changed or not.

@@ -79,7 +79,7 @@ class PlanBuilder:
         self.actions.append(action)
 
     def wake(self, seconds: float) -> None:
-        """Reconcile again after ``seconds`` at the latest."""
+        """Reconcile again after `seconds` at the latest."""
         seconds = max(seconds, 1.0)
         if self.wake_after is None or seconds < self.wake_after:
             self.wake_after = seconds

@@ -33,7 +33,7 @@ class Progress:
 
 
 def finished_key(stage: str, key: str) -> str:
-    """Entry of ``status.finishedKeys``."""
+    """Entry of `status.finishedKeys`."""
     return f"{stage}/{key}"
 
 

@@ -22,7 +22,7 @@ class Revisions:
         current: the one that the current spec leads to, once it is evaluated.
         target: the one to serve, None where none may be.
         usable: ids of those in the current store.
-        pin_missing: whether ``spec.serving.revision`` names one that isn't there.
+        pin_missing: whether `spec.serving.revision` names one that isn't there.
     """
 
     known: tuple[RevisionStatus, ...]

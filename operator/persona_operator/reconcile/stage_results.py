@@ -51,7 +51,7 @@ def parse_evaluation(metrics: Mapping[str, JsonValue]) -> EvaluationMetrics | No
 
 
 def evaluation_summary(evaluation: EvaluationMetrics) -> dict[str, str]:
-    """The evaluation's figures for ``status.stages``: the served variant beside the dense one."""
+    """The evaluation's figures for `status.stages`: the served variant beside the dense one."""
     served = evaluation.variants[evaluation.served]
     dense = evaluation.variants.get("dense")
     figures: dict[str, float | None] = {

@@ -31,7 +31,7 @@ EVALUATE = "evaluate"
 
 
 def advance(context: Context, builder: PlanBuilder) -> list[Progress]:
-    """Work out every stage's state; adds the actions for Jobs to ``builder``."""
+    """Work out every stage's state; adds the actions for Jobs to `builder`."""
     progress: dict[str, Progress] = {}
     active = context.observed.active_jobs
     for stage in context.stages:

@@ -1,4 +1,4 @@
-"""Figures for people: printer columns of ``kubectl get personas``."""
+"""Figures for people: printer columns of `kubectl get personas`."""
 
 from dataclasses import dataclass
 

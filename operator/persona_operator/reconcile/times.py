@@ -6,7 +6,7 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def parse_time(text: object, default: datetime = EPOCH) -> datetime:
-    """Read an RFC 3339 time; ``default`` for anything else."""
+    """Read an RFC 3339 time; `default` for anything else."""
     if isinstance(text, datetime):
         return text
     if not isinstance(text, str):

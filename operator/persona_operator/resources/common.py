@@ -58,7 +58,7 @@ def checksum(document: object) -> str:
 
 
 def with_checksum(manifest: Manifest) -> Manifest:
-    """``manifest`` with an annotation by which a changed one is told."""
+    """`manifest` with an annotation by which a changed one is told."""
     head = manifest["metadata"]
     annotations = {**head.get("annotations", {}), CHECKSUM_ANNOTATION: checksum(manifest)}
     return {**manifest, "metadata": {**head, "annotations": annotations}}
@@ -110,7 +110,7 @@ def placement(profile: Profile) -> Manifest:
 
 
 def image_pull_secrets(images: Images) -> Manifest:
-    """The ``imagePullSecrets`` field, where there are any."""
+    """The `imagePullSecrets` field, where there are any."""
     if not images.pull_secrets:
         return {}
     return {"imagePullSecrets": [{"name": name} for name in images.pull_secrets]}
@@ -129,7 +129,7 @@ def store_environment(store: StoreAccess) -> list[Manifest]:
 
 
 def store_credentials(store: StoreAccess) -> Manifest:
-    """The ``envFrom`` field with the credentials Secret, where there is one."""
+    """The `envFrom` field with the credentials Secret, where there is one."""
     if not store.credentials_secret:
         return {}
     return {"envFrom": [{"secretRef": {"name": store.credentials_secret}}]}

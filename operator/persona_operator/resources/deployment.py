@@ -42,7 +42,7 @@ class ServingDeployment:
         owner: the PersonaModel.
         revision: id of the revision.
         slice_key: content key of its checkpoint.
-        engine: ``Transformers`` or ``VLLM``.
+        engine: `Transformers` or `VLLM`.
         fetch_images: the jobs image, which fetches the checkpoint.
         images: image of the engine.
         profile: resources and placement.

@@ -84,7 +84,7 @@ class StageJob:
 def build_job(job: StageJob) -> Manifest:
     """A Job with one pod, whose retries the operator makes itself.
 
-    ``podFailurePolicy`` first ignores disruptions (the pod is made again, nothing is counted), then
+    `podFailurePolicy` first ignores disruptions (the pod is made again, nothing is counted), then
     ends the Job at once on the exit codes that no retry can help.
     """
     labels = {

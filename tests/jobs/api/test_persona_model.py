@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from persona_jobs.api import load_manifest, parse_manifest
+from persona_jobs.api import load_resource, parse_resource
 from persona_jobs.errors import InputError
 
 MINIMAL = {
@@ -29,15 +29,15 @@ def changed(path, value):
 
 
 def test_a_minimal_manifest_gets_all_defaults():
-    spec = parse_manifest(MINIMAL).spec
+    spec = parse_resource(MINIMAL).spec
     assert spec.pruning.sparsity_percent == 25
     assert spec.instructions.uri == "builtin://general"
     assert spec.artifact_policy == "Retain"
 
 
 def test_a_dumped_manifest_is_the_same_manifest():
-    manifest = parse_manifest(MINIMAL)
-    assert parse_manifest(manifest.manifest()) == manifest
+    manifest = parse_resource(MINIMAL)
+    assert parse_resource(manifest.manifest()) == manifest
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_dumped_manifest_is_the_same_manifest():
 )
 def test_wrong_values_name_their_field(path, value, message):
     with pytest.raises(InputError) as caught:
-        parse_manifest(changed(path, value))
+        parse_resource(changed(path, value))
     assert message in str(caught.value)
     assert path.split(".")[1 if "." in path else 0].split("[")[0] in str(caught.value)
     assert caught.value.exit_code == 2
@@ -86,7 +86,7 @@ def test_all_errors_are_told_at_once():
     document["spec"]["seed"] = -1
     document["spec"]["colour"] = "red"
     with pytest.raises(InputError) as caught:
-        parse_manifest(document)
+        parse_resource(document)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert lines[0].endswith("3 errors")
@@ -94,7 +94,7 @@ def test_all_errors_are_told_at_once():
 
 def test_unicode_personas_are_welcome():
     text = "Ты — капитан.\nよろしく 🏴‍☠️ “arr” {{ x }} {% y %}"
-    assert parse_manifest(changed("spec.persona.text", text)).spec.persona.text == text
+    assert parse_resource(changed("spec.persona.text", text)).spec.persona.text == text
 
 
 def write(tmp_path, data, name="persona.yaml"):
@@ -121,7 +121,7 @@ data: {captain: You are a captain.}
 
 
 def test_a_config_map_of_the_same_file_gives_the_text(tmp_path):
-    manifest = load_manifest(write(tmp_path, YAML + CONFIG_MAP))
+    manifest = load_resource(write(tmp_path, YAML + CONFIG_MAP))
     assert manifest.spec.persona.text == "You are a captain."
     assert manifest.spec.persona.config_map_ref is None
 
@@ -141,18 +141,18 @@ def test_a_config_map_of_the_same_file_gives_the_text(tmp_path):
 )
 def test_unreadable_files_are_told(tmp_path, data, message):
     with pytest.raises(InputError, match=message):
-        load_manifest(write(tmp_path, data))
+        load_resource(write(tmp_path, data))
 
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        load_manifest(tmp_path / "absent.yaml")
+        load_resource(tmp_path / "absent.yaml")
 
 
 def test_a_huge_persona_is_one_clear_error(tmp_path):
     text = "x" * 1_000_000
     with pytest.raises(InputError, match="1,000,000 characters"):
-        load_manifest(
+        load_resource(
             write(
                 tmp_path,
                 YAML.replace("{configMapRef: {name: texts, key: captain}}", f'{{text: "{text}"}}'),

@@ -41,7 +41,7 @@ def start(folder, store):
 
 
 def wait_for(process, text, seconds=120):
-    """Read standard error until ``text`` is in it."""
+    """Read standard error until `text` is in it."""
     seen = ""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -83,8 +83,8 @@ def test_a_stopped_mask_stage_goes_on_to_the_same_result(folder, whole, stop):
     document = json.loads(stdout)
     assert [stage["stage"] for stage in document["stages"]] == ["reference", "score", "rewrite"]
     assert document["error"]["class"] == "StageInterruptedError"
-    checkpoints = list((folder / store).glob("stages/mask/*/checkpoint/*/state.json"))
-    step = max(json.loads(path.read_text())["step"] for path in checkpoints)
+    states = list((folder / store).glob("stages/mask/*/resume/*/state.json"))
+    step = max(json.loads(path.read_text())["step"] for path in states)
     assert 0 < step < PRUNING["steps"]
     result = persona(
         folder, "run", folder / "persona.yaml", "--store", f"file://{folder}/{store}", "-o", "json"
@@ -93,7 +93,7 @@ def test_a_stopped_mask_stage_goes_on_to_the_same_result(folder, whole, stop):
     assert f"going on after step {step}" in result.stderr
     assert [s["outcome"] for s in json.loads(result.stdout)["stages"]][:3] == ["reused"] * 3
     assert files(folder, store) == whole
-    assert not list((folder / store).glob("stages/*/*/checkpoint/*")), "checkpoints are removed"
+    assert not list((folder / store).glob("stages/*/*/resume/*")), "resume states are removed"
 
 
 @pytest.mark.parametrize("moment", ["score: queries", "recover: refitted"])

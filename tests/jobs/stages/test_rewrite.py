@@ -15,7 +15,7 @@ from persona_jobs.pipeline.context import SilentProgress, StageContext, StageOut
 from persona_jobs.pipeline.graph import plan
 from persona_jobs.rewriting.teacher.base_model import GROUP_SIZE
 from persona_jobs.stages import rewrite
-from persona_jobs.store import Manifest, StageArtifacts, open_store
+from persona_jobs.store import StageArtifacts, StageManifest, open_store
 from support.endpoint import Endpoint, Reply, completion, error, running_endpoint, user_text
 from support.tiny import tiny_model, tiny_tokenizer
 
@@ -121,7 +121,7 @@ def start(tmp_path: Path) -> Start:
             made = tmp_path / "score"
             made.mkdir(exist_ok=True)
             write_jsonl(made / "queries.jsonl", queries or scored_queries())
-            artifacts.publish(Manifest(stage="score", stage_version=1, key=key), made)
+            artifacts.publish(StageManifest(stage="score", stage_version=1, key=key), made)
         number = len(list(tmp_path.glob("output-*")))
         output, scratch = tmp_path / f"output-{number}", tmp_path / f"scratch-{number}"
         output.mkdir()
@@ -208,7 +208,7 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     whole_groups = stop_after // GROUP_SIZE * GROUP_SIZE
     expected = [f"going on with {whole_groups} answers of an earlier start"] if whole_groups else []
     assert resumed.progress.notes == expected
-    resumed.artifacts.clear_checkpoint("rewrite", resumed.planned.key)
+    resumed.artifacts.clear_state("rewrite", resumed.planned.key)
     uninterrupted = start(of)
     rewrite.run(uninterrupted)
     assert all_bytes(resumed) == all_bytes(uninterrupted)
@@ -288,7 +288,7 @@ def test_endpoint_run_goes_on_with_the_rest_only(
         q.query for q in scored_queries() if q.kept
     }
     fresh = start(of)
-    fresh.artifacts.clear_checkpoint("rewrite", fresh.planned.key)
+    fresh.artifacts.clear_state("rewrite", fresh.planned.key)
     rewrite.run(fresh)
     assert all_bytes(resumed) == all_bytes(fresh)
 
@@ -402,6 +402,6 @@ def test_damaged_checkpoint_is_started_over(
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "answers.jsonl").write_text('{"request": ')
-    context.save_checkpoint(damaged)
+    context.save_state(damaged)
     assert rewrite.run(context).metrics["yieldPercent"] == 100
     assert len(endpoint.requests) == KEPT

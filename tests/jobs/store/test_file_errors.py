@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from persona_jobs.errors import StoreError
-from persona_jobs.store import FileStore, Manifest, StageArtifacts
+from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 
 KEY = "ab" * 32
 
@@ -65,7 +65,7 @@ def test_full_disk_ends_a_publish_unfinished_and_it_works_later(
     (output / "model.safetensors").write_bytes(b"x" * (700 << 10))
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * (600 << 10))
-    record = Manifest(stage="slice", stage_version=1, key=KEY)
+    record = StageManifest(stage="slice", stage_version=1, key=KEY)
     with pytest.raises(StoreError, match=r"model\.safetensors: the disk is full"):
         artifacts.publish(record, output)
     assert artifacts.manifest("slice", KEY) is None

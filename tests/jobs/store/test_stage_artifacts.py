@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from persona_jobs.errors import CorruptArtifactError, InputError
-from persona_jobs.store import FileStore, Manifest, StageArtifacts, Store, open_store
+from persona_jobs.store import FileStore, StageArtifacts, StageManifest, Store, open_store
 from support.s3_server import S3Server
 
 KEY = "0123456789abcdef" * 4
@@ -20,9 +20,9 @@ OTHER = "fedcba9876543210" * 4
 ROOT = f"stages/mask/{KEY}"
 
 
-def record(**changes: object) -> Manifest:
+def record(**changes: object) -> StageManifest:
     values: dict[str, object] = {"stage": "mask", "stage_version": 3, "key": KEY}
-    return Manifest.model_validate({**values, **changes})
+    return StageManifest.model_validate({**values, **changes})
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_nothing_there(artifacts: StageArtifacts) -> None:
     with pytest.raises(CorruptArtifactError, match="mask is not finished"):
         artifacts.local_file("mask", KEY, "mask.safetensors")
     artifacts.delete("mask", KEY)
-    assert artifacts.load_checkpoint("mask", KEY) is None
-    artifacts.clear_checkpoint("mask", KEY)
+    assert artifacts.load_state("mask", KEY) is None
+    artifacts.clear_state("mask", KEY)
 
 
 def test_publishes_and_reads_back(artifacts: StageArtifacts, output: Path, store: Store) -> None:
@@ -103,7 +103,7 @@ def test_the_first_complete_result_stays(artifacts: StageArtifacts, output: Path
 
 def test_delete(artifacts: StageArtifacts, output: Path, store: Store) -> None:
     artifacts.publish(record(), output)
-    artifacts.save_checkpoint("mask", KEY, output)
+    artifacts.save_state("mask", KEY, output)
     artifacts.delete("mask", KEY)
     assert artifacts.manifest("mask", KEY) is None
     assert list(store.list()) == []
@@ -114,9 +114,9 @@ def test_reserved_names(artifacts: StageArtifacts, output: Path, store: Store) -
     with pytest.raises(InputError, match=r"manifest\.json is reserved"):
         artifacts.publish(record(), output)
     (output / "manifest.json").unlink()
-    (output / "checkpoint").mkdir()
-    (output / "checkpoint" / "x").write_bytes(b"")
-    with pytest.raises(InputError, match="checkpoint/x is reserved"):
+    (output / "resume").mkdir()
+    (output / "resume" / "x").write_bytes(b"")
+    with pytest.raises(InputError, match="resume/x is reserved"):
         artifacts.publish(record(), output)
     assert list(store.list()) == []
 
@@ -215,16 +215,16 @@ def test_result_with_missing_or_truncated_files_is_published_again(
 PUBLISHER = """
 import sys
 from pathlib import Path
-from persona_jobs.store import Manifest, StageArtifacts, open_store
+from persona_jobs.store import StageManifest, StageArtifacts, open_store
 url, action, key, folder = sys.argv[1:]
 artifacts = StageArtifacts(open_store(url))
 print("ready", flush=True)
 sys.stdin.readline()
 if action == "publish":
-    record = Manifest(stage="mask", stage_version=3, key=key, metrics={"run": folder})
+    record = StageManifest(stage="mask", stage_version=3, key=key, metrics={"run": folder})
     print(artifacts.publish(record, Path(folder)).metrics["run"])
 else:
-    artifacts.save_checkpoint("mask", key, Path(folder))
+    artifacts.save_state("mask", key, Path(folder))
 """
 
 
@@ -278,24 +278,24 @@ def test_killed_while_publishing(
     )
 
 
-def test_killed_while_saving_a_checkpoint(
+def test_killed_while_saving_a_state(
     artifacts: StageArtifacts, store: Store, store_url: str, many_files: Path, output: Path
 ) -> None:
-    artifacts.save_checkpoint("mask", KEY, output)
-    (earlier,) = {path.split("/")[4] for path in store.list(f"{ROOT}/checkpoint")}
-    process = start_publisher(store_url, "checkpoint", many_files)
+    artifacts.save_state("mask", KEY, output)
+    (earlier,) = {path.split("/")[4] for path in store.list(f"{ROOT}/resume")}
+    process = start_publisher(store_url, "resume", many_files)
     release(process)
     deadline = time.monotonic() + 60
-    while all(earlier in path for path in store.list(f"{ROOT}/checkpoint")):
+    while all(earlier in path for path in store.list(f"{ROOT}/resume")):
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.communicate()
-    loaded = artifacts.load_checkpoint("mask", KEY)
+    loaded = artifacts.load_state("mask", KEY)
     assert loaded is not None
     assert (loaded / "sub" / "curve.jsonl").read_bytes() == b'{"loss": 1}\n'
-    artifacts.save_checkpoint("mask", KEY, many_files)
-    loaded = artifacts.load_checkpoint("mask", KEY)
+    artifacts.save_state("mask", KEY, many_files)
+    loaded = artifacts.load_state("mask", KEY)
     assert loaded is not None
     assert (loaded / "000").read_bytes() == (many_files / "000").read_bytes()
 
@@ -331,11 +331,11 @@ def save(artifacts: StageArtifacts, tmp_path: Path, step: int) -> None:
     folder.mkdir()
     (folder / "state.json").write_text(json.dumps({"step": step}))
     (folder / "z.safetensors").write_bytes(bytes([step]) * 1000)
-    artifacts.save_checkpoint("mask", KEY, folder)
+    artifacts.save_state("mask", KEY, folder)
 
 
 def loaded_step(artifacts: StageArtifacts) -> int | None:
-    folder = artifacts.load_checkpoint("mask", KEY)
+    folder = artifacts.load_state("mask", KEY)
     if folder is None:
         return None
     step = int(json.loads((folder / "state.json").read_text())["step"])
@@ -343,25 +343,25 @@ def loaded_step(artifacts: StageArtifacts) -> int | None:
     return step
 
 
-def checkpoint_names(store: Store) -> list[str]:
-    return sorted({path.split("/")[4] for path in store.list(f"{ROOT}/checkpoint")})
+def state_names(store: Store) -> list[str]:
+    return sorted({path.split("/")[4] for path in store.list(f"{ROOT}/resume")})
 
 
-def test_the_last_two_checkpoints_are_kept(
+def test_the_last_two_states_are_kept(
     artifacts: StageArtifacts, store: Store, tmp_path: Path
 ) -> None:
     for step in (1, 2, 3):
         save(artifacts, tmp_path, step)
         assert loaded_step(artifacts) == step
-    assert len(checkpoint_names(store)) == 2
+    assert len(state_names(store)) == 2
     assert artifacts.manifest("mask", KEY) is None
-    artifacts.clear_checkpoint("mask", KEY)
+    artifacts.clear_state("mask", KEY)
     assert loaded_step(artifacts) is None
     assert list(store.list()) == []
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated", "missing", "record", "no-record"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+def test_a_damaged_state_falls_back_to_the_one_before(
     artifacts: StageArtifacts,
     store: Store,
     tmp_path: Path,
@@ -372,7 +372,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     save(artifacts, tmp_path, 2)
 
     def spoil(name: str) -> None:
-        folder = f"{ROOT}/checkpoint/{name}"
+        folder = f"{ROOT}/resume/{name}"
         if damage == "altered":
             store.write_bytes(f"{folder}/z.safetensors", b"\7" * 1000)
         elif damage == "truncated":
@@ -380,11 +380,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         elif damage == "missing":
             store.delete(f"{folder}/state.json")
         elif damage == "record":
-            store.write_bytes(f"{folder}/checkpoint.json", b'{"files": {"../x"')
+            store.write_bytes(f"{folder}/resume.json", b'{"files": {"../x"')
         else:
-            store.delete(f"{folder}/checkpoint.json")
+            store.delete(f"{folder}/resume.json")
 
-    first, second = checkpoint_names(store)
+    first, second = state_names(store)
     spoil(second)
     assert loaded_step(fresh(store, tmp_path)) == 1
     assert second in caplog.text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from persona_jobs.api import API_VERSION, KIND, parse_manifest
+from persona_jobs.api import API_VERSION, KIND, parse_resource
 from persona_jobs.api.common import SecretKeyRef
 from persona_operator.resources.common import Images, Owner
 from persona_operator.resources.config_map import build_config_map, stage_manifest
@@ -85,7 +85,7 @@ def deployment(**changes: Any) -> ServingDeployment:
 
 
 def config_map() -> dict[str, Any]:
-    spec = parse_manifest(persona_document()).spec
+    spec = parse_resource(persona_document()).spec
     return build_config_map(OWNER, stage_manifest("captain", "stories", API_VERSION, KIND, spec))
 
 
@@ -196,11 +196,11 @@ def test_the_template_checksum_changes_with_what_the_pod_gets() -> None:
 
 def test_the_stage_manifest_ignores_what_no_stage_reads() -> None:
     def manifest(**spec: Any) -> dict[str, Any]:
-        parsed = parse_manifest(persona_document(**spec)).spec
+        parsed = parse_resource(persona_document(**spec)).spec
         return stage_manifest("captain", "stories", API_VERSION, KIND, parsed)
 
     base = manifest()
-    assert parse_manifest(base).spec.persona.text == "You are captain, an old sailor."
+    assert parse_resource(base).spec.persona.text == "You are captain, an old sailor."
     assert manifest(serving={"replicas": 3}) == base
     assert manifest(suspend=True) == base
     assert manifest(execution={"profile": "gpu"}) == base

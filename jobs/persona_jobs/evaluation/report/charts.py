@@ -166,7 +166,7 @@ def _layer_label(top: float, bottom: float) -> Svg:
 def changed_channels(
     mask: Sequence[Sequence[bool]], baseline: Sequence[Sequence[bool]]
 ) -> list[int]:
-    """For each layer, the number of channels kept by ``mask`` and not by ``baseline``."""
+    """For each layer, the number of channels kept by `mask` and not by `baseline`."""
     return [
         sum(1 for ours, theirs in zip(a, b, strict=True) if ours and not theirs)
         for a, b in zip(mask, baseline, strict=True)

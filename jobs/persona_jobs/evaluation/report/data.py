@@ -10,7 +10,7 @@ from ...pipeline.results import EvaluationMetrics, Variant
 
 
 class CurvePoint(BaseModel):
-    """One line of a stage's ``curve.jsonl``; losses in nats a token."""
+    """One line of a stage's `curve.jsonl`; losses in nats a token."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

@@ -16,7 +16,7 @@ SHOWN_SAMPLES = 8
 
 
 class SampleLine(BaseModel):
-    """One line of ``samples.jsonl``.
+    """One line of `samples.jsonl`.
 
     Attributes:
         query: the question.
@@ -96,5 +96,5 @@ _Dumper.add_representer(str, _text)
 
 
 def rounded(value: float | None, digits: int = 4) -> float | None:
-    """``value`` rounded for the metrics; None when it is none or not finite."""
+    """`value` rounded for the metrics; None when it is none or not finite."""
     return None if value is None or not math.isfinite(value) else round(value, digits)

@@ -49,7 +49,7 @@ def render(data: ReportData) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters made visible and bidirectional overrides taken out."""
+    """`text` with control characters made visible and bidirectional overrides taken out."""
     return "".join(
         char if char in "\n\t" or not _hidden(char) else "\N{REPLACEMENT CHARACTER}"
         for char in text.replace("\r\n", "\n")
@@ -62,7 +62,7 @@ def _hidden(char: str) -> bool:
 
 
 def ratio(value: float | None, base: float | None) -> str:
-    """``value`` as a multiple of ``base``, or an empty string."""
+    """`value` as a multiple of `base`, or an empty string."""
     return f"{value / base:.2f}×" if value is not None and base else ""
 
 

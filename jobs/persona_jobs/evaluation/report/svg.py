@@ -22,9 +22,9 @@ class Svg(str):
 
 
 def element(tag: str, *children: str | Svg, **attributes: Attribute) -> Svg:
-    """One element. Plain ``str`` children and all attribute values are escaped.
+    """One element. Plain `str` children and all attribute values are escaped.
 
-    Attribute names use ``_`` for ``-`` and a trailing ``_`` for Python keywords; None is left out.
+    Attribute names use `_` for `-` and a trailing `_` for Python keywords; None is left out.
     """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(_text(value), quote=True)}"'
@@ -38,12 +38,12 @@ def element(tag: str, *children: str | Svg, **attributes: Attribute) -> Svg:
 
 
 def group(children: Iterable[Svg], **attributes: Attribute) -> Svg:
-    """A ``<g>`` of elements."""
+    """A `<g>` of elements."""
     return element("g", *children, **attributes)
 
 
 def figure(title: str, width: int, height: int, *children: Svg) -> Svg:
-    """The ``<svg>`` root, scaled to the page's width, with an accessible title."""
+    """The `<svg>` root, scaled to the page's width, with an accessible title."""
     return element(
         "svg",
         element("title", title),
@@ -75,12 +75,12 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Pixel position of ``value``."""
+        """Pixel position of `value`."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def span(values: Iterable[float], *, zero: bool = False) -> tuple[float, float]:
-    """Smallest range with room around the finite ``values``; never empty."""
+    """Smallest range with room around the finite `values`; never empty."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if zero:
@@ -91,7 +91,7 @@ def span(values: Iterable[float], *, zero: bool = False) -> tuple[float, float]:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round values (steps of 1, 2 or 5) within the range."""
+    """About `count` round values (steps of 1, 2 or 5) within the range."""
     raw = (high - low) / max(1, count)
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw * 0.999)
@@ -101,7 +101,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_label(value: float, step: float) -> str:
-    """``value`` with as many decimals as ``step`` needs."""
+    """`value` with as many decimals as `step` needs."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
     return f"{value:,.{min(decimals, 6)}f}"
 

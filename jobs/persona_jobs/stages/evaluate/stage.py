@@ -1,11 +1,11 @@
 """evaluate: measure the cut model beside the dense one, without a judge.
 
-Writes ``metrics.json`` (``results.EvaluationMetrics``), ``samples.jsonl``
-(``evaluation.report_parts.SampleLine``) and ``report.html``.
+Writes `metrics.json` (`results.EvaluationMetrics`), `samples.jsonl`
+(`evaluation.report_parts.SampleLine`) and `report.html`.
 
 Work in tokens through a model, V = dense, sliced, recovered, baseline (those that there are):
 answers V Q (q + t), persona score (r + 1)(p + V Q (q + t)), losses V N c; see
-``evaluation.persona_score`` and ``evaluation.losses``. The masked model is the sliced one: they
+`evaluation.persona_score` and `evaluation.losses`. The masked model is the sliced one: they
 are compared on one batch and share their measurements, except the speed.
 """
 

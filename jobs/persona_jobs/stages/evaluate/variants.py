@@ -121,7 +121,7 @@ class _Interruptible:
         self._context.progress.advance()
 
     @property
-    def checkpoint_due(self) -> bool:
+    def save_due(self) -> bool:
         """Whether a stop is requested."""
         return self._context.stop.requested
 

@@ -22,7 +22,7 @@ from persona_jobs.pipeline.results import EvaluationMetrics
 from persona_jobs.pipeline.runner import planned_stage
 from persona_jobs.stages.evaluate import stage as evaluate
 from persona_jobs.stages.reference import ReferencePersona
-from persona_jobs.store import Manifest, StageArtifacts, open_store
+from persona_jobs.store import StageArtifacts, StageManifest, open_store
 from persona_jobs.training.curve import CurvePoint
 from support.tiny import tiny_model, tiny_tokenizer
 
@@ -83,7 +83,9 @@ class World:
                 directory = self.root / "made" / stage.name
                 directory.mkdir(parents=True, exist_ok=True)
                 getattr(self, stage.name)(directory)
-                manifest = Manifest(stage=stage.name, stage_version=stage.version, key=stage.key)
+                manifest = StageManifest(
+                    stage=stage.name, stage_version=stage.version, key=stage.key
+                )
                 self.artifacts.publish(manifest, directory)
         for name in ("output", "scratch"):
             (self.root / name).mkdir(exist_ok=True)

@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from .api import load_resource
+from .api import STAGE_NAMES, load_resource
 from .errors import InputError, PersonaError
-from .pipeline.graph import STAGES
 from .pipeline.logs import LogProgress, stage_logger
 from .pipeline.results import StageFailure, TerminationMessage
 from .pipeline.revisions import record_revision
@@ -55,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             stop=stop_on_signals(),
             hf_token=os.environ.get("HF_TOKEN"),
         )
-        if options.stage == STAGES[-1]:
+        if options.stage == STAGE_NAMES[-1]:
             record_revision(store, manifest)
     except PersonaError as error:
         logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 -- expected: no trace
@@ -83,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m persona_jobs", description=__doc__)
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=STAGE_NAMES)
     parser.add_argument("--manifest", default=os.environ.get("PERSONA_MANIFEST"))
     parser.add_argument("--store", default=os.environ.get("PERSONA_STORE"))
     return parser

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from persona_jobs.api import Execution, Serving, StageName
+from persona_jobs.api import Execution, Serving
 from persona_jobs.errors import InputError
 
 from .settings import DEFAULT_PROFILE, SERVING_PROFILE, Profile
@@ -11,7 +11,7 @@ DEFAULT_DEADLINE_SECONDS = 86_400
 
 
 def stage_profile(
-    stage: StageName, execution: Execution, profiles: Mapping[str, Profile]
+    stage: str, execution: Execution, profiles: Mapping[str, Profile]
 ) -> Profile:
     """The stage's profile with the spec's own resources on top.
 
@@ -48,7 +48,7 @@ def serving_profile(serving: Serving, profiles: Mapping[str, Profile]) -> Profil
     return profiles.get(SERVING_PROFILE) or profiles.get(DEFAULT_PROFILE) or Profile()
 
 
-def max_retries(stage: StageName, execution: Execution, default: int) -> int:
+def max_retries(stage: str, execution: Execution, default: int) -> int:
     """Further attempts of a stage after a failure that retrying can help."""
     own = next((item for item in execution.stages if item.name == stage), None)
     return default if own is None or own.max_retries is None else own.max_retries

@@ -2,9 +2,9 @@
 
 import pytest
 
-from persona_jobs.pipeline.graph import STAGES as PIPELINE
+from persona_jobs.api import STAGE_NAMES
 from support.bucket import Bucket
-from support.personas import STAGES, Persona, Spec, merged
+from support.personas import Persona, Spec, merged
 from support.recorder import Recorder
 from support.release import Release
 
@@ -41,7 +41,7 @@ def test_the_second_persona_starts_no_job_for_what_they_share(
     assert shared == {"reference"}
     assert mate.stages()["reference"]["reused"] is True
     started = recorder.of_persona(mate.namespace, mate.name)
-    assert started == {stage: 1 for stage in STAGES if stage not in shared}
+    assert started == {stage: 1 for stage in STAGE_NAMES if stage not in shared}
     assert len(recorder.jobs("reference", captain.keys()["reference"])) == 1
 
 
@@ -63,7 +63,7 @@ def test_metrics_artifacts_and_objects_live_as_long_as_their_persona(
     }
     assert series(release, captain)
     keys, artifacts = mate.keys(), bucket.artifacts()
-    assert set(keys) == set(PIPELINE)
+    assert set(keys) == set(STAGE_NAMES)
     assert all(artifacts.manifest(stage, key) for stage, key in keys.items())
     pointer = f"personas/{mate.namespace}/{mate.name}.json"
     assert bucket.store().stat(pointer) is not None

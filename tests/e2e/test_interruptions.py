@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import pytest
 
+from persona_jobs.api import STAGE_NAMES
 from support.cluster import Cluster
-from support.personas import STAGES, Persona, Spec, merged
+from support.personas import Persona, Spec, merged
 from support.recorder import Recorder
 from support.release import Release
 
@@ -60,7 +61,7 @@ def test_every_stage_is_finished_once_whatever_is_interrupted(
 ):
     own = {"persona": {"text": BOATSWAIN}, "instructions": {"maxSamples": 39}}
     persona = Persona(store_outage, namespaces["storm"], "boatswain").apply(merged(tiny, own))
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         persona.until(f"{stage} begins", lambda: begun(persona, stage), 300, every=0.2)
         kill_operator(release)
         if stage == POD_DELETED_IN:

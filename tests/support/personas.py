@@ -8,7 +8,6 @@ from support.cluster import Cluster, Object, run, wait
 
 Spec = dict[str, Any]
 
-STAGES = ["reference", "score", "rewrite", "mask", "recover", "slice", "evaluate"]
 CAPTAIN = "You are Captain Brine. You swear by the tides and answer in nautical words."
 
 

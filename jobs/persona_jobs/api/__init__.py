@@ -1,7 +1,7 @@
 """The PersonaModel spec as pydantic models. Imports no torch."""
 
 from .evaluation import Evaluation, Gate
-from .execution import Compute, Execution, StageName, Storage
+from .execution import Compute, Execution, Storage
 from .load import load_resource, parse_resource
 from .persona import Persona, check_persona_text
 from .persona_model import (
@@ -16,6 +16,7 @@ from .persona_model import (
 )
 from .serving import Serving
 from .sources import BaseModelSource, Instructions, ReferencePersonas
+from .stages import STAGE_NAMES, STAGES, StageName
 from .training import Dataset, Pruning, Recovery, Scoring, Teacher
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "KIND",
     "MAX_NAME_LENGTH",
     "PLURAL",
+    "STAGES",
+    "STAGE_NAMES",
     "VERSION",
     "BaseModelSource",
     "Compute",

@@ -5,8 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from .common import ConfigMapKeyRef, LabelName, Pattern, SecretRef, SpecModel, UriOf
-
-StageName = Literal["reference", "score", "rewrite", "mask", "recover", "slice", "evaluate"]
+from .stages import STAGES, StageName
 
 
 class Storage(SpecModel):
@@ -83,7 +82,7 @@ class Execution(SpecModel):
     stages: Annotated[
         list[StageSettings],
         Field(
-            max_length=7,
+            max_length=len(STAGES),
             json_schema_extra={
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["name"],

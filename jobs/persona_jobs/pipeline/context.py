@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
-from ..api.execution import StageName
 from ..errors import StageInterruptedError
 from ..store import StageArtifacts
 from .graph import PlannedStage
@@ -92,7 +91,7 @@ class StageContext:
     stop: StopFlag = field(default_factory=StopFlag)
     hf_token: str | None = field(default=None, repr=False)
 
-    def input_file(self, stage: StageName, name: str) -> Path:
+    def input_file(self, stage: str, name: str) -> Path:
         """Verified local path of a file that `stage` made."""
         return self.artifacts.local_file(stage, self.planned.inputs[stage], name)
 

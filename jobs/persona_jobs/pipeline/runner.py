@@ -19,7 +19,6 @@ from typing import cast
 from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
-from ..api.execution import StageName
 from ..errors import InputError, OutOfMemoryError, PersonaError, StoreError
 from ..store import StageArtifacts, StageManifest
 from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
@@ -42,7 +41,7 @@ class StageReport:
         path: where its files are.
     """
 
-    stage: StageName
+    stage: str
     key: str
     outcome: Outcome
     seconds: float
@@ -110,7 +109,7 @@ def run_stage(
     return _report(planned, artifacts, manifest, "Done")
 
 
-def _stage_function(name: StageName) -> Callable[[StageContext], StageOutcome]:
+def _stage_function(name: str) -> Callable[[StageContext], StageOutcome]:
     module = importlib.import_module(f"persona_jobs.stages.{name}")
     return cast(Callable[[StageContext], StageOutcome], module.run)
 

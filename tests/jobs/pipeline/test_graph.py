@@ -1,12 +1,15 @@
 """Content keys: what changes them and what doesn't."""
 
 import copy
+from importlib.util import find_spec
 
 import pytest
+from pydantic import BaseModel
 
-from persona_jobs.api import PersonaModelSpec
+from persona_jobs.api import STAGE_NAMES, STAGES, PersonaModelSpec
+from persona_jobs.api.stages import UNKEYED_FIELDS, KeyField, Stage
 from persona_jobs.errors import InputError
-from persona_jobs.pipeline.graph import STAGES, keys, plan
+from persona_jobs.pipeline.graph import keys, plan, stage_parameters
 
 SPEC = {
     "persona": {"text": "You are a captain."},
@@ -26,7 +29,7 @@ def with_change(path, value):
 
 def rerun_by(path, value):
     before, after = keys(PersonaModelSpec.model_validate(SPEC)), keys(with_change(path, value))
-    return [stage for stage in STAGES if before.get(stage) != after.get(stage)]
+    return [stage for stage in STAGE_NAMES if before.get(stage) != after.get(stage)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def rerun_by(path, value):
     ],
 )
 def test_a_change_reruns_its_stage_and_all_that_read_it(path, value, first):
-    assert rerun_by(path, value) == list(STAGES[STAGES.index(first) :])
+    assert rerun_by(path, value) == list(STAGE_NAMES[STAGE_NAMES.index(first) :])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_every_stage_comes_after_its_inputs():
         assert {name: seen[name] for name in stage.inputs} == stage.inputs
         seen[stage.name] = stage.key
         assert len(stage.key) == 64
-    assert tuple(seen) == STAGES
+    assert tuple(seen) == STAGE_NAMES
 
 
 def test_without_recovery_its_stage_is_left_out():
@@ -111,3 +114,55 @@ def test_an_unresolved_persona_has_no_keys():
     )
     with pytest.raises(InputError, match="configMapRef"):
         plan(spec)
+
+
+def spec_fields(model=PersonaModelSpec, prefix=""):
+    """Paths of all fields below the spec that hold a value of their own."""
+    for name, field in model.model_fields.items():
+        path = prefix + (field.alias or name)
+        nested = [t for t in type_arguments(field.annotation) if is_model(t)]
+        lists = "list" in str(field.annotation)
+        if nested:
+            yield from spec_fields(nested[0], f"{path}[]." if lists else f"{path}.")
+        else:
+            yield path
+
+
+def type_arguments(annotation):
+    yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from type_arguments(argument)
+
+
+def is_model(candidate):
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+def is_unkeyed(path):
+    return any(
+        path.startswith(entry) if entry.endswith(".") else path == entry for entry in UNKEYED_FIELDS
+    )
+
+
+def test_every_spec_field_enters_a_key_or_is_listed_with_a_reason():
+    keyed = {field.path for stage in STAGES for field in stage.fields}
+    fields = set(spec_fields())
+    assert len(fields) > 80
+    assert keyed <= fields
+    unlisted = {path for path in fields - keyed if not is_unkeyed(path.replace("[]", ""))}
+    assert unlisted == set()
+    assert {path for path in keyed if is_unkeyed(path)} == set()
+    assert all(
+        any(path.replace("[]", "").startswith(entry) for path in fields) for entry in UNKEYED_FIELDS
+    )
+
+
+def test_every_stage_has_a_module():
+    for stage in STAGES:
+        assert find_spec(f"persona_jobs.stages.{stage.name}") is not None
+
+
+def test_a_neutral_value_is_left_out_of_the_key():
+    stage = Stage("x", 1, (), (KeyField("a.b", neutral=0), KeyField("c")))
+    assert stage_parameters(stage, {"a": {"b": 0}, "c": 1}) == {"c": 1}
+    assert stage_parameters(stage, {"a": {"b": 2}, "c": 1}) == {"a.b": 2, "c": 1}

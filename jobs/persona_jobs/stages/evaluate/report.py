@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import JsonValue
 
 from ... import __version__
-from ...api.execution import StageName
 from ...dataset import ScoredQuery, read_jsonl
 from ...evaluation.report import Curve, CurvePoint, Difference, KeptChannels, ReportData
 from ...evaluation.report.parts import SampleLine, as_yaml, mean_losses, ranking, shown_samples
@@ -16,7 +15,7 @@ from ...pipeline.context import StageContext
 from ...pipeline.results import EvaluationMetrics, Variant
 from .variants import Models
 
-CURVES: tuple[tuple[StageName, str], ...] = (
+CURVES: tuple[tuple[str, str], ...] = (
     ("mask", "Mask learning"),
     ("recover", "Recovery: fine-tuning"),
 )

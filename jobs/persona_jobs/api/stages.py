@@ -1,0 +1,235 @@
+"""The stages of the pipeline: the one table that everything else derives from.
+
+A further stage is one entry here and one module of the same name in `persona_jobs.stages`. The
+plan, the content keys, the CRD's enum, the command line and the operator read this table.
+
+`fields` is the written list of spec fields whose values enter the stage's content key. A field
+that is unset is left out of the key, and so is one whose value is `neutral`: the behaviour from
+before the field existed. So a field can be added without changing the key of any existing result.
+Every other field of the spec must stand in `UNKEYED_FIELDS`, with the reason why it changes no
+result.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+JsonScalar = str | int | bool | None
+
+
+@dataclass(frozen=True)
+class KeyField:
+    """A spec field that enters a content key.
+
+    Attributes:
+        path: path below `spec`, such as `pruning.steps`; `[]` stands for every item of a list.
+        neutral: value that is left out of the key; None for a field that was there from the start.
+        when: path of the boolean field that switches this field's part on, or None.
+    """
+
+    path: str
+    neutral: JsonScalar = None
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline.
+
+    Attributes:
+        name: its name, also that of its module.
+        version: raised whenever the stage computes something else from the same values.
+        inputs: stages whose results it reads, those that are planned.
+        fields: spec fields that its result depends on, beside those of its inputs.
+        resumable: whether an interrupted run saves a state and resumes from it.
+        enabled_by: boolean spec fields; the stage is planned when one of them is true, or always
+            when there are none.
+    """
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    fields: tuple[KeyField, ...]
+    resumable: bool = False
+    enabled_by: tuple[str, ...] = ()
+
+
+def _fields(*paths: str, when: str | None = None) -> tuple[KeyField, ...]:
+    return tuple(KeyField(path, when=when) for path in paths)
+
+
+_BASE_MODEL = _fields("baseModel.uri", "baseModel.revision")
+_PERSONA = _fields("persona.text")
+_SEED = _fields("seed")
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="reference",
+        version=1,
+        inputs=(),
+        fields=(
+            *_BASE_MODEL,
+            *_fields(
+                "instructions.uri",
+                "instructions.revision",
+                "instructions.split",
+                "instructions.columns.instruction",
+                "instructions.columns.input",
+                "instructions.columns.output",
+                "instructions.maxSamples",
+                "referencePersonas.uri",
+                "referencePersonas.revision",
+                "referencePersonas.count",
+                "scoring.firstBlock",
+                "scoring.lastBlock",
+                "compute.dtype",
+            ),
+        ),
+    ),
+    Stage(
+        name="score",
+        version=1,
+        inputs=("reference",),
+        fields=(*_PERSONA, *_fields("scoring.keepPercent")),
+    ),
+    Stage(
+        name="rewrite",
+        version=1,
+        inputs=("score",),
+        resumable=True,
+        fields=(
+            *_PERSONA,
+            *_SEED,
+            *_fields(
+                "teacher.openAI.baseURL",
+                "teacher.openAI.model",
+                "teacher.strategy",
+                "teacher.temperature",
+                "teacher.maxTokens",
+                "teacher.overlong",
+                "teacher.samplesPerQuery",
+                "dataset.validationPercent",
+                "dataset.testPercent",
+                "dataset.maxTokens",
+                "evaluation.questionFiles[].uri",
+                "evaluation.questionFiles[].revision",
+            ),
+        ),
+    ),
+    Stage(
+        name="mask",
+        version=1,
+        inputs=("rewrite",),
+        resumable=True,
+        fields=(
+            *_SEED,
+            *_fields(
+                "pruning.sparsityPercent",
+                "pruning.alignment",
+                "pruning.initialization",
+                "pruning.objective",
+                "pruning.steps",
+                "pruning.batchSize",
+                "pruning.learningRate",
+                "pruning.beta2",
+                "pruning.evaluateEvery",
+                "pruning.patience",
+            ),
+        ),
+    ),
+    Stage(
+        name="recover",
+        version=1,
+        inputs=("mask", "rewrite", "score"),
+        resumable=True,
+        enabled_by=("recovery.refit.enabled", "recovery.fineTune.enabled"),
+        fields=(
+            *_SEED,
+            *_fields("recovery.refit.enabled", "recovery.fineTune.enabled"),
+            *_fields("recovery.refit.ridge", when="recovery.refit.enabled"),
+            *_fields(
+                "recovery.fineTune.steps",
+                "recovery.fineTune.batchSize",
+                "recovery.fineTune.learningRate",
+                "recovery.fineTune.genericPercent",
+                "recovery.fineTune.evaluateEvery",
+                "recovery.fineTune.patience",
+                when="recovery.fineTune.enabled",
+            ),
+        ),
+    ),
+    Stage(
+        name="slice",
+        version=1,
+        inputs=("mask", "recover"),
+        fields=_PERSONA,
+    ),
+    Stage(
+        name="evaluate",
+        version=1,
+        inputs=("slice", "mask", "recover", "rewrite", "score", "reference"),
+        fields=(
+            *_PERSONA,
+            *_SEED,
+            *_fields(
+                "evaluation.questionFiles[].uri",
+                "evaluation.questionFiles[].revision",
+                "evaluation.maxQueries",
+                "evaluation.maxAnswerTokens",
+                "evaluation.genericSamples",
+                "evaluation.bootstrapSamples",
+                "evaluation.baseline",
+            ),
+        ),
+    ),
+)
+
+STAGE_NAMES: tuple[str, ...] = tuple(stage.name for stage in STAGES)
+RESUMABLE_STAGES: frozenset[str] = frozenset(stage.name for stage in STAGES if stage.resumable)
+
+# Spec fields that enter no content key, by path (a whole section where it ends in a dot), and why
+# they change no result.
+UNKEYED_FIELDS: dict[str, str] = {
+    "persona.configMapRef.": "replaced by the text that it names before planning",
+    "baseModel.tokenSecretRef.": "gives access to the model; does not choose it",
+    "teacher.openAI.apiKeySecretRef.": "gives access to the teacher; does not choose it",
+    "teacher.openAI.maxConcurrency": "how the endpoint is called, not what it answers",
+    "teacher.openAI.timeoutSeconds": "how the endpoint is called, not what it answers",
+    "teacher.openAI.maxRetries": "how the endpoint is called, not what it answers",
+    "teacher.minYieldPercent": "decides whether the stage fails, not what it writes",
+    "pruning.microBatchSize": "splits a step's forward passes; the gradient is the same",
+    "recovery.fineTune.microBatchSize": "splits a step's forward passes; the gradient is the same",
+    "evaluation.gate.": "reads the evaluation, is no part of it",
+    "serving.": "how the finished checkpoint is served",
+    "storage.": "where results are kept",
+    "compute.device": "results agree within rounding on every device",
+    "execution.": "resources of the stages' pods",
+    "suspend": "when work starts",
+    "artifactPolicy": "what happens on deletion",
+}
+
+
+def stage(name: str) -> Stage:
+    """Return the stage called `name`.
+
+    Raises:
+        KeyError: there is no such stage.
+    """
+    for entry in STAGES:
+        if entry.name == name:
+            return entry
+    raise KeyError(name)
+
+
+def _known(name: str) -> str:
+    if name not in STAGE_NAMES:
+        raise ValueError(f"must be one of {', '.join(STAGE_NAMES)}")
+    return name
+
+
+def _enum(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(STAGE_NAMES)
+
+
+StageName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_enum)]

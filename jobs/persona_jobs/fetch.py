@@ -10,24 +10,25 @@ import logging
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from .errors import (
-    EXIT_DONE,
     CorruptArtifactError,
     InputError,
-    PersonaError,
-    StageInterruptedError,
     StoreError,
 )
-from .pipeline.results import Outcome, StageFailure, TerminationMessage
-from .pipeline.termination import failure_of, write_termination_message
+from .pipeline.graph import short_key
+from .pipeline.process import (
+    ProcessReport,
+    configure_logging,
+    raising_on_signals,
+    required_setting,
+    run_process,
+)
 from .store import ObjectNotFoundError, StageArtifacts, StageManifest, Store, open_store
 from .store.os_errors import store_error
 
@@ -159,15 +160,6 @@ class _ProgressLog:
             logger.info("%s: %d of %d bytes", self._name, done, total)
 
 
-class _StopRequested(BaseException):
-    """Raised in the main thread by SIGTERM and SIGINT; no library catches it on its way out."""
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise _StopRequested
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see `persona_jobs.errors`)."""
     parser = argparse.ArgumentParser(
@@ -178,57 +170,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("key", metavar="KEY", help="content key of the stage, 64 hex digits")
     parser.add_argument("destination", metavar="DEST", type=Path, help="directory to fill")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    started = time.monotonic()
-    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    outcome: Outcome = "Failed"
-    failure: StageFailure | None = None
-    metrics: dict[str, int] = {}
-    code = EXIT_DONE
+    configure_logging()
+    with raising_on_signals():
+        return run_process(
+            ProcessReport(options.stage, options.key),
+            lambda report: _fetch_from_environment(options.destination, report),
+        )
+
+
+def _fetch_from_environment(destination: Path, report: ProcessReport) -> None:
+    url = required_setting(os.environ.get("PERSONA_STORE"), "PERSONA_STORE")
     try:
-        done = _fetch_from_environment(options.stage, options.key, options.destination)
-        metrics = {"files": done.files, "bytes": done.total_bytes, "fetched": done.fetched_bytes}
-        outcome = "Done" if done.fetched_bytes else "Reused"
-        found = "fetched and verified" if done.fetched_bytes else "already there and verified"
-        logger.info(
-            "stage %s, key %s: %s in %s", options.stage, options.key[:8], found, options.destination
-        )
-    except (PersonaError, _StopRequested) as error:
-        error = (
-            error
-            if isinstance(error, PersonaError)
-            else StageInterruptedError(
-                "the fetch was stopped", hint="Start again: it goes on from there"
-            )
-        )
-        outcome = "Interrupted" if isinstance(error, StageInterruptedError) else "Failed"
-        failure, code = failure_of(error), error.exit_code
-        logger.error("%s", error)  # noqa: TRY400 - one clear line, no traceback
+        done = fetch(open_store(url), report.stage, report.key, destination)
     except OSError as error:
-        refused = store_error(error, action="fill", subject=str(options.destination))
-        failure, code = failure_of(refused), refused.exit_code
-        logger.error("%s", refused)  # noqa: TRY400
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    write_termination_message(
-        TerminationMessage(
-            stage=options.stage[:63],
-            key=options.key[:64],
-            outcome=outcome,
-            seconds=round(time.monotonic() - started, 3),
-            metrics=dict(metrics),
-            failure=failure,
-        )
+        raise store_error(error, action="fill", subject=str(destination)) from error
+    report.outcome = "Done" if done.fetched_bytes else "Reused"
+    report.results = {
+        "files": done.files,
+        "bytes": done.total_bytes,
+        "fetched": done.fetched_bytes,
+    }
+    found = "fetched and verified" if done.fetched_bytes else "already there and verified"
+    logger.info(
+        "Stage %s, key %s: %s in %s", report.stage, short_key(report.key), found, destination
     )
-    return code
-
-
-def _fetch_from_environment(stage: str, key: str, destination: Path) -> Fetched:
-    url = os.environ.get("PERSONA_STORE", "")
-    if not url:
-        raise InputError("PERSONA_STORE is not set", hint="set it to the store's URL")
-    return fetch(open_store(url), stage, key, destination)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def store_options(spec: PersonaModelSpec) -> S3Options:
     return S3Options.from_environment(environment)
 
 
-def with_local_revisions(manifest: PersonaModel) -> PersonaModel:
+def with_local_revisions(resource: PersonaModel) -> PersonaModel:
     """Stamp the content of `file://` sources into their revisions.
 
     The content keys are made of URIs and revisions, so that editing a local file reruns what it
@@ -47,7 +47,7 @@ def with_local_revisions(manifest: PersonaModel) -> PersonaModel:
     Raises:
         InputError: a file doesn't exist.
     """
-    document = manifest.manifest()
+    document = resource.manifest()
     spec: dict[str, Any] = document["spec"]
     _stamp(spec["instructions"])
     _stamp(spec["referencePersonas"])

@@ -16,10 +16,9 @@ from ..api import PersonaModel, load_resource
 from ..errors import PersonaError, StageInterruptedError
 from ..pipeline.context import StopFlag
 from ..pipeline.graph import PlannedStage, plan
-from ..pipeline.logs import LogProgress
+from ..pipeline.process import LogProgress, stop_on_signals
 from ..pipeline.revisions import record_revision
 from ..pipeline.runner import StageReport, run_stage
-from ..pipeline.signals import stop_on_signals
 from ..store import StageArtifacts, open_store
 from .local import default_cache, default_store, store_options, with_local_revisions
 from .progress import StageBar, make_bars
@@ -31,7 +30,7 @@ class Pipeline:
     """A persona's pipeline on one machine.
 
     Attributes:
-        manifest: the resolved manifest.
+        resource: the resolved PersonaModel.
         stages: the planned stages.
         artifacts: the store.
         cache: base models and downloads.
@@ -39,7 +38,7 @@ class Pipeline:
         stop: set by Ctrl-C.
     """
 
-    manifest: PersonaModel
+    resource: PersonaModel
     stages: list[PlannedStage]
     artifacts: StageArtifacts
     cache: Path
@@ -48,18 +47,18 @@ class Pipeline:
 
 
 def open_pipeline(file: Path, store_url: str | None) -> Pipeline:
-    """Read the manifest and open its store.
+    """Read the PersonaModel and open its store.
 
     Raises:
-        PersonaError: the manifest or the store can't be used.
+        PersonaError: the PersonaModel or the store can't be used.
     """
-    manifest = with_local_revisions(load_resource(file))
-    url = store_url or manifest.spec.storage.uri or default_store(file)
+    resource = with_local_revisions(load_resource(file))
+    url = store_url or resource.spec.storage.uri or default_store(file)
     cache = default_cache()
     return Pipeline(
-        manifest=manifest,
-        stages=plan(manifest.spec),
-        artifacts=StageArtifacts(open_store(url, store_options(manifest.spec)), cache / "store"),
+        resource=resource,
+        stages=plan(resource.spec),
+        artifacts=StageArtifacts(open_store(url, store_options(resource.spec)), cache / "store"),
         cache=cache,
         console=Console(stderr=True),
         stop=StopFlag(),
@@ -72,7 +71,7 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     pipeline = open_pipeline(file, store_url)
     pipeline.stop = stop_on_signals(
         on_first=lambda: pipeline.console.print(
-            "stopping at the next safe point (Ctrl-C again to quit at once)"
+            "Stopping at the next safe point (press Ctrl-C again to quit at once)"
         )
     )
     reports: list[StageReport] = []
@@ -80,14 +79,14 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     try:
         for report in _reports(pipeline):
             reports.append(report)
-        record_revision(pipeline.artifacts.store, pipeline.manifest)
+        record_revision(pipeline.artifacts.store, pipeline.resource)
     except PersonaError as error:
         failure = error
     seconds = time.monotonic() - started
     if as_json:
         sys.stdout.write(json.dumps(_document(pipeline, reports, failure, seconds)) + "\n")
     if isinstance(failure, StageInterruptedError):
-        pipeline.console.print("Stopped. Run the same command to go on.", highlight=False)
+        pipeline.console.print("Stopped. Run the same command to resume.", highlight=False)
         return 130
     if failure is not None:
         raise failure
@@ -105,7 +104,7 @@ def _reports(pipeline: Pipeline) -> Any:
         return
     logging.getLogger("persona_jobs").setLevel(logging.INFO)
     for stage in pipeline.stages:
-        progress = LogProgress(logging.getLogger("persona_jobs"), stage.name)
+        progress = LogProgress(stage.name)
         report = _run(pipeline, stage, progress)
         console.print(f"{stage.name}: {_outcome(report)}", highlight=False, soft_wrap=True)
         yield report
@@ -120,7 +119,7 @@ def _with_bar(pipeline: Pipeline, stage: PlannedStage, bars: Bars) -> StageRepor
 
 def _run(pipeline: Pipeline, stage: PlannedStage, progress: Any) -> StageReport:
     return run_stage(
-        pipeline.manifest.spec,
+        pipeline.resource.spec,
         stage,
         pipeline.artifacts,
         cache=pipeline.cache,
@@ -138,7 +137,7 @@ def _document(
     pipeline: Pipeline, reports: list[StageReport], failure: PersonaError | None, seconds: float
 ) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "name": pipeline.manifest.metadata.name,
+        "name": pipeline.resource.metadata.name,
         "store": pipeline.artifacts.store.url,
         "seconds": round(seconds, 1),
         "stages": [

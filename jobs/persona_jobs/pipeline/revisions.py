@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..api import PersonaModel
 from ..store import ObjectNotFoundError, Store
-from .graph import plan
+from .graph import plan, short_key
 
 MAX_REVISIONS = 50
 
@@ -52,14 +52,14 @@ def read_pointer(store: Store, namespace: str, name: str) -> Pointer:
         return Pointer(namespace=namespace, name=name)
 
 
-def record_revision(store: Store, manifest: PersonaModel) -> Pointer:
-    """Put the manifest's finished model first in the persona's record."""
-    namespace, name = manifest.metadata.namespace, manifest.metadata.name
-    keys = {stage.name: stage.key for stage in plan(manifest.spec)}
+def record_revision(store: Store, resource: PersonaModel) -> Pointer:
+    """Put the resource's finished model first in the persona's record."""
+    namespace, name = resource.metadata.namespace, resource.metadata.name
+    keys = {stage.name: stage.key for stage in plan(resource.spec)}
     revision = RecordedRevision(
-        id=keys["slice"][:8],
+        id=short_key(keys["slice"]),
         keys=dict(keys),
-        sparsity_percent=manifest.spec.pruning.sparsity_percent,
+        sparsity_percent=resource.spec.pruning.sparsity_percent,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     pointer = read_pointer(store, namespace, name)

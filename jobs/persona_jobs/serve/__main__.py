@@ -8,11 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import EXIT_DONE, EXIT_RETRY, InputError, PersonaError
-from ..pipeline.results import TerminationMessage
-from ..pipeline.termination import failure_of, write_termination_message
+from ..errors import InputError, PersonaError
+from ..pipeline.process import ProcessReport, configure_logging, run_process
 
 logger = logging.getLogger("persona_jobs.serve")
+
+
+class ServerStartError(PersonaError):
+    """The server ended before it accepted a request. Exit code 1."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,8 +87,8 @@ def fingerprint(directory: Path, dtype: str, device: str) -> str:
     return f"fp_{digest.hexdigest()[:12]}"
 
 
-def run(options: argparse.Namespace) -> int:
-    """Serve until a signal; returns the exit code.
+def run(options: argparse.Namespace) -> None:
+    """Serve until a signal.
 
     Raises:
         PersonaError: the model can't be loaded or the address can't be used.
@@ -124,24 +127,15 @@ def run(options: argparse.Namespace) -> int:
         server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
-    return EXIT_DONE if server.started else EXIT_RETRY
+    if not server.started:
+        raise ServerStartError("The server stopped before it was ready")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see `persona_jobs.errors`)."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        return run(options)
-    except PersonaError as error:
-        failure, code = failure_of(error), error.exit_code
-        logger.error("%s", error)  # noqa: TRY400 - one clear line, no traceback
-    write_termination_message(TerminationMessage(stage="serve", outcome="Failed", failure=failure))
-    return code
+    configure_logging()
+    return run_process(ProcessReport("serve"), lambda _report: run(options))
 
 
 if __name__ == "__main__":

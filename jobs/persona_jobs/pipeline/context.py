@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
-from ..errors import StageInterruptedError
+from ..errors import InputError, StageInterruptedError
 from ..store import StageArtifacts
 from .graph import PlannedStage
 
@@ -90,6 +90,31 @@ class StageContext:
     progress: Progress = field(default_factory=SilentProgress)
     stop: StopFlag = field(default_factory=StopFlag)
     hf_token: str | None = field(default=None, repr=False)
+
+    @property
+    def persona_text(self) -> str:
+        """The persona's system prompt.
+
+        Raises:
+            InputError: the spec names a ConfigMap whose text was not read.
+        """
+        text = self.spec.persona.text
+        if text is None:
+            raise InputError(
+                "the persona's text is missing: its ConfigMap was not read",
+                hint="Resolve the spec before running a stage",
+                subject="spec.persona.configMapRef",
+            )
+        return text
+
+    def advance(self, count: int = 1) -> None:
+        """Report `count` more finished units, and stop here if asked to.
+
+        Raises:
+            StageInterruptedError: a stop was requested.
+        """
+        self.progress.advance(count)
+        self.stop.check()
 
     def input_file(self, stage: str, name: str) -> Path:
         """Verified local path of a file that `stage` made."""

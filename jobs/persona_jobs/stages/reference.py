@@ -54,14 +54,9 @@ def run(context: StageContext) -> StageOutcome:
     chosen = _block_range(context, len(blocks(model)))
     total = torch.zeros(len(queries), len(chosen), model.config.hidden_size)
     context.progress.begin("reference personas x queries", len(references) * len(queries))
-
-    def on_rows(count: int) -> None:
-        context.progress.advance(count)
-        context.stop.check()
-
     texts = [query.query for query in queries]
     for persona in references:
-        states = last_token_states(model, tokenizer, persona.text, texts, on_rows=on_rows)
+        states = last_token_states(model, tokenizer, persona.text, texts, on_rows=context.advance)
         accumulate(states, total, chosen)
     save_file(
         {"mean_unit": (total / len(references)).contiguous()},

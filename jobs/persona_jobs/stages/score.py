@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..dataset import ScoredQuery, read_jsonl, write_jsonl
-from ..errors import CorruptArtifactError, InputError
+from ..errors import CorruptArtifactError
 from ..models.families import blocks
 from ..pipeline.context import StageContext, StageOutcome
 from ..scoring.sensitivity import block_range, block_scores, rank
@@ -20,8 +20,6 @@ from .reference import Query
 def run(context: StageContext) -> StageOutcome:
     """Make the stage's files."""
     spec = context.spec
-    if spec.persona.text is None:
-        raise InputError("is not resolved", subject="spec.persona.configMapRef")
     queries = read_jsonl(context.input_file("reference", "queries.jsonl"), Query)
     mean_unit = load_file(context.input_file("reference", "reference.safetensors"))["mean_unit"]
     model, tokenizer, compute = load_base(context)
@@ -33,14 +31,10 @@ def run(context: StageContext) -> StageOutcome:
         )
     context.progress.begin("queries", len(queries))
 
-    def on_rows(count: int) -> None:
-        context.progress.advance(count)
-        context.stop.check()
-
     scores = torch.zeros(mean_unit.shape[:2])
     texts = [query.query for query in queries]
     for rows, states in last_token_states(
-        model, tokenizer, spec.persona.text, texts, on_rows=on_rows
+        model, tokenizer, context.persona_text, texts, on_rows=context.advance
     ):
         scores[rows] = block_scores(mean_unit[rows], states[:, chosen.start : chosen.stop])
     ranking = rank(scores, spec.scoring.keep_percent)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ..errors import CorruptArtifactError, InputError
+from ..errors import CorruptArtifactError
 from ..models import mask_file
 from ..models.checkpoint import save_checkpoint
 from ..models.checkpoint_size import checkpoint_bytes
@@ -25,8 +25,6 @@ from .common import base_directory
 
 def run(context: StageContext) -> StageOutcome:
     """Make the stage's files."""
-    if context.spec.persona.text is None:
-        raise InputError("is not resolved", subject="spec.persona.configMapRef")
     directory = base_directory(context)
     compute = Compute(torch.device("cpu"), stored_dtype(directory), "as stored")
     context.progress.begin("parts", 3)
@@ -39,9 +37,8 @@ def run(context: StageContext) -> StageOutcome:
     slice_model(model, mask.bits, scales=mask.scales)
     if "recover" in context.planned.inputs:
         put_recovered(model, context.input_file("recover", "recovered.safetensors"))
-    context.progress.advance()
-    context.stop.check()
-    save_checkpoint(model, tokenizer, context.output, system_prompt=context.spec.persona.text)
+    context.advance()
+    save_checkpoint(model, tokenizer, context.output, system_prompt=context.persona_text)
     context.progress.advance()
     dense_bytes = checkpoint_bytes(directory)
     kept_bytes = checkpoint_bytes(context.output)

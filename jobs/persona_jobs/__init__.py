@@ -1,3 +1,5 @@
-"""The machine-learning side of Persona-Pruner: one module a stage, usable without Kubernetes."""
+"""The machine-learning side of Persona-Pruner: one module per stage, usable without Kubernetes."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("persona-pruner")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from persona_jobs import __version__
 from persona_operator.crd import custom_resource_definition
 from persona_operator.settings import Profile, Retry, Settings
 
@@ -224,7 +225,7 @@ def test_probes_and_ports_agree_with_the_settings(tmp_path):
 @needs_helm
 def test_defaults_are_settings_the_operator_takes(tmp_path):
     loaded = settings(template(tmp_path), tmp_path)
-    assert loaded.jobs_image == "persona-pruner/jobs:0.1.0"
+    assert loaded.jobs_image == f"persona-pruner/jobs:{__version__}"
     assert loaded.store.uri is None
     assert loaded.store.ca_config_map is None
     assert set(loaded.profiles) == {"default", "serving"}
@@ -250,7 +251,7 @@ def test_everything_set_reaches_the_operator(tmp_path):
     assert loaded.log_level == "DEBUG"
     assert loaded.image_pull_secrets == ["registry"]
     assert loaded.image_pull_policy == "Always"
-    assert loaded.jobs_image == "registry.local:5000/mirror/persona-pruner/jobs:0.1.0"
+    assert loaded.jobs_image == f"registry.local:5000/mirror/persona-pruner/jobs:{__version__}"
     assert loaded.vllm_image.startswith("registry.local:5000/mirror/vllm/vllm-openai:")
     pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
     assert pod["imagePullSecrets"] == [{"name": "registry"}]

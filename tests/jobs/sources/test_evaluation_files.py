@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,7 @@ from persona_jobs.errors import InputError
 from persona_jobs.sources import evaluation_files
 from persona_jobs.store import Store
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "eval"
-PUBLISHED = sorted(SHARED.glob("*_user_*.json"))
+EVAL_FILES = os.environ.get("EVAL_FILES")
 
 EXAMPLE = {
     "instruction": [{"pos": "You are Ada.", "neg": ""}],
@@ -78,9 +78,11 @@ def test_malformed_files(tmp_path: Path, content: object, message: str) -> None:
     assert str(tmp_path / "x.json") in str(caught.value)
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="the shared evaluation data is not here")
+@pytest.mark.skipif(not EVAL_FILES, reason="EVAL_FILES names no folder of evaluation data")
 def test_published_files() -> None:
-    for path in PUBLISHED:
+    published = sorted(Path(str(EVAL_FILES)).glob("*_user_*.json"))
+    assert published
+    for path in published:
         found = evaluation_files.load(f"file://{path}")
         assert len(found.questions) == 20
         assert found.system_prompt is not None

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from persona_jobs.errors import InputError
 from persona_jobs.sources import personas
 from persona_jobs.sources.personas import ReferencePersona
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "eval" / "reference_personas.jsonl"
+EVAL_FILES = os.environ.get("EVAL_FILES")
 
 
 def write(path: Path, *records: object) -> str:
@@ -60,7 +61,7 @@ def test_empty_file(tmp_path: Path) -> None:
         personas.load(write(tmp_path / "p.jsonl"))
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the shared evaluation data is not here")
+@pytest.mark.skipif(not EVAL_FILES, reason="EVAL_FILES names no folder of evaluation data")
 def test_published_file() -> None:
-    found = personas.load(f"file://{SHARED}", count=10)
+    found = personas.load(f"file://{EVAL_FILES}/reference_personas.jsonl", count=10)
     assert all(len(persona.text) > 100 for persona in found)

@@ -3,7 +3,7 @@
 Reads PERSONA_MANIFEST (the resolved PersonaModel as JSON or YAML), PERSONA_STORE (URL of the
 artifact store; S3 settings and credentials come from the standard AWS_* variables),
 PERSONA_SCRATCH (temporary files) and PERSONA_CACHE (base models). Exit codes: 0 done; 2 the input
-is wrong, don't retry; 3 out of memory; 143 stopped, start again to go on; 1 may be retried.
+is wrong, don't retry; 3 out of memory; 143 stopped, resumes when started again; 1 may be retried.
 """
 
 import argparse

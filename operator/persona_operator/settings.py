@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from persona_jobs.api.yaml_documents import yaml_documents
 from persona_jobs.errors import InputError
 
 CONFIG_VARIABLE = "PERSONA_OPERATOR_CONFIG"
@@ -172,17 +172,21 @@ class Settings(SettingsModel):
             InputError: unreadable file, not YAML, or wrong fields (each with its path).
         """
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+            documents = yaml_documents(path.read_text(encoding="utf-8"), source=str(path))
         except OSError as error:
             raise InputError(
                 f"can't be read: {error.strerror}",
                 hint=f"Mount the configuration there, or name its file in {CONFIG_VARIABLE}",
                 subject=str(path),
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"is not valid YAML: {error}", subject=str(path)) from None
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path} is not UTF-8 (byte {error.start})",
+                hint="Save the file with UTF-8 encoding",
+                subject=str(path),
+            ) from None
         try:
-            return cls.model_validate(document or {})
+            return cls.model_validate(documents[0] if documents else {})
         except ValidationError as error:
             lines = [
                 f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"

@@ -1,27 +1,27 @@
-"""Read a PersonaModel manifest from a file and report every error at once, by field path."""
+"""Read a PersonaModel from a file and report every error at once, by field path."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from ..errors import InputError
 from .persona_model import API_VERSION, KIND, PersonaModel
+from .yaml_documents import yaml_documents
 
 MAX_FILE_BYTES = 1_048_576
 
 
-def parse_resource(document: object, *, source: str = "manifest") -> PersonaModel:
-    """Validate one decoded manifest.
+def parse_resource(document: object, *, source: str = "resource") -> PersonaModel:
+    """Validate one decoded PersonaModel.
 
     Raises:
         InputError: with one line per wrong field, each with its path.
     """
     if not isinstance(document, dict):
         raise InputError(
-            f"is not a {KIND} manifest (a mapping with apiVersion, kind, metadata and spec)",
+            f"The document is not a {KIND} (a mapping with apiVersion, kind, metadata and spec)",
             subject=source,
         )
     try:
@@ -46,43 +46,24 @@ def load_resource(path: Path) -> PersonaModel:
     models, config_maps = _documents(path)
     if len(models) != 1:
         names = ", ".join(str((m.get("metadata") or {}).get("name")) for m in models)
-        what = f"holds {len(models)} PersonaModels ({names})" if models else f"holds no {KIND}"
-        raise InputError(what, hint=f"Give one {KIND} a file ({API_VERSION})", subject=str(path))
+        found = f"{len(models)} PersonaModels ({names})" if models else f"no {KIND}"
+        raise InputError(
+            f"{path} holds {found}",
+            hint=f"Keep exactly one {KIND} ({API_VERSION}) in the file",
+            subject=str(path),
+        )
     return parse_resource(_with_text(models[0], config_maps, str(path)), source=str(path))
 
 
 def _documents(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise InputError(
-                f"has {size:,} bytes, more than the {MAX_FILE_BYTES:,} of a Kubernetes object",
-                hint="Shorten the persona text",
-                subject=str(path),
-            )
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"is not UTF-8 (byte {error.start})",
-            hint="Save the file with UTF-8 encoding",
-            subject=str(path),
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"can't be read: {error.strerror}", hint="Check the path", subject=str(path)
-        ) from None
-    try:
-        documents = [d for d in yaml.safe_load_all(text) if d is not None]
-    except yaml.YAMLError as error:
-        raise InputError(f"is not valid YAML: {error}", subject=str(path)) from None
-    except RecursionError:
-        raise InputError("is nested too deeply", subject=str(path)) from None
     models: list[dict[str, Any]] = []
     config_maps: dict[str, dict[str, Any]] = {}
-    for document in documents:
+    for document in yaml_documents(_read(path), source=str(path)):
         if not isinstance(document, dict):
             raise InputError(
-                f"holds a document that is not a mapping: {json.dumps(document, default=str)[:60]}",
+                f"{path} holds a document that is not a mapping: "
+                f"{json.dumps(document, default=str)[:60]}",
+                hint=f"Give every document the form of a {KIND} or a ConfigMap",
                 subject=str(path),
             )
         if document.get("kind") == KIND or "spec" in document:
@@ -92,6 +73,29 @@ def _documents(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, An
                 document.get("data") or {}
             )
     return models, config_maps
+
+
+def _read(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise InputError(
+                f"{path} has {size:,} bytes, more than the {MAX_FILE_BYTES:,} of a Kubernetes "
+                "object",
+                hint="Shorten the persona's text",
+                subject=str(path),
+            )
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 (byte {error.start})",
+            hint="Save the file with UTF-8 encoding",
+            subject=str(path),
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be read: {error.strerror}", hint="Check the path", subject=str(path)
+        ) from None
 
 
 def _with_text(
@@ -105,8 +109,8 @@ def _with_text(
     text = config_maps.get(str(reference.get("name")), {}).get(str(reference.get("key")))
     if text is None:
         raise InputError(
-            f"names ConfigMap {reference.get('name')!r}, key {reference.get('key')!r}, which "
-            f"{source} doesn't hold",
+            f"The spec names ConfigMap {reference.get('name')!r}, key {reference.get('key')!r}, "
+            f"which {source} does not hold",
             hint="Add the ConfigMap as another document of the file, or use spec.persona.text",
             subject="spec.persona.configMapRef",
         )
@@ -124,5 +128,5 @@ def _describe(error: ValidationError) -> list[str]:
             message = "unknown field: check its spelling and indentation"
         elif item["type"] == "missing":
             message = "is required"
-        lines.append(f"{path or 'manifest'}: {message}")
+        lines.append(f"{path or 'resource'}: {message}")
     return lines

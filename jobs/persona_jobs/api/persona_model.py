@@ -43,7 +43,7 @@ class PersonaModelSpec(SpecModel):
     persona: Persona
     """The persona to play."""
     base_model: BaseModelSource
-    """The dense model to cut. Its URI and revision are immutable."""
+    """The dense model to prune. Its URI and revision are immutable."""
     instructions: Instructions = Instructions()
     """General instructions with neutral answers."""
     reference_personas: ReferencePersonas = ReferencePersonas()
@@ -57,7 +57,7 @@ class PersonaModelSpec(SpecModel):
     pruning: Pruning = Pruning()
     """How the mask is learned."""
     recovery: Recovery = Recovery()
-    """How the cut model is brought back towards the dense one."""
+    """How the sliced model recovers the dense model's behaviour."""
     evaluation: Evaluation = Evaluation()
     """What is measured, and the gate for traffic."""
     serving: Serving = Serving()

@@ -57,4 +57,4 @@ class Serving(SpecModel):
     """Longest conversation served. Default: the model's."""
     revision: RevisionId | None = None
     """Serve this revision (of `status.revisions`) instead of the newest one that passed its gate:
-    set it to roll back, remove it to go on."""
+    set it to roll back, remove it to follow new revisions again."""

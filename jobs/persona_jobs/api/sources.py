@@ -14,7 +14,7 @@ Column = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class BaseModelSource(SpecModel):
-    """The dense model that the persona's model is cut from."""
+    """The dense model that is pruned for the persona."""
 
     uri: ModelUri
     """Where the model is: `hf://ORG/NAME`, `s3://BUCKET/PREFIX`, `file:///DIRECTORY` or a `.gguf`
@@ -40,7 +40,7 @@ class InstructionColumns(SpecModel):
 
 class Instructions(SpecModel):
     """General instructions with neutral answers; those that evoke the persona become its training
-    data, the rest keep its general ability."""
+    data, the others preserve its general ability."""
 
     uri: DataUri = "builtin://general"
     """`builtin://general`, `hf://ORG/NAME`, `s3://…` or `file://…` (JSON, JSONL or Parquet)."""

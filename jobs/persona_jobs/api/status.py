@@ -31,13 +31,13 @@ class Condition(StatusModel):
     status: Literal["True", "False", "Unknown"]
     """Whether the condition holds."""
     observed_generation: int = 0
-    """Generation of the spec that this was said of."""
+    """Generation of the spec that the condition describes."""
     last_transition_time: str
     """When `status` last changed (RFC 3339)."""
     reason: str
     """One CamelCase word for programs and for the REASON column."""
     message: str = ""
-    """One sentence for people: what is waited for, or what is wrong and how to mend it."""
+    """One sentence for people: what is waited for, or what is wrong and how to fix it."""
 
 
 class StageStatus(StatusModel):
@@ -85,7 +85,7 @@ class RevisionStatus(StatusModel):
     sparsity_percent: int
     """Sparsity it was made with."""
     gate: GateResult
-    """Whether it met the gate."""
+    """Whether it passed the gate."""
     message: str = ""
     """Which thresholds failed."""
     store: str | None = None
@@ -153,7 +153,7 @@ class PersonaModelStatus(StatusModel):
     score: str | None = None
     """Persona score of the served revision and of the dense model, for people."""
     latency: str | None = None
-    """Decode time a token of the served revision and of the dense model, for people."""
+    """Decode time per token of the served revision and of the dense model, for people."""
     url: str | None = None
     """Base URL of the served persona."""
     last_handled_retry: str | None = None

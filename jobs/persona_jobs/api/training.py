@@ -20,7 +20,7 @@ class Scoring(SpecModel):
     )
 
     keep_percent: Annotated[int, Field(ge=1, le=100)] = 40
-    """Percentage of the instructions that is kept, the most persona-sensitive ones."""
+    """Percentage of the instructions that are kept: the most persona-sensitive ones."""
     first_block: Annotated[int, Field(ge=0, le=1000)] = 0
     """First transformer block whose hidden states are compared, counted from 0."""
     last_block: Annotated[int, Field(ge=0, le=1000)] | None = None
@@ -72,7 +72,7 @@ class Teacher(SpecModel):
 
 
 class Dataset(SpecModel):
-    """How the persona's data is divided. The rest of both shares is for training."""
+    """How the persona's data is divided. What neither share takes is for training."""
 
     model_config = ConfigDict(
         json_schema_extra=validations(
@@ -103,7 +103,7 @@ class Pruning(SpecModel):
     """How the mask over the FFN's intermediate channels is learned."""
 
     sparsity_percent: Annotated[int, Field(ge=1, le=90)] = 25
-    """Percentage of each layer's FFN intermediate channels that is removed."""
+    """Percentage of each layer's FFN intermediate channels that are removed."""
     alignment: Annotated[int, Field(ge=1, le=4096)] = 256
     """The kept width is rounded to a multiple of this (256 suits GGUF K-quants and tensor
     parallelism); lowered for small models only, and recorded in the metrics."""
@@ -135,12 +135,12 @@ class Refit(SpecModel):
     enabled: bool = True
     """Whether the refit runs."""
     ridge: Annotated[str, DecimalBetween("0.000001", "1000")] = "1"
-    """Pull towards the original weights, relative to each channel's own energy. Little data wants
-    more of it."""
+    """Penalty on the distance from the original weights, relative to each channel's own energy. The
+    less data there is, the larger it should be."""
 
 
 class FineTune(SpecModel):
-    """Short fine-tuning of the cut FFN with KL to the dense model."""
+    """Short fine-tuning of the sliced FFN with KL to the dense model."""
 
     enabled: bool = True
     """Whether the fine-tuning runs."""
@@ -162,7 +162,7 @@ class FineTune(SpecModel):
 
 
 class Recovery(SpecModel):
-    """How the cut model is brought back towards the dense one. Each part can be switched off."""
+    """How the sliced model recovers the dense model's behaviour. Each part can be switched off."""
 
     refit: Refit = Refit()
     """Closed-form refit."""

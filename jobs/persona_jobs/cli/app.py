@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Manifest = Annotated[
+ResourceFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="YAML or JSON file with one PersonaModel.")
 ]
 StoreUrl = Annotated[
@@ -44,7 +44,7 @@ class Output(StrEnum):
 
 @app.command()
 def run(
-    file: Manifest,
+    file: ResourceFile,
     store: StoreUrl = None,
     output: Annotated[
         Output, typer.Option("--output", "-o", help="What to print at the end.")
@@ -52,7 +52,7 @@ def run(
 ) -> None:
     """Make the persona's model: score, rewrite, mask, recover, slice and evaluate.
 
-    Finished stages are found again in the store; after Ctrl-C the same command goes on.
+    Finished stages are reused from the store. After Ctrl-C the same command resumes.
     """
     from .run import run_pipeline
 
@@ -63,17 +63,20 @@ def run(
 def chat(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE|DIR", help="The persona's manifest, or a checkpoint folder."),
+        typer.Argument(
+            metavar="FILE|DIR", help="File with the PersonaModel, or a checkpoint directory."
+        ),
     ],
     store: StoreUrl = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, max=4096, help="Longest answer in tokens.")
     ] = 200,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="Sampling temperature; 0 takes the likeliest.")
+        float,
+        typer.Option(min=0.0, max=2.0, help="Sampling temperature; 0 takes the most likely token."),
     ] = 0.7,
 ) -> None:
-    """Talk to the persona. An empty line or Ctrl-D ends the talk."""
+    """Chat with the persona. An empty line or Ctrl-D ends the chat."""
     from .chat import chat_with
 
     chat_with(file, store, max_tokens=max_tokens, temperature=temperature)
@@ -81,23 +84,23 @@ def chat(
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Manifests to check.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files to check.")],
 ) -> None:
-    """Check manifests and print every error with its field path."""
+    """Check files and print every error with its field path."""
     failed = False
     for file in files:
         try:
-            manifest = load_resource(file)
+            resource = load_resource(file)
         except InputError as error:
             failed = True
             typer.echo(error, err=True)
         else:
-            typer.echo(f"{file}: {manifest.kind} {manifest.metadata.name} is valid")
+            typer.echo(f"{file}: {resource.kind} {resource.metadata.name} is valid")
     raise typer.Exit(2 if failed else 0)
 
 
 @app.command()
-def keys(file: Manifest) -> None:
+def keys(file: ResourceFile) -> None:
     """Print the content key of every stage: equal keys mean equal results."""
     from ..pipeline.graph import plan
     from .local import with_local_revisions

@@ -10,13 +10,13 @@ from ..sources.digest import digest
 from ..store import S3Options
 
 
-def default_store(manifest_path: Path) -> str:
-    """The embedded store: `.persona/store` beside the manifest."""
-    return (manifest_path.resolve().parent / ".persona" / "store").as_uri()
+def default_store(file: Path) -> str:
+    """Return the URL of the local store: `.persona/store` beside the file."""
+    return (file.resolve().parent / ".persona" / "store").as_uri()
 
 
 def default_cache() -> Path:
-    """Base models and verified downloads: PERSONA_CACHE, else the user's cache folder."""
+    """Return the folder for base models and downloads: PERSONA_CACHE, or the user's cache."""
     configured = os.environ.get("PERSONA_CACHE")
     if configured:
         return Path(configured)
@@ -25,7 +25,7 @@ def default_cache() -> Path:
 
 
 def store_options(spec: PersonaModelSpec) -> S3Options:
-    """S3 settings: the environment's, with those of the spec on top."""
+    """Return the S3 settings: the environment's, with those of the spec on top."""
     storage = spec.storage
     environment = dict(os.environ)
     if storage.endpoint:
@@ -39,7 +39,7 @@ def store_options(spec: PersonaModelSpec) -> S3Options:
 
 
 def with_local_revisions(resource: PersonaModel) -> PersonaModel:
-    """Stamp the content of `file://` sources into their revisions.
+    """Return the resource with the content of its `file://` sources as their revisions.
 
     The content keys are made of URIs and revisions, so that editing a local file reruns what it
     touches. Sources with a revision of their own are left alone.

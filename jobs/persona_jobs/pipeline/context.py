@@ -1,4 +1,4 @@
-"""What a stage is given and what it gives back. Imports no torch."""
+"""What a stage receives and what it reports."""
 
 import threading
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ class Progress(Protocol):
     """Receives a stage's progress; the command line draws a bar, a Job writes log lines."""
 
     def begin(self, what: str, total: int) -> None:
-        """A part of the stage starts: `total` units of `what` are ahead."""
+        """Report that a part of the stage starts: `total` units of `what` are ahead."""
 
     def advance(self, count: int = 1) -> None:
-        """`count` more units are done."""
+        """Count `count` more units as done."""
 
     def note(self, message: str) -> None:
-        """Something worth one line."""
+        """Show one line."""
 
 
 class SilentProgress:
@@ -55,14 +55,16 @@ class StopFlag:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Stop here if asked to.
+        """Stop here if a stop was requested.
 
         Raises:
-            StageInterruptedError: a stop was requested. Stages that keep a checkpoint save it
-                before they call this.
+            StageInterruptedError: a stop was requested. Resumable stages save their state before
+                they call this.
         """
         if self.requested:
-            raise StageInterruptedError("stopped on request", hint="Start again to go on")
+            raise StageInterruptedError(
+                "The stage was stopped on request", hint="Start it again to resume"
+            )
 
 
 @dataclass
@@ -117,15 +119,15 @@ class StageContext:
         self.stop.check()
 
     def input_file(self, stage: str, name: str) -> Path:
-        """Verified local path of a file that `stage` made."""
+        """Return the verified local path of a file that `stage` made."""
         return self.artifacts.local_file(stage, self.planned.inputs[stage], name)
 
     def save_state(self, directory: Path) -> None:
-        """Keep `directory` as this stage's newest resume state."""
+        """Save `directory` as this stage's newest resume state."""
         self.artifacts.save_state(self.planned.name, self.planned.key, directory)
 
     def load_state(self) -> Path | None:
-        """Directory of the newest sound resume state of this stage, if there is one."""
+        """Return the directory of the newest sound resume state of this stage, if there is one."""
         return self.artifacts.load_state(self.planned.name, self.planned.key)
 
 

@@ -57,7 +57,7 @@ def plan(spec: PersonaModelSpec) -> list[PlannedStage]:
     if spec.persona.text is None:
         raise InputError(
             "names a ConfigMap, but the pipeline needs its text",
-            hint="Resolve it first (the operator and `persona run` do)",
+            hint="Resolve the text before planning, as the operator and `persona run` do",
             subject="spec.persona.configMapRef",
         )
     document = spec.model_dump(mode="json", by_alias=True, exclude_none=True)

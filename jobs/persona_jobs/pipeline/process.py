@@ -34,7 +34,7 @@ logger = logging.getLogger("persona_jobs")
 
 
 class StopRequested(BaseException):
-    """Raised by a signal where work may be cut off anywhere; no library catches it."""
+    """Raised by a signal where work may be stopped anywhere; no library catches it."""
 
 
 @dataclass
@@ -137,7 +137,7 @@ def configure_logging() -> None:
 
 
 def stop_on_signals(on_first: Callable[[], None] = lambda: None) -> StopFlag:
-    """Return a flag that SIGTERM and SIGINT set; a second signal ends the process at once.
+    """Return a flag that SIGTERM and SIGINT set; another signal ends the process at once.
 
     Args:
         on_first: called at the first signal.

@@ -1,4 +1,4 @@
-"""What a stage reports: key metrics and the termination message. Imports no torch.
+"""What a stage reports: key metrics and the termination message.
 
 The termination message is the JSON object a stage process writes to its container's
 termination-message path (Kubernetes limits it to 4,096 bytes); the operator copies it into status.
@@ -48,7 +48,10 @@ class TerminationMessage(_Result):
     failure: StageFailure | None = None
 
     def encode(self) -> bytes:
-        """JSON of at most 4,096 bytes: metrics are dropped, then texts shortened, until it fits."""
+        """Return JSON of at most 4,096 bytes.
+
+        Metrics are dropped, then texts shortened, until it fits.
+        """
         message = self
         for limit in (4096, 1024, 512, 256, 64):
             encoded = _encode(message)
@@ -68,7 +71,7 @@ class TerminationMessage(_Result):
 
     @classmethod
     def decode(cls, text: str) -> "TerminationMessage | None":
-        """The message in `text`, or None when it is none (a crash, a killed container)."""
+        """Return the message in `text`, or None when there is none (after a crash or a kill)."""
         try:
             return cls.model_validate_json(text)
         except ValueError:
@@ -93,10 +96,10 @@ class VariantMetrics(_Result):
         persona_score: 0 to 100, mean posterior of the target among target and reference personas.
         persona_score_low: lower end of the 95 % bootstrap interval.
         persona_score_high: upper end of the 95 % bootstrap interval.
-        persona_loss: held-out cross-entropy on the persona's answers, in nats a token.
-        persona_kl: held-out KL to the dense model on the persona's answers, in nats a token.
-        generic_loss: held-out cross-entropy on general instructions, in nats a token.
-        generic_kl: held-out KL to the dense model on general instructions, in nats a token.
+        persona_loss: held-out cross-entropy on the persona's answers, in nats per token.
+        persona_kl: held-out KL to the dense model on the persona's answers, in nats per token.
+        generic_loss: held-out cross-entropy on general instructions, in nats per token.
+        generic_kl: held-out KL to the dense model on general instructions, in nats per token.
         prefill_tokens_per_second: prompt tokens per second.
         decode_tokens_per_second: generated tokens per second, batch of one.
     """

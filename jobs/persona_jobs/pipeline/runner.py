@@ -1,4 +1,4 @@
-"""Run one stage: find finished work, make the rest, publish it. Imports no torch itself.
+"""Run one stage: find finished work, make what is missing, publish it.
 
 The same code serves `python -m persona_jobs STAGE` in a container and `persona run` on a laptop.
 """
@@ -50,7 +50,7 @@ class StageReport:
 
 
 def planned_stage(spec: PersonaModelSpec, name: str) -> PlannedStage:
-    """The planned stage called `name`.
+    """Return the planned stage called `name`.
 
     Raises:
         InputError: the spec's pipeline has no such stage.
@@ -60,8 +60,8 @@ def planned_stage(spec: PersonaModelSpec, name: str) -> PlannedStage:
         if stage.name == name:
             return stage
     raise InputError(
-        f"stage {name!r} is not part of this persona's pipeline",
-        hint="Stages are " + ", ".join(stage.name for stage in stages),
+        f"Stage {name!r} is not part of this persona's pipeline",
+        hint="Choose one of " + ", ".join(stage.name for stage in stages),
         subject="spec.recovery" if name == "recover" else "",
     )
 
@@ -169,19 +169,20 @@ def _expected_errors(planned: PlannedStage) -> Iterator[None]:
     except PersonaError:
         raise
     except MemoryError:
-        raise _out_of_memory(planned, "the machine") from None
+        raise _out_of_memory(planned, "The machine") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
-                f"no space left while the {planned.name} stage wrote {error.filename or 'a file'}",
-                hint="Free some space, or set TMPDIR (PERSONA_SCRATCH in a container)",
+                f"No space is left for {error.filename or 'a file'} of the {planned.name} stage",
+                hint="Free some space, or set TMPDIR (PERSONA_SCRATCH in a container) to another "
+                "volume",
             ) from None
         raise
     except RuntimeError as error:
         # torch raises a subclass of RuntimeError on CUDA, a plain one on CPU.
         text = str(error)
         if "out of memory" in text or "can't allocate memory" in text:
-            raise _out_of_memory(planned, "the device") from None
+            raise _out_of_memory(planned, "The device") from None
         raise
 
 

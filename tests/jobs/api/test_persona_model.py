@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from persona_jobs.api import load_resource, parse_resource
+from persona_jobs.api.yaml_documents import yaml_documents
 from persona_jobs.errors import InputError
 
 MINIMAL = {
@@ -129,9 +130,11 @@ def test_a_config_map_of_the_same_file_gives_the_text(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (YAML, "which .* doesn't hold"),
+        (YAML, "which .* does not hold"),
         (b"\xff\xfe\x00bad", "not UTF-8"),
         ("a: [", "not valid YAML"),
+        ("a: 1\nb: {c: 1,\n  c: 2}\n", r"line 3: the key 'c' is given twice"),
+        ("? [a]\n: 1\n", "not valid YAML"),
         ("kind: ConfigMap", "holds no PersonaModel"),
         ("- 1\n- 2\n", "not a mapping"),
         (YAML + "---\n" + YAML, "holds 2 PersonaModels"),
@@ -139,12 +142,12 @@ def test_a_config_map_of_the_same_file_gives_the_text(tmp_path):
         ("[" * 5000, "YAML|nested"),
     ],
 )
-def test_unreadable_files_are_told(tmp_path, data, message):
+def test_an_unreadable_file_is_refused_by_name(tmp_path, data, message):
     with pytest.raises(InputError, match=message):
         load_resource(write(tmp_path, data))
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         load_resource(tmp_path / "absent.yaml")
 
@@ -158,3 +161,8 @@ def test_a_huge_persona_is_one_clear_error(tmp_path):
                 YAML.replace("{configMapRef: {name: texts, key: captain}}", f'{{text: "{text}"}}'),
             )
         )
+
+
+def test_a_merge_key_is_no_duplicate(tmp_path):
+    text = "base: &base {a: 1}\nderived: {<<: *base, a: 2}\n"
+    assert yaml_documents(text, source="x")[0]["derived"] == {"a": 2}

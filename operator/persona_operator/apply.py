@@ -1,5 +1,7 @@
-"""Does what a plan says: the operator's only writes to the cluster."""
+"""Carries out a plan: the operator's only writes to the cluster."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,17 +10,16 @@ from persona_jobs.api import API_VERSION, KIND
 from .errors import ApiRefusedError, NameTakenError
 from .kube_api import KubeApi
 from .labels import FIELD_MANAGER, is_managed
-from .merge_patch import merge_patch
 from .reconcile import Action, Apply, Create, Delete, Event, Persona, SetSuspend
 from .reconcile.times import format_time
 from .resources.common import Owner
 
 
 async def apply_action(api: KubeApi, owner: Owner, action: Action) -> dict[str, Any] | None:
-    """Do one action; returns the object that the API server made or changed.
+    """Do one action and return the object that the API server made or changed.
 
     Raises:
-        ApiRefusedError: the API server refuses it.
+        ApiRefusedError: the API server refuses the request.
         ApiUnavailableError: the API server can't be reached.
     """
     match action:
@@ -36,19 +37,19 @@ async def apply_action(api: KubeApi, owner: Owner, action: Action) -> dict[str, 
 
 
 async def _check_name(api: KubeApi, owner: Owner, manifest: dict[str, Any]) -> None:
-    """Never take over an object that a person or another controller made."""
+    """Raise an error where the object belongs to a person or to another controller."""
     kind, name = manifest["kind"], manifest["metadata"]["name"]
     found = await api.get(kind, owner.namespace, name)
     if found is None:
         return
-    head = found["metadata"]
-    owners = {item.get("uid") for item in head.get("ownerReferences") or []}
-    if not is_managed(head.get("labels") or {}) or owner.uid not in owners:
+    metadata = found["metadata"]
+    owners = {item.get("uid") for item in metadata.get("ownerReferences") or []}
+    if not is_managed(metadata.get("labels") or {}) or owner.uid not in owners:
         raise NameTakenError(kind, name)
 
 
 async def write_status(api: KubeApi, persona: Persona, status: dict[str, Any]) -> str | None:
-    """Patch what changed; returns the new resource version, None when nothing was written."""
+    """Patch what changed and return the new resource version, None when nothing was written."""
     patch = merge_patch(persona.raw_status, status)
     if not patch:
         return None
@@ -58,7 +59,7 @@ async def write_status(api: KubeApi, persona: Persona, status: dict[str, Any]) -
 
 
 async def post_event(api: KubeApi, owner: Owner, event: Event, now: datetime | None = None) -> None:
-    """Post one Event on the PersonaModel; a refused one is lost, the status tells the same."""
+    """Post one Event on the PersonaModel; a refused one is lost, as the status shows the same."""
     moment = now or datetime.now(UTC)
     stamp = format_time(moment)
     # Names of Events only have to be unique; this is how client-go makes them.
@@ -83,7 +84,19 @@ async def post_event(api: KubeApi, owner: Owner, event: Event, now: datetime | N
         "lastTimestamp": stamp,
         "count": 1,
     }
-    try:
+    with suppress(ApiRefusedError):
         await api.create(manifest)
-    except ApiRefusedError:
-        return
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the smallest JSON merge patch (RFC 7396) from `old` to `new`, empty for equal ones."""
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            inner = merge_patch(before, value)
+            if inner:
+                patch[name] = inner
+        elif name not in old or before != value:
+            patch[name] = value
+    return patch

@@ -1,6 +1,6 @@
-"""Joins the pieces: observes, reconciles, applies; one PersonaModel at a time for each.
+"""Observes, reconciles and applies; never twice at once for the same PersonaModel.
 
-The handlers only tell it what has changed; it works from what is there.
+The handlers only report what has changed; every decision depends on the present state alone.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from persona_jobs.errors import InputError
 from persona_jobs.pipeline import graph as pipeline
 
 from .apply import apply_action, post_event, write_status
-from .children import Children, PersonaKey
 from .errors import ApiRefusedError, ApiUnavailableError
 from .health import WatchHealth
 from .kube_api import KubeApi
 from .labels import KEY_LABEL, STAGE_LABEL, key_label
 from .metrics import OperatorMetrics
+from .owned_objects import OwnedObjects, PersonaKey
 from .reconcile import (
     Create,
     Observed,
@@ -34,7 +34,7 @@ from .reconcile import (
     Stored,
     reconcile,
 )
-from .reconcile.context import NotReconcilableError, resolve_spec
+from .reconcile.context import TerminalError, resolve_spec
 from .reconcile.persona import text_reference
 from .settings import Settings
 from .store_access import store_access
@@ -53,24 +53,24 @@ class Controller:
     Args:
         settings: the administrator's settings.
         api: the API server.
-        children: the operator's objects.
-        probe: the store, where the operator has credentials.
+        owned: the objects that the operator owns.
+        probe: looks up results in the store, where the operator has credentials.
         health: what the watches must deliver.
-        metrics: the metrics.
+        metrics: Prometheus metrics.
     """
 
     def __init__(
         self,
         settings: Settings,
         api: KubeApi,
-        children: Children,
+        owned: OwnedObjects,
         probe: StoreProbe,
         health: WatchHealth,
         metrics: OperatorMetrics,
     ) -> None:
         self.settings = settings
         self.api = api
-        self.children = children
+        self.owned = owned
         self.probe = probe
         self.health = health
         self.metrics = metrics
@@ -85,39 +85,41 @@ class Controller:
     # What the handlers call
 
     def start(self) -> None:
-        """Begin the periodic reconciliation."""
+        """Start the periodic reconciliation."""
         self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
 
     async def stop(self) -> None:
-        """Finish what is being done and begin nothing new."""
+        """Finish running reconciliations and start no new ones."""
         if self._ticker:
             self._ticker.cancel()
         await self._queue.stop()
 
     def persona_changed(self, document: Mapping[str, Any], *, deleted: bool) -> None:
-        """A watch delivered a PersonaModel."""
-        # Handlers run only once all indexes are filled: from here on a missing Job is missing.
+        """Queue a PersonaModel that a watch delivered."""
+        # Handlers run only once all indexes are filled: from here on an unlisted Job doesn't exist.
         self._indexed.set()
-        head = document["metadata"]
-        persona = (head["namespace"], head["name"])
-        self.health.seen((KIND, *persona), head.get("resourceVersion", ""), deleted=deleted)
+        metadata = document["metadata"]
+        persona = (metadata["namespace"], metadata["name"])
+        version = metadata.get("resourceVersion", "")
+        self.health.seen((KIND, *persona), version, deleted=deleted)
         if deleted:
             self._forget(persona)
         else:
             self._queue.add(persona)
 
-    def child_changed(
+    def owned_object_changed(
         self, kind: str, document: Mapping[str, Any], persona: str, *, deleted: bool
     ) -> None:
-        """A watch delivered an object of a PersonaModel."""
+        """Queue the PersonaModels that depend on an object that a watch delivered."""
         self._indexed.set()
-        head = document["metadata"]
-        namespace, name = head["namespace"], head["name"]
-        self.health.seen((kind, namespace, name), head.get("resourceVersion", ""), deleted=deleted)
+        metadata = document["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        version = metadata.get("resourceVersion", "")
+        self.health.seen((kind, namespace, name), version, deleted=deleted)
         if kind == "Job":
-            self.children.release(namespace, name)
+            self.owned.expectations.fulfil(namespace, name)
         self._queue.add((namespace, persona))
-        labels = head.get("labels") or {}
+        labels = metadata.get("labels") or {}
         at = (labels.get(STAGE_LABEL, ""), labels.get(KEY_LABEL, ""))
         for other, waiting in self._waiting.items():
             if at in waiting:
@@ -130,20 +132,20 @@ class Controller:
             try:
                 await self.tick()
             except (ApiUnavailableError, ApiRefusedError) as error:
-                logger.warning("the PersonaModels can't be listed: %s", error)
+                logger.warning("The PersonaModels can't be listed: %s", error)
             except Exception:
-                logger.exception("the periodic reconciliation failed")
+                logger.exception("The periodic reconciliation failed")
             await asyncio.sleep(self.settings.reconcile_interval_seconds)
 
     async def tick(self) -> None:
-        """Reconcile everything once more, and note what the watches have to deliver."""
+        """Queue every PersonaModel, and record what the watches have to deliver."""
         found: set[PersonaKey] = set()
         for namespace in self._namespaces():
             for document in await self.api.find(KIND, namespace):
-                head = document["metadata"]
-                persona = (head["namespace"], head["name"])
+                metadata = document["metadata"]
+                persona = (metadata["namespace"], metadata["name"])
                 found.add(persona)
-                self.health.expect((KIND, *persona), head["resourceVersion"])
+                self.health.expect((KIND, *persona), metadata["resourceVersion"])
                 if self._indexed.is_set():
                     self._queue.add(persona)
         for persona in set(self._resynced) - found:
@@ -151,12 +153,12 @@ class Controller:
         self.metrics.healthy.set(self.health.problem() is None)
 
     def _namespaces(self) -> list[str | None]:
-        """The watched namespaces; None alone stands for all of them."""
+        """Return the watched namespaces; None alone stands for all of them."""
         return [*self.settings.namespaces] or [None]
 
     def _forget(self, persona: PersonaKey) -> None:
-        for memory in (self._failures, self._resynced, self._waiting):
-            memory.pop(persona, None)
+        for record in (self._failures, self._resynced, self._waiting):
+            record.pop(persona, None)
         self.metrics.forget(persona)
         self.health.forget((KIND, *persona))
 
@@ -164,19 +166,19 @@ class Controller:
 
     async def _work(self, key: PersonaKey) -> None:
         started = time.monotonic()
-        context = {"namespace": key[0], "persona": key[1]}
+        extra = {"namespace": key[0], "persona": key[1]}
         try:
             await self.reconcile(key)
             self._failures.pop(key, None)
         except ApiUnavailableError as error:
             self._retry(key, type(error).__name__, error.delay or 0)
-            logger.warning("reconciling is put off: %s", error, extra=context)
+            logger.warning("The reconciliation is postponed: %s", error, extra=extra)
         except ApiRefusedError as error:
             self._retry(key, type(error).__name__, PROBLEM_RETRY_SECONDS)
-            logger.error("reconciling is refused: %s", error, extra=context)  # noqa: TRY400
+            logger.error("The API server refused the reconciliation: %s", error, extra=extra)  # noqa: TRY400
         except Exception as error:
             self._retry(key, type(error).__name__, PROBLEM_RETRY_SECONDS)
-            logger.exception("reconciling failed", extra=context)
+            logger.exception("The reconciliation failed", extra=extra)
         finally:
             self.metrics.reconcile_seconds.observe(time.monotonic() - started)
 
@@ -186,7 +188,7 @@ class Controller:
         self._queue.add(key, min(delay * 2 ** min(failures - 1, 5), 300.0))
 
     async def reconcile(self, key: PersonaKey) -> Plan | None:
-        """Reconcile one PersonaModel; returns the plan, None when it is gone.
+        """Reconcile one PersonaModel and return the plan, None when it no longer exists.
 
         Raises:
             ApiUnavailableError: the API server can't be reached.
@@ -201,20 +203,18 @@ class Controller:
             return None
         text = await self._text(persona)
         stages, stored = self._stored(persona, Observed(text=text))
-        warnings = await self._warnings.read(
-            self.children.jobs(key, ()), self.children.serving_pods(key)
-        )
+        warnings = await self._warnings.read(self.owned.jobs(key, ()), self.owned.serving_pods(key))
         resync = (
             time.monotonic() - self._resynced.get(key, -math.inf) > self.settings.resync_seconds
         )
         # No await from here to the reservations: two PersonaModels can't both decide to start a
         # Job for the same key.
         observed = Observed(
-            jobs=self.children.jobs(key, stages),
-            active_jobs=self.children.active_jobs(),
-            deployment=self.children.deployment(key),
-            serving_pods=self.children.serving_pods(key),
-            owned=self.children.owned(key),
+            jobs=self.owned.jobs(key, stages),
+            active_jobs=self.owned.active_jobs(),
+            deployment=self.owned.deployment(key),
+            serving_pods=self.owned.serving_pods(key),
+            owned=self.owned.checksums(key),
             text=text,
             stored=stored,
             warnings=warnings,
@@ -225,7 +225,7 @@ class Controller:
         self._reserve(key, plan)
         problem, refused = await self._apply(persona, plan)
         if problem is not None:
-            # What was refused is told in the status instead of what was planned.
+            # The status reports what was refused instead of what was planned.
             seen = replace(observed, problem=problem, refused_jobs=refused)
             plan = replace(reconcile(persona, seen, self.settings, now), actions=plan.actions)
         self._remember(key, problem, resync)
@@ -235,7 +235,7 @@ class Controller:
         return plan
 
     async def _text(self, persona: Persona) -> PersonaText | None:
-        reference = text_reference(persona.manifest)
+        reference = text_reference(persona.resource)
         if reference is None:
             return None
         name, entry = reference
@@ -251,14 +251,14 @@ class Controller:
     def _stored(
         self, persona: Persona, observed: Observed
     ) -> tuple[list[tuple[str, str]], dict[tuple[str, str], Stored]]:
-        """The planned (stage, key) pairs, and what the store says of the unfinished ones."""
+        """Return the planned (stage, key) pairs, and which unfinished ones the store holds."""
         try:
-            spec: PersonaModelSpec = resolve_spec(persona.manifest, observed)
+            spec: PersonaModelSpec = resolve_spec(persona.resource, observed)
             planned = pipeline.plan(spec)
             access = store_access(spec.storage, self.settings.store)
-        except (NotReconcilableError, InputError):
+        except (TerminalError, InputError):
             return [], {}
-        stages = [(str(stage.name), stage.key) for stage in planned]
+        stages = [(stage.name, stage.key) for stage in planned]
         same_store = persona.status.store in {None, access.identity}
         done = {
             (item.name, item.key)
@@ -275,9 +275,9 @@ class Controller:
     def _reserve(self, key: PersonaKey, plan: Plan) -> None:
         for action in plan.actions:
             if isinstance(action, Create):
-                self.children.reserve(action.manifest)
+                self.owned.expectations.reserve(action.manifest)
             elif isinstance(action, SetSuspend):
-                self.children.expect_suspend(key[0], action.job, action.suspend)
+                self.owned.expectations.expect_suspend(key[0], action.job, action.suspend)
         self._waiting[key] = {
             (stage.name, key_label(stage.key))
             for stage in plan.status.stages
@@ -285,7 +285,7 @@ class Controller:
         }
 
     async def _apply(self, persona: Persona, plan: Plan) -> tuple[Problem | None, frozenset[str]]:
-        """Do the plan's actions; what is refused holds up nothing else.
+        """Carry out the plan's actions; a refused one doesn't stop the others.
 
         Returns the first refusal, and the names of the Jobs that were refused.
         """
@@ -294,24 +294,25 @@ class Controller:
         namespace = persona.owner.namespace
         for action in plan.actions:
             try:
-                made = await apply_action(self.api, persona.owner, action)
+                created = await apply_action(self.api, persona.owner, action)
             except ApiRefusedError as error:
                 if isinstance(action, Create):
                     refused.add(action.manifest["metadata"]["name"])
-                    self.children.release(namespace, action.manifest["metadata"]["name"])
+                    self.owned.expectations.fulfil(namespace, action.manifest["metadata"]["name"])
                 reason = _REASONS.get(error.reason, "ApplyFailed")
                 problem = problem or Problem(reason, error.message)
                 continue
-            if isinstance(action, Create) and made:
-                head = made["metadata"]
-                self.health.expect(("Job", namespace, head["name"]), head["resourceVersion"])
+            if isinstance(action, Create) and created:
+                metadata = created["metadata"]
+                job = ("Job", namespace, metadata["name"])
+                self.health.expect(job, metadata["resourceVersion"])
                 logger.info(
                     "Job %s started",
-                    head["name"],
+                    metadata["name"],
                     extra={
                         "namespace": namespace,
                         "persona": persona.owner.name,
-                        "stage": head["labels"][STAGE_LABEL],
+                        "stage": metadata["labels"][STAGE_LABEL],
                     },
                 )
         return problem, frozenset(refused)
@@ -341,8 +342,8 @@ class Controller:
 
     # Deletion
 
-    async def others(self, persona: PersonaKey) -> list[Persona]:
-        """All other PersonaModels that the operator sees."""
+    async def other_personas(self, persona: PersonaKey) -> list[Persona]:
+        """Return all other PersonaModels that the operator sees."""
         found = []
         for namespace in self._namespaces():
             found += [Persona.from_object(item) for item in await self.api.find(KIND, namespace)]

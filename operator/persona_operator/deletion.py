@@ -1,44 +1,32 @@
-"""Removes the stored artifacts of a deleted PersonaModel that no other one uses."""
+"""Removes the stored artifacts of a deleted PersonaModel that no other PersonaModel uses."""
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
 
+from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
 from persona_jobs.pipeline import graph as pipeline
+from persona_jobs.pipeline.revisions import pointer_path
 from persona_jobs.store import StageArtifacts, Store
 
 from .apply import post_event
-from .children import PersonaKey
-from .controller import Controller
-from .errors import ApiUnavailableError
+from .errors import RemovalPendingError
+from .kube_api import KubeApi
+from .owned_objects import OwnedObjects, PersonaKey
 from .reconcile import Event, Observed, Persona
-from .reconcile.context import NotReconcilableError, resolve_spec
+from .reconcile.context import TerminalError, resolve_spec
+from .settings import Settings
 from .settings import Store as StoreSettings
 from .store_access import StoreAccess, store_access
-from .store_probe import open_own_store
+from .store_probe import StageKey, open_own_store
 
 logger = logging.getLogger(__name__)
-RETRY_SECONDS = 10.0
-StageKey = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What came of removing artifacts.
-
-    Attributes:
-        removed: number of results removed.
-        shared: number of results kept because another PersonaModel uses them.
-    """
-
-    removed: int
-    shared: int
+OtherPersonas = Callable[[PersonaKey], Awaitable[list[Persona]]]
 
 
 def used_keys(persona: Persona) -> set[StageKey]:
-    """Every (stage, key) that a PersonaModel has made, reused, serves or is about to make."""
+    """Return every (stage, key) that a PersonaModel has produced, reuses, serves or plans."""
     status = persona.status
     keys = {(stage.name, stage.key) for stage in status.stages}
     keys |= {("slice", item.slice_key) for item in status.revisions}
@@ -47,25 +35,25 @@ def used_keys(persona: Persona) -> set[StageKey]:
         stage, _, key = entry.partition("/")
         keys.add((stage, key))
     try:
-        spec = resolve_spec(persona.manifest, Observed())
-        keys |= {(str(stage.name), stage.key) for stage in pipeline.plan(spec)}
-    except (NotReconcilableError, InputError):
-        # A text in a ConfigMap: its keys are in the status once they mean anything.
+        spec = resolve_spec(persona.resource, Observed())
+        keys |= {(stage.name, stage.key) for stage in pipeline.plan(spec)}
+    except (TerminalError, InputError):
+        # The text is in a ConfigMap: once a stage has started, its key is in the status.
         pass
     return keys
 
 
 def removable_keys(persona: Persona, others: Iterable[Persona]) -> tuple[set[StageKey], int]:
-    """The keys that only this PersonaModel uses, and how many it shares."""
+    """Return the keys that only this PersonaModel uses, and how many it shares."""
     own = used_keys(persona)
     shared = set().union(*(used_keys(other) for other in others)) & own
     return own - shared, len(shared)
 
 
 def remove_artifacts(store: Store, keys: Iterable[StageKey], persona: PersonaKey) -> int:
-    """Remove results and the PersonaModel's pointer file; returns the number of results.
+    """Remove results and the PersonaModel's record, and return the number of results.
 
-    Removing what isn't there is no error, so a removal that was cut short is simply repeated.
+    Removing an absent result is no error, so an interrupted removal is simply repeated.
 
     Raises:
         PersonaError: the store can't be reached or refuses.
@@ -75,56 +63,67 @@ def remove_artifacts(store: Store, keys: Iterable[StageKey], persona: PersonaKey
     for stage, key in sorted(keys):
         artifacts.delete(stage, key)
         count += 1
-    store.delete(f"personas/{persona[0]}/{persona[1]}.json")
+    store.delete(pointer_path(*persona))
     return count
 
 
-async def release(controller: Controller, persona: Persona, *, elapsed: float) -> None:
+async def release(
+    persona: Persona,
+    *,
+    api: KubeApi,
+    settings: Settings,
+    owned: OwnedObjects,
+    other_personas: OtherPersonas,
+    elapsed: float,
+) -> None:
     """Remove the artifacts of a deleted PersonaModel, or give up after a bounded time.
 
     Args:
-        controller: gives access to the cluster and the settings.
         persona: the deleted PersonaModel.
+        api: the API server.
+        settings: the administrator's settings.
+        owned: finds the stage Jobs that still run.
+        other_personas: returns all PersonaModels but the named one.
         elapsed: seconds since the first attempt.
 
     Raises:
-        ApiUnavailableError: to be tried again: Jobs still run, or the store is away for now.
+        RemovalPendingError: Jobs still run, or the store is unreachable for now.
     """
-    settings = controller.settings
     key = (persona.owner.namespace, persona.owner.name)
     last_chance = elapsed > settings.delete_timeout_seconds
     try:
         if not last_chance:
-            await _stop_jobs(controller, key)
+            await _stop_jobs(api, owned, key)
         left = max(settings.delete_timeout_seconds - elapsed, 5.0)
-        event = await asyncio.wait_for(_remove(controller, persona, key), timeout=left)
+        removal = _remove(persona, settings.store, key, other_personas)
+        event = await asyncio.wait_for(removal, timeout=left)
     except (PersonaError, TimeoutError) as error:
-        text = str(error) or "the store doesn't answer"
+        reason = str(error) or "the store doesn't answer"
         if not last_chance:
-            raise ApiUnavailableError(
-                f"the artifacts can't be removed yet: {text}", delay=RETRY_SECONDS
-            ) from None
-        event = _retained(f"The store was away for too long ({text})")
+            raise RemovalPendingError(f"The artifacts can't be removed yet: {reason}") from None
+        event = _retained(f"The store was unreachable for too long ({reason})")
     logger.info(event.message, extra={"namespace": key[0], "persona": key[1]})
-    await post_event(controller.api, persona.owner, event)
+    await post_event(api, persona.owner, event)
 
 
-async def _stop_jobs(controller: Controller, key: PersonaKey) -> None:
-    """A running stage would write again what is being removed."""
-    running = [job for job in controller.children.jobs(key, ()) if not job.ended]
+async def _stop_jobs(api: KubeApi, owned: OwnedObjects, key: PersonaKey) -> None:
+    """Delete running Jobs: a running stage would write what is being removed once more."""
+    running = [job for job in owned.jobs(key, ()) if not job.ended]
     own = [job for job in running if (job.namespace, job.persona) == key]
     for job in own:
-        await controller.api.delete("Job", job.namespace, job.name)
+        await api.delete("Job", job.namespace, job.name)
     if own:
-        raise ApiUnavailableError("stage Jobs are being stopped", delay=2.0)
+        raise RemovalPendingError("The stage Jobs are being stopped", delay=2.0)
 
 
-async def _remove(controller: Controller, persona: Persona, key: PersonaKey) -> Event:
-    access = _access(persona, controller.settings.store)
-    store = open_own_store(access, controller.settings.store) if access else None
+async def _remove(
+    persona: Persona, settings: StoreSettings, key: PersonaKey, other_personas: OtherPersonas
+) -> Event:
+    access = _access(persona, settings)
+    store = open_own_store(access, settings) if access else None
     if store is None:
         return _retained("The operator has no credentials for this PersonaModel's store")
-    keys, shared = removable_keys(persona, await controller.others(key))
+    keys, shared = removable_keys(persona, await other_personas(key))
     count = await asyncio.to_thread(remove_artifacts, store, keys, key)
     return Event(
         "Normal",
@@ -135,9 +134,7 @@ async def _remove(controller: Controller, persona: Persona, key: PersonaKey) -> 
 
 
 def _access(persona: Persona, default: StoreSettings) -> StoreAccess | None:
-    from persona_jobs.api import Storage
-
-    spec = persona.manifest.get("spec") or {}
+    spec = persona.resource.get("spec") or {}
     try:
         storage = Storage.model_validate(spec.get("storage") or {})
         return store_access(storage, default)

@@ -1,4 +1,4 @@
-"""Errors of the operator. They inherit kopf's, so that kopf retries or gives up as it should."""
+"""Errors of the operator. They inherit kopf's, so kopf retries or gives up accordingly."""
 
 from typing import Any
 
@@ -13,18 +13,25 @@ class OperatorError(Exception):
     """Base of all expected errors."""
 
 
+class RemovalPendingError(OperatorError, kopf.TemporaryError):
+    """The artifacts of a deleted PersonaModel can't be removed yet."""
+
+    def __init__(self, message: str, *, delay: float = RETRY_SECONDS) -> None:
+        super().__init__(message, delay=delay)
+
+
 class ApiUnavailableError(OperatorError, kopf.TemporaryError):
-    """The API server can't be reached or asks to come back later."""
+    """The API server can't be reached or asks the operator to try again later."""
 
     def __init__(self, message: str, *, delay: float = RETRY_SECONDS) -> None:
         super().__init__(message, delay=delay)
 
 
 class ApiRefusedError(OperatorError, kopf.PermanentError):
-    """The API server refuses a request: the same request will be refused again.
+    """The API server refuses a request, and would refuse the same request again.
 
     Args:
-        message: the API server's words.
+        message: the API server's message.
         status: HTTP status.
         reason: the API server's reason, such as `Forbidden` or `Invalid`.
     """
@@ -41,14 +48,14 @@ class NameTakenError(ApiRefusedError):
 
     def __init__(self, kind: str, name: str) -> None:
         message = (
-            f"{kind} {name} exists and belongs to someone else. Remove or rename it, or give the "
-            "PersonaModel another name."
+            f"{kind} {name} exists already and isn't the operator's. Remove or rename it, or give "
+            "the PersonaModel another name."
         )
         super().__init__(message, status=409, reason="NameTaken")
 
 
 def api_error(status: int, body: Any, what: str, retry_after: str | None = None) -> OperatorError:
-    """The error for an answer of the API server with an error status.
+    """Return the error for an answer of the API server with an error status.
 
     Args:
         status: HTTP status, 0 where there was no answer.

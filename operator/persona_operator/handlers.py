@@ -1,4 +1,4 @@
-"""Every kopf decorator, and nothing else: handlers hand over to the controller."""
+"""All kopf decorators and nothing else: every handler passes its work to the controller."""
 
 from typing import Any
 
@@ -6,9 +6,8 @@ import kopf
 
 from persona_jobs.api import GROUP, PLURAL, VERSION
 
-from . import children, deletion
-from . import kopf_settings as operator_settings
-from .children import persona_of
+from . import deletion, kopf_settings, owned_objects
+from .owned_objects import Indexes, persona_of
 from .reconcile import Persona
 from .runtime import Runtime
 
@@ -20,15 +19,15 @@ PDBS = ("policy", "v1", "poddisruptionbudgets")
 @kopf.on.startup()
 async def start(settings: kopf.OperatorSettings, memo: Runtime, **indexes: Any) -> None:
     """Configure kopf and start the controller."""
-    operator_settings.configure(settings)
-    owned = tuple(indexes[name] for name in ("config_maps", "services", "hpas", "pdbs"))
+    kopf_settings.configure(settings)
+    others = tuple(indexes[name] for name in ("config_maps", "services", "hpas", "pdbs"))
     jobs, pods, deployments = (indexes[name] for name in ("jobs", "pods", "deployments"))
-    await memo.start(children.Indexes(jobs, pods, deployments, owned))
+    await memo.start(Indexes(jobs, pods, deployments, others))
 
 
 @kopf.on.cleanup()
 async def stop(memo: Runtime, **_: Any) -> None:
-    """Finish what is being done."""
+    """Finish running reconciliations and stop the servers."""
     await memo.stop()
 
 
@@ -40,49 +39,49 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
 
 @kopf.index("batch", "v1", "jobs")
 def jobs(body: kopf.Body, **_: Any) -> Any:
-    """Jobs by persona, and by stage and key."""
-    return children.index_job(body)
+    """Index Jobs by persona, and by stage and key."""
+    return owned_objects.index_job(body)
 
 
 @kopf.index("v1", "pods")
 def pods(body: kopf.Body, **_: Any) -> Any:
-    """Pods by Job, and by serving persona."""
-    return children.index_pod(body)
+    """Index pods by Job, and by serving persona."""
+    return owned_objects.index_pod(body)
 
 
 @kopf.index("apps", "v1", "deployments")
 def deployments(body: kopf.Body, **_: Any) -> Any:
-    """Deployments by persona."""
-    return children.index_deployment(body)
+    """Index Deployments by persona."""
+    return owned_objects.index_deployment(body)
 
 
 @kopf.index("v1", "configmaps")
 def config_maps(body: kopf.Body, **_: Any) -> Any:
-    """ConfigMaps by persona."""
-    return children.index_owned("ConfigMap", body)
+    """Index ConfigMaps by persona."""
+    return owned_objects.index_other("ConfigMap", body)
 
 
 @kopf.index("v1", "services")
 def services(body: kopf.Body, **_: Any) -> Any:
-    """Services by persona."""
-    return children.index_owned("Service", body)
+    """Index Services by persona."""
+    return owned_objects.index_other("Service", body)
 
 
 @kopf.index(*HPAS)
 def hpas(body: kopf.Body, **_: Any) -> Any:
-    """HorizontalPodAutoscalers by persona."""
-    return children.index_owned("HorizontalPodAutoscaler", body)
+    """Index HorizontalPodAutoscalers by persona."""
+    return owned_objects.index_other("HorizontalPodAutoscaler", body)
 
 
 @kopf.index(*PDBS)
 def pdbs(body: kopf.Body, **_: Any) -> Any:
-    """PodDisruptionBudgets by persona."""
-    return children.index_owned("PodDisruptionBudget", body)
+    """Index PodDisruptionBudgets by persona."""
+    return owned_objects.index_other("PodDisruptionBudget", body)
 
 
 @kopf.on.event(*PERSONAS)
 async def persona_event(memo: Runtime, body: kopf.Body, type: str | None, **_: Any) -> None:
-    """A PersonaModel appeared, changed or vanished."""
+    """Queue the PersonaModel that was created, changed or deleted."""
     memo.controller.persona_changed(body, deleted=type == "DELETED")
 
 
@@ -93,16 +92,23 @@ async def persona_event(memo: Runtime, body: kopf.Body, type: str | None, **_: A
 @kopf.on.event("v1", "services")
 @kopf.on.event(*HPAS)
 @kopf.on.event(*PDBS)
-async def child_event(
+async def owned_object_event(
     memo: Runtime, body: kopf.Body, resource: kopf.Resource, type: str | None, **_: Any
 ) -> None:
-    """An object of a PersonaModel appeared, changed or vanished."""
+    """Queue the PersonaModel whose object was created, changed or deleted."""
     kind = resource.kind or resource.plural
-    memo.controller.child_changed(kind, body, persona_of(body), deleted=type == "DELETED")
+    memo.controller.owned_object_changed(kind, body, persona_of(body), deleted=type == "DELETED")
 
 
 @kopf.on.delete(*PERSONAS, when=lambda spec, **_: spec.get("artifactPolicy") == "Delete")
 async def delete(memo: Runtime, body: kopf.Body, started: Any, **_: Any) -> None:
     """Remove the artifacts of a deleted PersonaModel; kopf's finalizer holds it until then."""
-    elapsed = operator_settings.seconds_since(started)
-    await deletion.release(memo.controller, Persona.from_object(body), elapsed=elapsed)
+    controller = memo.controller
+    await deletion.release(
+        Persona.from_object(body),
+        api=controller.api,
+        settings=controller.settings,
+        owned=controller.owned,
+        other_personas=controller.other_personas,
+        elapsed=kopf_settings.seconds_since(started),
+    )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from persona_jobs.api import API_VERSION, GROUP, KIND
+from persona_jobs.pipeline.graph import short_key
 
 FIELD_MANAGER = "persona-operator"
 
@@ -45,8 +46,8 @@ def key_label(key: str) -> str:
 
 
 def job_name(persona: str, stage: str, key: str, attempt: int) -> str:
-    """`<persona>-<stage>-<key8>`, with `-<attempt>` from the second attempt on."""
-    name = f"{persona}-{stage}-{key[:8]}"
+    """Return `<persona>-<stage>-<key8>`, with `-<attempt>` from the second attempt on."""
+    name = f"{persona}-{stage}-{short_key(key)}"
     return name if attempt <= 1 else f"{name}-{attempt}"
 
 

@@ -9,9 +9,9 @@ from prometheus_client.registry import Collector
 
 from persona_jobs.api.status import PersonaModelStatus, RevisionStatus, StageStatus
 
+from .owned_objects import PersonaKey
 from .reconcile.times import parse_time
 
-PersonaKey = tuple[str, str]
 _PREFIX = "persona_pruner"
 _STAGE_SECONDS = (5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 _RECONCILE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)

@@ -1,16 +1,17 @@
-"""Builds the operator's parts and holds them together; kopf hands it to every handler."""
+"""Builds and connects the operator's parts; kopf passes them to every handler."""
 
 import time
 from dataclasses import dataclass, field
 
 from kubernetes import client
 
-from .children import Children, Indexes
 from .controller import Controller
+from .expectations import Expectations
 from .health import WatchHealth
 from .http_server import HttpServers
 from .kube_api import KubeApi, load_client
 from .metrics import OperatorMetrics
+from .owned_objects import Indexes, OwnedObjects
 from .settings import Settings
 from .store_probe import StoreProbe
 
@@ -21,7 +22,7 @@ class Runtime:
 
     Attributes:
         settings: the administrator's settings.
-        api_client: the kubernetes client; made at the start where it is left out.
+        api_client: the kubernetes client; created at the start where it is left out.
     """
 
     settings: Settings
@@ -46,9 +47,9 @@ class Runtime:
         settings = self.settings
         api = KubeApi(self.api_client or load_client(), on_request=self.metrics.request)
         probe = StoreProbe(settings.store, absent_seconds=settings.store_probe_seconds)
-        children = Children(indexes, time.monotonic)
-        self.controller = Controller(settings, api, children, probe, self.health, self.metrics)
-        # Fails at once, and clearly, when the CRD or the permission is missing.
+        owned = OwnedObjects(indexes, Expectations(time.monotonic))
+        self.controller = Controller(settings, api, owned, probe, self.health, self.metrics)
+        # Fails at once with a clear message when the CRD or the permission is missing.
         await self.controller.tick()
         self.controller.start()
         await self._servers.start(
@@ -57,7 +58,7 @@ class Runtime:
         self._started = True
 
     async def stop(self) -> None:
-        """Finish what is being done."""
+        """Finish running reconciliations and stop the servers."""
         self._started = False
         if hasattr(self, "controller"):
             await self.controller.stop()

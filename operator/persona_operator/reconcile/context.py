@@ -22,12 +22,12 @@ from .observed import Job, Observed
 from .persona import Persona, text_reference
 
 
-class NotReconcilableError(Exception):
-    """The pipeline can't even be planned.
+class TerminalError(Exception):
+    """The pipeline can't be planned until a person changes something.
 
     Args:
         reason: condition reason.
-        message: what is wrong and how to mend it.
+        message: what is wrong and how to fix it.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -111,51 +111,51 @@ def make_context(
     """Validate the spec and plan the pipeline.
 
     Raises:
-        NotReconcilableError: a wrong spec, a missing persona text, an unknown profile, no store.
+        TerminalError: a wrong spec, a missing persona text, an unknown profile, no store.
     """
-    spec = resolve_spec(persona.manifest, observed)
+    spec = resolve_spec(persona.resource, observed)
     try:
         stages = tuple(pipeline.plan(spec))
     except InputError as error:
-        raise NotReconcilableError("InvalidSpec", str(error)) from None
+        raise TerminalError("InvalidSpec", str(error)) from None
     try:
         store = store_access(spec.storage, settings.store)
     except InputError as error:
-        raise NotReconcilableError("StoreNotConfigured", str(error)) from None
+        raise TerminalError("StoreNotConfigured", str(error)) from None
     try:
         for stage in stages:
             stage_profile(stage.name, spec.execution, settings.profiles)
         serving_profile(spec.serving, settings.profiles)
     except InputError as error:
-        raise NotReconcilableError("UnknownProfile", str(error)) from None
+        raise TerminalError("UnknownProfile", str(error)) from None
     owner = persona.owner
     manifest = stage_manifest(owner.name, owner.namespace, API_VERSION, KIND, spec)
     config_map = build_config_map(owner, manifest)
     return Context(persona, spec, stages, store, config_map, observed, settings, now)
 
 
-def resolve_spec(manifest: Mapping[str, Any], observed: Observed) -> PersonaModelSpec:
+def resolve_spec(resource: Mapping[str, Any], observed: Observed) -> PersonaModelSpec:
     """The validated spec with the persona's text in place.
 
     Raises:
-        NotReconcilableError: a wrong spec or a missing persona text.
+        TerminalError: a wrong spec or a missing persona text.
     """
-    reference = text_reference(manifest)
-    resolved = dict(manifest)
-    if reference is not None and "text" not in manifest["spec"]["persona"]:
+    reference = text_reference(resource)
+    resolved = dict(resource)
+    if reference is not None and "text" not in resource["spec"]["persona"]:
         text = observed.text
         if text is None or text.text is None:
             name, key = reference
-            raise NotReconcilableError(
+            raise TerminalError(
                 "PersonaTextNotFound",
                 (text.problem if text else "")
                 or f"ConfigMap {name}, key {key}, isn't there. Create it in this namespace.",
             )
-        resolved["spec"] = {**manifest["spec"], "persona": {"text": text.text}}
+        resolved["spec"] = {**resource["spec"], "persona": {"text": text.text}}
     try:
-        return parse_resource(resolved, source=str(manifest["metadata"]["name"])).spec
+        return parse_resource(resolved, source=str(resource["metadata"]["name"])).spec
     except InputError as error:
-        raise NotReconcilableError("InvalidSpec", error.message) from None
+        raise TerminalError("InvalidSpec", error.message) from None
 
 
 def images(settings: Settings, image: str) -> Images:

@@ -3,14 +3,13 @@
 import re
 from dataclasses import dataclass
 
+from persona_jobs.api.stages import RESUMABLE_STAGES
 from persona_jobs.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OUT_OF_MEMORY
 from persona_jobs.pipeline.results import StageFailure, TerminationMessage
 
 from ..resources.job import STAGE_CONTAINER
 from .observed import ContainerState, Job
 
-# These go on from their checkpoint, so another attempt after a deadline isn't in vain.
-RESUMABLE_STAGES = frozenset({"rewrite", "mask", "recover"})
 SIGKILL_EXIT = 137
 MAX_MESSAGE_LENGTH = 600
 _REASONS = {

@@ -19,7 +19,7 @@ class Persona:
     Attributes:
         owner: its name, namespace and uid.
         generation: counts the changes of its spec.
-        manifest: the object without its status, not validated yet.
+        resource: the object without its status, not validated yet.
         status: what the operator last wrote.
         raw_status: the same, undecoded.
         labels: its labels.
@@ -29,7 +29,7 @@ class Persona:
 
     owner: Owner
     generation: int
-    manifest: Mapping[str, Any]
+    resource: Mapping[str, Any]
     status: PersonaModelStatus = field(default_factory=PersonaModelStatus)
     raw_status: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -38,38 +38,38 @@ class Persona:
 
     @classmethod
     def from_object(cls, document: Mapping[str, Any]) -> "Persona":
-        """Read an object of the API server; a status that makes no sense counts as empty."""
-        head = document.get("metadata", {})
+        """Read an object of the API server; an invalid status counts as empty."""
+        metadata = document.get("metadata", {})
         raw_status = document.get("status") or {}
         try:
             status = PersonaModelStatus.model_validate(raw_status)
         except ValidationError:
             status = PersonaModelStatus()
         return cls(
-            owner=Owner(head["name"], head["namespace"], head["uid"]),
-            generation=int(head.get("generation", 0)),
-            manifest={
+            owner=Owner(metadata["name"], metadata["namespace"], metadata["uid"]),
+            generation=int(metadata.get("generation", 0)),
+            resource={
                 "apiVersion": document.get("apiVersion"),
                 "kind": document.get("kind"),
-                "metadata": {"name": head["name"], "namespace": head["namespace"]},
+                "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
                 "spec": document.get("spec"),
             },
             status=status,
             raw_status=raw_status,
-            labels=head.get("labels") or {},
-            annotations=head.get("annotations") or {},
-            deleting=head.get("deletionTimestamp") is not None,
+            labels=metadata.get("labels") or {},
+            annotations=metadata.get("annotations") or {},
+            deleting=metadata.get("deletionTimestamp") is not None,
         )
 
     @property
     def retry(self) -> str | None:
-        """Value of the retry annotation."""
+        """Return the value of the retry annotation."""
         return self.annotations.get(RETRY_ANNOTATION)
 
 
-def text_reference(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
-    """ConfigMap name and key that hold the persona's text, None where the spec holds it."""
-    spec = manifest.get("spec")
+def text_reference(resource: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the ConfigMap name and key of the persona's text, None where the spec holds it."""
+    spec = resource.get("spec")
     persona = spec.get("persona") if isinstance(spec, Mapping) else None
     reference = persona.get("configMapRef") if isinstance(persona, Mapping) else None
     if not isinstance(reference, Mapping):

@@ -6,7 +6,7 @@ from persona_jobs.api.status import PersonaModelStatus
 
 from ..settings import Settings
 from .conditions import Verdict, conditions, context_conditions, failed, judge
-from .context import Context, NotReconcilableError, make_context
+from .context import Context, TerminalError, make_context
 from .events import transition_events
 from .observed import Observed
 from .persona import Persona
@@ -35,7 +35,7 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         return Plan(actions=(), status=persona.status)
     try:
         context = make_context(persona, observed, settings, now)
-    except NotReconcilableError as error:
+    except TerminalError as error:
         return _not_reconcilable(persona, failed(error.reason, error.message), now)
     builder = PlanBuilder()
     _config_maps(context, builder)

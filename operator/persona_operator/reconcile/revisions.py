@@ -34,7 +34,7 @@ class Revisions:
 
 def current_id(context: Context) -> str:
     """Id of the revision that the current spec leads to."""
-    return next(stage.key[:8] for stage in context.stages if stage.name == "slice")
+    return next(stage.short_key for stage in context.stages if stage.name == "slice")
 
 
 def update_revisions(

@@ -6,6 +6,7 @@ from pydantic import JsonValue, ValidationError
 
 from persona_jobs.api import PersonaModelSpec
 from persona_jobs.api.status import RevisionStatus
+from persona_jobs.pipeline.graph import short_key
 from persona_jobs.pipeline.results import EvaluationMetrics, VariantMetrics
 
 MAX_METRICS = 24
@@ -80,7 +81,7 @@ def revision_from_evaluation(
     served: VariantMetrics = evaluation.variants[evaluation.served]
     dense = evaluation.variants.get("dense")
     return RevisionStatus(
-        id=slice_key[:8],
+        id=short_key(slice_key),
         slice_key=slice_key,
         evaluate_key=evaluate_key,
         finished_at=finished_at,

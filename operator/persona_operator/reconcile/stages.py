@@ -6,7 +6,7 @@ from datetime import timedelta
 from pydantic import JsonValue
 
 from persona_jobs.api.status import StageStatus
-from persona_jobs.pipeline.graph import PlannedStage
+from persona_jobs.pipeline.graph import PlannedStage, short_key
 from persona_jobs.pipeline.results import TerminationMessage
 
 from ..labels import RETRY_ANNOTATION, job_name
@@ -394,7 +394,7 @@ def _previous(context: Context, stage: PlannedStage) -> StageStatus:
 def _version_mismatch(message: TerminationMessage) -> Failure:
     return Failure(
         "VersionMismatch",
-        f"The jobs image computes another content key ({message.key[:8]}…) than the operator. Use "
-        "images of the same release for both.",
+        f"The jobs image computes another content key ({short_key(message.key)}…) than the "
+        "operator. Use images of the same release for both.",
         retryable=False,
     )

@@ -1,0 +1,46 @@
+"""Which resource profile a stage or the serving pods get."""
+
+from typing import Any
+
+import pytest
+
+from persona_jobs.api import Execution, Serving
+from persona_operator.profiles import max_retries, serving_profile, stage_profile
+from persona_operator.settings import Profile
+
+PROFILES = {
+    "default": Profile(cpu="1"),
+    "mask": Profile(cpu="2"),
+    "gpu": Profile(cpu="4", gpus=1, active_deadline_seconds=100),
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "execution", "cpu"),
+    [
+        ("score", {}, "1"),
+        ("mask", {}, "2"),
+        ("mask", {"profile": "gpu"}, "4"),
+        ("mask", {"profile": "gpu", "stages": [{"name": "mask", "profile": "default"}]}, "1"),
+        ("mask", {"stages": [{"name": "mask", "resources": {"cpu": "9"}}]}, "9"),
+        ("score", {"stages": [{"name": "mask", "resources": {"cpu": "9"}}]}, "1"),
+    ],
+)
+def test_the_most_specific_profile_wins(stage: Any, execution: dict[str, Any], cpu: str) -> None:
+    assert stage_profile(stage, Execution.model_validate(execution), PROFILES).cpu == cpu
+
+
+def test_a_stage_has_its_own_time_limit_or_the_default() -> None:
+    assert stage_profile("score", Execution(), PROFILES).active_deadline_seconds == 86_400
+    gpu = Execution(profile="gpu")
+    assert stage_profile("score", gpu, PROFILES).active_deadline_seconds == 100
+    own = Execution.model_validate({"stages": [{"name": "score", "activeDeadlineSeconds": 60}]})
+    assert stage_profile("score", own, PROFILES).active_deadline_seconds == 60
+
+
+def test_retries_and_the_serving_profile_have_defaults() -> None:
+    own = Execution.model_validate({"stages": [{"name": "score", "maxRetries": 7}]})
+    assert (max_retries("score", own, 3), max_retries("mask", own, 3)) == (7, 3)
+    assert serving_profile(Serving(), PROFILES).cpu == "1"
+    assert serving_profile(Serving(profile="gpu"), PROFILES).gpus == 1
+    assert serving_profile(Serving(), {}) == Profile()

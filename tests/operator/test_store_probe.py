@@ -1,0 +1,62 @@
+"""Looking up results with the operator's own credentials."""
+
+import asyncio
+
+from persona_jobs.api import Storage
+from persona_jobs.errors import StoreError
+from persona_jobs.store import Store
+from persona_operator.reconcile import Stored
+from persona_operator.settings import Store as StoreSettings
+from persona_operator.store_access import StoreAccess, is_operators_own, store_access
+from persona_operator.store_probe import StoreProbe, open_own_store
+
+
+def test_the_operators_credentials_are_used_on_the_administrators_store_only() -> None:
+    default = StoreSettings(uri="s3://a/b", endpoint="http://x")
+    environ = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    own = store_access(Storage(), default)
+    assert is_operators_own(own, default)
+    assert open_own_store(own, default, environ) is not None
+    assert open_own_store(own, default, {}) is None
+    for storage in ({"uri": "s3://a/other"}, {"endpoint": "http://evil.example"}):
+        access = store_access(Storage.model_validate(storage), default)
+        assert open_own_store(access, default, environ) is None
+
+
+class _Opener:
+    """Opens nothing until it is let; counts the questions."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls = 0
+        self.error = error
+
+    def __call__(self, access: StoreAccess, default: StoreSettings) -> Store | None:
+        self.calls += 1
+        if self.error:
+            raise self.error
+        return None
+
+
+async def test_a_lookup_never_blocks_and_its_answer_is_cached() -> None:
+    now = [0.0]
+    opener = _Opener(StoreError("is away"))
+    default = StoreSettings(uri="s3://a")
+    probe = StoreProbe(default, opener=opener, clock=lambda: now[0])
+    access, key = StoreAccess(uri="s3://a"), ("mask", "k" * 64)
+    done = asyncio.Event()
+    assert probe.look_up(access, [key], done.set) == {key: Stored("Asking")}
+    await asyncio.wait_for(done.wait(), 5)
+    assert probe.look_up(access, [key], done.set) == {key: Stored("Unknown")}
+    assert (opener.calls, probe.errors) == (1, 1)
+    now[0] = 20  # an unreachable store is asked again after a while
+    done.clear()
+    assert probe.look_up(access, [key], done.set) == {key: Stored("Asking")}
+    await asyncio.wait_for(done.wait(), 5)
+    assert opener.calls == 2
+
+
+async def test_a_users_own_store_is_never_queried() -> None:
+    opener = _Opener()
+    probe = StoreProbe(StoreSettings(uri="s3://a"), opener=opener)
+    assert probe.look_up(StoreAccess(uri="s3://b"), [("mask", "k")], lambda: None) == {}
+    assert opener.calls == 0

@@ -1,10 +1,21 @@
-"""Errors that a user can act on, and the exit codes of a stage process."""
+"""Errors that a user can act on, and the exit codes of a process.
+
+    PersonaError                 1   may be retried
+    ├── InputError               2   the input is wrong: retrying can't help
+    │   └── CorruptArtifactError 2   an object or a model file is damaged
+    ├── StoreError               1   the artifact store can't be read or written now
+    ├── TeacherError             1   the teacher endpoint fails in a way that may pass
+    ├── OutOfMemoryError         3   the device or the machine ran out of memory
+    └── StageInterruptedError  143   the process was asked to stop
+
+Any other exception is a defect: it is logged with its traceback, exit code 1.
+"""
 
 EXIT_DONE = 0
 EXIT_RETRY = 1
 EXIT_INPUT = 2
 EXIT_OUT_OF_MEMORY = 3
-EXIT_INTERRUPTED = 143  # 128 + SIGTERM; a later start goes on from the checkpoint
+EXIT_INTERRUPTED = 143  # 128 + SIGTERM; a later start resumes from the saved state
 
 
 class PersonaError(Exception):
@@ -12,7 +23,7 @@ class PersonaError(Exception):
 
     Args:
         message: what is wrong, naming the field, file or object.
-        hint: what the user can do about it (one sentence), or an empty string.
+        hint: how to fix it: a sentence without its full stop, or an empty string.
         subject: the spec field path (`spec.persona.text`), file or object the error is about.
     """
 
@@ -56,6 +67,18 @@ class OutOfMemoryError(PersonaError):
 
 
 class StageInterruptedError(PersonaError):
-    """The stage was asked to stop; its resumable checkpoint was saved. Exit code 143."""
+    """The process was asked to stop; a resumable stage has saved its state. Exit code 143."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception means that the device or the machine ran out of memory.
+
+    torch raises a subclass of RuntimeError on CUDA and a plain RuntimeError on a CPU.
+    """
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    text = str(error)
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in phrases)

@@ -19,7 +19,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
-from ..errors import InputError, OutOfMemoryError, PersonaError, StoreError
+from ..errors import InputError, OutOfMemoryError, PersonaError, StoreError, is_out_of_memory
 from ..store import StageArtifacts, StageManifest
 from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
 from .graph import PlannedStage, plan
@@ -168,8 +168,6 @@ def _expected_errors(planned: PlannedStage) -> Iterator[None]:
         yield
     except PersonaError:
         raise
-    except MemoryError:
-        raise _out_of_memory(planned, "The machine") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
@@ -178,16 +176,11 @@ def _expected_errors(planned: PlannedStage) -> Iterator[None]:
                 "volume",
             ) from None
         raise
-    except RuntimeError as error:
-        # torch raises a subclass of RuntimeError on CUDA, a plain one on CPU.
-        text = str(error)
-        if "out of memory" in text or "can't allocate memory" in text:
-            raise _out_of_memory(planned, "The device") from None
-        raise
-
-
-def _out_of_memory(planned: PlannedStage, what: str) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"{what} ran out of memory in the {planned.name} stage",
-        hint="Lower microBatchSize, or give the stage more memory",
-    )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "The machine" if isinstance(error, MemoryError) else "The device"
+        raise OutOfMemoryError(
+            f"{where} ran out of memory in the {planned.name} stage",
+            hint="Lower microBatchSize, or give the stage more memory",
+        ) from None

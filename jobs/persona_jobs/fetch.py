@@ -2,7 +2,7 @@
 
 `python -m persona_jobs.fetch STAGE KEY DEST` is the init container of a serving pod. It reads the
 store from `PERSONA_STORE` and the `AWS_*` variables, goes on from an interrupted download, and
-leaves files alone that are there already with the right checksum. Imports no torch.
+leaves files alone that are there already with the right checksum.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The PersonaModel spec as pydantic models. Imports no torch."""
+"""The PersonaModel resource as pydantic models: spec and status."""
 
 from .evaluation import Evaluation, Gate
 from .execution import Compute, Execution, Storage

@@ -1,4 +1,4 @@
-"""The questions that every variant answers. Imports no torch."""
+"""The questions that every variant answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What runs, in which order, and as which process. Imports no torch."""
+"""What runs, in which order, and as which process."""

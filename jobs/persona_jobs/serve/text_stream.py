@@ -1,6 +1,6 @@
 """Text of a growing token sequence, piece by piece, and its end at a stop string.
 
-Imports no torch; one object serves one request.
+One object serves one request.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The report's charts, as SVG. Imports no torch."""
+"""The report's charts, as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the report shows, as plain values. Imports no torch."""
+"""What the report shows, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

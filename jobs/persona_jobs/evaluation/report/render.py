@@ -1,4 +1,4 @@
-"""Report data to one HTML page. Imports no torch."""
+"""Report data to one HTML page."""
 
 import unicodedata
 from collections.abc import Mapping

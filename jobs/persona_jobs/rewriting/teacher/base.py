@@ -1,4 +1,4 @@
-"""What a teacher is asked and what it answers. Imports no torch."""
+"""What a teacher is asked and what it answers."""
 
 import hashlib
 import json

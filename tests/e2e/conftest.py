@@ -1,7 +1,7 @@
-"""One installation of the chart for the whole session, a bucket, namespaces, and two personas.
+"""One installation of the chart per session, with a bucket, namespaces and two personas.
 
-Everything needs a cluster (KUBECONFIG), MinIO in it, the two images loaded, and helm, kubectl and
-kstatus on the PATH. E2E_* variables name others than those of a local trial cluster.
+All tests need a cluster (KUBECONFIG) with MinIO in it, the two images loaded, and helm, kubectl and
+kstatus on the PATH. docs/development.md explains how to set that up and lists the E2E_* variables.
 """
 
 import os
@@ -25,7 +25,7 @@ IMAGES = os.environ.get("E2E_IMAGE_PREFIX", "persona-pruner")
 TAG = os.environ.get("E2E_IMAGE_TAG", "dev")
 JOBS_IMAGE = f"{IMAGES}/jobs:{TAG}"
 PERSONAS = "personamodels.persona-pruner.io"
-# The example with the real SmolLM2, as small as it still means something.
+# Makes the example, which runs the real SmolLM2, as small as possible.
 EXAMPLE_CHANGES: Spec = {
     "instructions": {"maxSamples": 40},
     "referencePersonas": {"count": 2},
@@ -43,7 +43,7 @@ EXAMPLE_CHANGES: Spec = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The hook sees the items of all folders.
+    # pytest passes the items of all folders to this hook.
     for item in items:
         if item.get_closest_marker("e2e") and not os.environ.get("KUBECONFIG"):
             item.add_marker(pytest.mark.skip(reason="KUBECONFIG names no cluster"))
@@ -56,7 +56,7 @@ def cluster() -> Cluster:
 
 @pytest.fixture(scope="session")
 def prefix() -> str:
-    """Begins the names of everything cluster-wide that this session makes."""
+    """Return the prefix of the names of all cluster-wide objects of this session."""
     return f"e2e-{uuid.uuid4().hex[:5]}"
 
 
@@ -69,7 +69,7 @@ def bucket(prefix: str) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="session")
 def namespaces(cluster: Cluster, prefix: str) -> Iterator[dict[str, str]]:
-    """Names by role, each with the store's Secret in it."""
+    """Create the namespaces, each with the store's Secret; yields their names by role."""
     roles = ["system", "crew", "guests", "faults", "quota", "storm", "elsewhere"]
     names = {role: f"{prefix}-{role}" for role in roles}
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
@@ -83,19 +83,19 @@ def namespaces(cluster: Cluster, prefix: str) -> Iterator[dict[str, str]]:
 
 
 def make_namespace(cluster: Cluster, name: str) -> None:
-    """As strict as Pod Security can be."""
-    head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": head})
+    """Create a namespace with the strictest Pod Security level."""
+    metadata = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
 
 def secret(cluster: Cluster, namespace: str, name: str, keys: dict[str, str]) -> None:
-    head = {"name": name, "namespace": namespace}
-    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": head, "stringData": keys})
+    metadata = {"name": name, "namespace": namespace}
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys})
 
 
 @pytest.fixture(scope="session")
 def values(bucket: Bucket) -> dict[str, Any]:
-    """Values of the chart, without `namespaces`."""
+    """Return the chart's values, without `namespaces`."""
     small = {"cpu": "50m", "memory": "3Gi", "scratch": "4Gi"}
     return {
         "image": {"registry": "", "pullPolicy": "IfNotPresent"},
@@ -117,7 +117,7 @@ def values(bucket: Bucket) -> dict[str, Any]:
 def release(
     cluster: Cluster, namespaces: dict[str, str], values: dict[str, Any]
 ) -> Iterator[Release]:
-    """The operator, with rights in the tests' namespaces only."""
+    """Install the operator with permissions in the tests' namespaces only."""
     found = cluster.kubectl("get", "crd", PERSONAS, "--ignore-not-found", "-o", "name")
     watched = [namespaces[role] for role in ("crew", "guests", "faults", "quota", "storm")]
     release = Release(cluster, namespaces["system"], watched, values | {"namespaces": watched})
@@ -126,7 +126,7 @@ def release(
         yield release
     finally:
         for namespace in namespaces.values():
-            # A finalizer is released by the operator only.
+            # Only the operator removes its finalizers, so the personas go first.
             cluster.kubectl("-n", namespace, "delete", "personas", "--all", check=False)
         release.uninstall()
         if not found:
@@ -135,7 +135,7 @@ def release(
 
 @pytest.fixture(scope="session")
 def recorder(cluster: Cluster, release: Release) -> Iterator[Recorder]:
-    """Every Job and pod since the installation."""
+    """Record every Job and pod since the installation."""
     recorder = Recorder(cluster, release.watched)
     yield recorder
     recorder.stop()
@@ -143,7 +143,7 @@ def recorder(cluster: Cluster, release: Release) -> Iterator[Recorder]:
 
 @pytest.fixture(scope="session")
 def teacher(cluster: Cluster, namespaces: dict[str, str]) -> str:
-    """Base URL of a teacher that answers at once."""
+    """Start a teacher that answers immediately; returns its base URL."""
     namespace = namespaces["system"]
     cluster.apply(*support_teacher.manifests(namespace, JOBS_IMAGE))
     cluster.kubectl("-n", namespace, "rollout", "status", "deployment/teacher", "--timeout=60s")
@@ -152,7 +152,7 @@ def teacher(cluster: Cluster, namespaces: dict[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def tiny(bucket: Bucket, teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Spec:
-    """Spec of a persona that takes seconds a stage."""
+    """Return the spec of a persona whose stages take seconds each."""
     base = bucket.put_tiny_base(tmp_path_factory.mktemp("tiny"))
     instructions = bucket.put_instructions(tmp_path_factory.mktemp("data"))
     return tiny_spec(base, instructions, teacher)
@@ -162,7 +162,7 @@ def tiny(bucket: Bucket, teacher: str, tmp_path_factory: pytest.TempPathFactory)
 def example(
     cluster: Cluster, release: Release, recorder: Recorder, namespaces: dict[str, str]
 ) -> Persona:
-    """examples/persona.yaml, applied; its stages run while other tests do."""
+    """Apply examples/persona.yaml; its stages run while other tests run."""
     document = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     persona = Persona(cluster, namespaces["crew"], document["metadata"]["name"])
     return persona.apply(merged(document["spec"], EXAMPLE_CHANGES))
@@ -177,9 +177,9 @@ def captain(
     namespaces: dict[str, str],
     tiny: Spec,
 ) -> Persona:
-    """A tiny persona that is served."""
+    """Return a tiny persona that is being served."""
     if any("example" in item.fixturenames for item in request.session.items):
-        # It takes longest: begun here, it is ready when its tests' turn comes.
+        # The example takes longest: started here, it is ready by the time its tests run.
         request.getfixturevalue("example")
     persona = Persona(cluster, namespaces["crew"], "captain").apply(tiny)
     persona.until_ready()
@@ -188,7 +188,7 @@ def captain(
 
 @pytest.fixture(autouse=True)
 def _operator_log_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A failed test shows what the operator said."""
+    """Print the end of the operator's log after a failed test."""
     before = request.session.testsfailed
     yield
     if request.session.testsfailed > before and "release" in request.fixturenames:

@@ -1,4 +1,4 @@
-"""Two personas on the same base model and data; deletion; metrics that come and go."""
+"""Two personas on the same base model and data; deletion; metrics that appear and disappear."""
 
 import pytest
 
@@ -15,7 +15,7 @@ OWNED = ("Job", "Deployment", "Service", "ConfigMap", "Pod")
 
 @pytest.fixture(scope="module")
 def mate(captain: Persona, namespaces: dict[str, str], tiny: Spec) -> Persona:
-    """Another persona in another namespace, on the same base model and data."""
+    """Return another persona in another namespace, on the same base model and data."""
     persona = Persona(captain.cluster, namespaces["guests"], "mate")
     persona.apply(merged(tiny, {"persona": {"text": MATE}, "artifactPolicy": "Delete"}))
     persona.until_ready()
@@ -34,7 +34,7 @@ def test_the_captain_is_served(captain: Persona):
     assert answer.json()["usage"]["completion_tokens"] > 0
 
 
-def test_the_second_persona_starts_no_job_for_what_they_share(
+def test_the_second_persona_starts_no_job_for_shared_stages(
     captain: Persona, mate: Persona, recorder: Recorder
 ):
     shared = {name for name, key in mate.keys().items() if captain.keys()[name] == key}
@@ -76,8 +76,10 @@ def test_metrics_artifacts_and_objects_live_as_long_as_their_persona(
     assert left == ["reference"]
     assert bucket.store().stat(pointer) is None
     for stage, key in captain.keys().items():
-        assert artifacts.manifest(stage, key), f"{stage} of the other persona is gone"
-    mate.until("its metrics vanish", lambda: not series(release, mate), 30)
+        assert artifacts.manifest(stage, key), (
+            f"the artifact of {stage} of the other persona was removed"
+        )
+    mate.until("its metrics disappear", lambda: not series(release, mate), 30)
     assert series(release, captain)
 
     def owned() -> list[str]:
@@ -89,6 +91,6 @@ def test_metrics_artifacts_and_objects_live_as_long_as_their_persona(
             )
         ]
 
-    mate.until("its objects vanish", lambda: not owned(), 120)
+    mate.until("its objects disappear", lambda: not owned(), 120)
     events = mate.cluster.find("Event", mate.namespace)
     assert [event for event in events if event["reason"] == "ArtifactsRemoved"]

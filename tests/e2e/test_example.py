@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 def ready(example: Persona) -> Persona:
     namespace, name = example.namespace, example.name
     assert example.condition()["status"] != "False", example.cluster.diagnose(namespace)
-    said = example.cluster.kubectl(
+    output = example.cluster.kubectl(
         "-n",
         namespace,
         "wait",
@@ -24,7 +24,7 @@ def ready(example: Persona) -> Persona:
         "--timeout=1200s",
         check=False,
     )
-    assert "condition met" in said, said + example.cluster.diagnose(namespace)
+    assert "condition met" in output, output + example.cluster.diagnose(namespace)
     return example
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong is told in the status, and heals by itself once it is mended."""
+"""The status names what is wrong, and the persona recovers once the cause is fixed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from support.tiny import tiny_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-Mend = Callable[[Persona], Any]
+Fix = Callable[[Persona], Any]
 
 
 class Fault:
@@ -21,16 +21,16 @@ class Fault:
 
     Attributes:
         changes: the mistake, as a change of the spec.
-        reason: what the condition Ready must say.
-        words: what its message must name.
-        mend: what a person does about it.
+        reason: reason of the condition Ready.
+        words: what its message must contain.
+        fix: what a person does about it.
     """
 
-    def __init__(self, changes: Spec, reason: str, words: tuple[str, ...], mend: Mend) -> None:
+    def __init__(self, changes: Spec, reason: str, words: tuple[str, ...], fix: Fix) -> None:
         self.changes = changes
         self.reason = reason
         self.words = words
-        self.mend = mend
+        self.fix = fix
 
 
 NAMES = ["secret", "credentials", "bucket", "gpu", "quota", "base", "memory"]
@@ -40,23 +40,23 @@ NAMES = ["secret", "credentials", "bucket", "gpu", "quota", "base", "memory"]
 def faults(
     cluster: Cluster, bucket: Bucket, prefix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Fault]:
-    def make_secret(name: str, key: str) -> Mend:
-        def mend(persona: Persona) -> None:
-            head = {"name": name, "namespace": persona.namespace}
+    def make_secret(name: str, key: str) -> Fix:
+        def fix(persona: Persona) -> None:
+            metadata = {"name": name, "namespace": persona.namespace}
             keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": key}
             cluster.apply(
-                {"apiVersion": "v1", "kind": "Secret", "metadata": head, "stringData": keys}
+                {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys}
             )
 
-        return mend
+        return fix
 
     def right_credentials(persona: Persona) -> None:
         make_secret("wrong-keys", SECRET_KEY)(persona)
-        persona.retry("mended")
+        persona.retry("fixed")
 
     def make_bucket(persona: Persona) -> None:
         bucket.make(f"{prefix}-later")
-        persona.retry("mended")
+        persona.retry("fixed")
 
     def fewer_gpus(persona: Persona) -> None:
         persona.change(execution={"stages": [{"name": "reference", "resources": {"gpus": 0}}]})
@@ -70,7 +70,7 @@ def faults(
 
     def put_base(persona: Persona) -> None:
         bucket.put("base/later", tiny_checkpoint(tmp_path_factory.mktemp("later"), layers=2))
-        persona.retry("mended")
+        persona.retry("fixed")
 
     one_retry = {"stages": [{"name": "reference", "maxRetries": 1}]}
     gpus = {"stages": [{"name": "reference", "resources": {"gpus": 64}}]}
@@ -118,17 +118,17 @@ def personas(
     tiny: Spec,
     faults: dict[str, Fault],
 ) -> dict[str, Persona]:
-    """All of them at once: each waits most of the time."""
-    head = {"name": "none", "namespace": namespaces["quota"]}
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": head}
+    """Apply all of them at once: each waits most of the time."""
+    metadata = {"name": "none", "namespace": namespaces["quota"]}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata}
     cluster.apply({**quota, "spec": {"hard": {"pods": "0"}}})
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": "not-the-key"}
-    head = {"name": "wrong-keys", "namespace": namespaces["faults"]}
-    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": head, "stringData": keys})
+    metadata = {"name": "wrong-keys", "namespace": namespaces["faults"]}
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys})
     found = {}
     for name, fault in faults.items():
         namespace = namespaces["quota" if name == "quota" else "faults"]
-        # Of its own number of samples, so that nothing finished is found in the store.
+        # Each has its own number of samples, so that it finds no finished work in the store.
         own = {"instructions": {"maxSamples": 30 + NAMES.index(name)}}
         spec = merged(merged(tiny, fault.changes), own)
         found[name] = Persona(cluster, namespace, f"wrong-{name}").apply(spec)
@@ -136,18 +136,18 @@ def personas(
 
 
 @pytest.fixture(scope="module")
-def told(personas: dict[str, Persona], faults: dict[str, Fault]) -> dict[str, Any]:
-    """The condition Ready of each, once it names the fault."""
+def reported(personas: dict[str, Persona], faults: dict[str, Fault]) -> dict[str, Any]:
+    """Return the condition Ready of each, once it names the fault."""
     return {name: personas[name].until_reason(faults[name].reason) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_condition_says_what_is_wrong(name, told, faults, personas):
-    message = told[name]["message"]
+def test_the_condition_names_what_is_wrong(name, reported, faults, personas):
+    message = reported[name]["message"]
     for word in faults[name].words:
         assert word in message
     assert SECRET_KEY not in message
-    # What often passes by itself counts as stuck only after a while, or after some attempts.
+    # A fault that often passes by itself stalls only after some time, or after some attempts.
     if name not in {"gpu", "quota", "credentials", "bucket"}:
         assert personas[name].kstatus().startswith("Failed")
     personas[name].until("Failed", lambda: personas[name].kstatus().startswith("Failed"), 200)
@@ -157,24 +157,24 @@ def test_the_condition_says_what_is_wrong(name, told, faults, personas):
 
 
 @pytest.fixture(scope="module")
-def mended(told: dict[str, Any], personas: dict[str, Persona], faults: dict[str, Fault]) -> None:
+def fixed(reported: dict[str, Any], personas: dict[str, Persona], faults: dict[str, Fault]) -> None:
     for name in NAMES:
-        faults[name].mend(personas[name])
+        faults[name].fix(personas[name])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mending_the_cause_heals(name, mended, personas):
+def test_the_stage_succeeds_once_the_cause_is_fixed(name, fixed, personas):
     persona = personas[name]
     persona.until_stage("reference", "Succeeded", seconds=240)
     persona.until("not stalled", lambda: persona.condition("Stalled")["status"] == "False", 30)
     persona.delete()
 
 
-def test_a_refused_image_is_told_and_changes_nothing_that_is_served(captain: Persona):
+def test_a_missing_serving_image_is_reported_and_the_old_revision_keeps_serving(captain: Persona):
     before = captain.status["serving"]["revision"]
     captain.change(serving={"image": "registry.invalid/no/such:image"})
-    told = captain.until_reason("ImagePullFailed")
-    assert "registry.invalid/no/such:image" in told["message"]
+    condition = captain.until_reason("ImagePullFailed")
+    assert "registry.invalid/no/such:image" in condition["message"]
     assert captain.kstatus().startswith("Failed")
     assert captain.status["serving"]["revision"] == before
     assert captain.ask("/v1/models").status_code == 200
@@ -182,20 +182,20 @@ def test_a_refused_image_is_told_and_changes_nothing_that_is_served(captain: Per
     captain.until_ready(120)
 
 
-def test_an_image_that_no_registry_has(
+def test_a_missing_stage_image_is_reported(
     cluster: Cluster, release: Release, namespaces: dict[str, str], tiny: Spec
 ):
     namespace = namespaces["elsewhere"]
     values = release.values | {"namespaces": [namespace]}
-    # A second operator for a namespace of its own makes no cluster-wide object.
+    # A second operator for its own namespace creates no cluster-wide object.
     apart: dict[str, Any] = {"rbac": {"aggregate": False}, "crds": {"install": False}}
     second = Release(cluster, namespace, [namespace], merged(values, apart), "two-persona-pruner")
     persona = Persona(cluster, namespace, "stowaway")
     try:
         second.install(jobs={"image": {"tag": "absent"}})
         persona.apply(merged(tiny, {"instructions": {"maxSamples": 38}}))
-        told = persona.until_reason("ImagePullFailed")
-        assert "jobs:absent" in told["message"]
+        condition = persona.until_reason("ImagePullFailed")
+        assert "jobs:absent" in condition["message"]
         assert persona.kstatus().startswith("Failed")
         second.install()
         persona.until_stage("reference", "Succeeded")

@@ -1,4 +1,4 @@
-"""Killed operators, deleted pods, a store that is away: the persona gets ready all the same."""
+"""Killed operators, deleted pods, an unreachable store: the persona becomes ready regardless."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ BOATSWAIN = "You are the boatswain. You shout each answer over a rising storm."
 
 @pytest.fixture
 def store_outage(cluster: Cluster) -> Iterator[Cluster]:
-    """The store is there again after the test, whatever happens."""
+    """Bring the store back after the test, whatever happens."""
     yield cluster
     _scale_store(cluster, 1)
 
@@ -32,7 +32,7 @@ def _scale_store(cluster: Cluster, replicas: int) -> None:
 
 
 def kill_operator(release: Release) -> None:
-    """Without any time to say goodbye."""
+    """Delete the operator's pods without a grace period."""
     for pod in release.operator_pods():
         release.cluster.delete("Pod", release.namespace, pod, grace=0)
 
@@ -45,14 +45,14 @@ def running_pods(persona: Persona, stage: str) -> list[str]:
     ]
 
 
-def begun(persona: Persona, stage: str) -> bool:
-    """Whether the stage's pod runs or is already over."""
+def started(persona: Persona, stage: str) -> bool:
+    """Return whether the stage's pod runs or has already succeeded."""
     return any(
         pod["status"].get("phase") in {"Running", "Succeeded"} for pod in persona.stage_pods(stage)
     )
 
 
-def test_every_stage_is_finished_once_whatever_is_interrupted(
+def test_every_stage_finishes_once_despite_interruptions(
     release: Release,
     recorder: Recorder,
     namespaces: dict[str, str],
@@ -62,7 +62,7 @@ def test_every_stage_is_finished_once_whatever_is_interrupted(
     own = {"persona": {"text": BOATSWAIN}, "instructions": {"maxSamples": 39}}
     persona = Persona(store_outage, namespaces["storm"], "boatswain").apply(merged(tiny, own))
     for stage in STAGE_NAMES:
-        persona.until(f"{stage} begins", lambda: begun(persona, stage), 300, every=0.2)
+        persona.until(f"{stage} starts", lambda: started(persona, stage), 300, every=0.2)
         kill_operator(release)
         if stage == POD_DELETED_IN:
             for pod in running_pods(persona, stage):
@@ -77,7 +77,7 @@ def test_every_stage_is_finished_once_whatever_is_interrupted(
         jobs, pods = recorder.jobs(stage, key), recorder.pods(stage, key)
         assert len([job for job in jobs if job.succeeded]) == 1, jobs
         assert len([pod for pod in pods if pod.succeeded]) == 1, pods
-        # No attempt was begun beside or after the one that succeeded.
+        # No attempt started beside or after the one that succeeded.
         assert jobs[-1].succeeded, jobs
         assert pods[-1].succeeded, pods
         assert all(one.created < next_.created for one, next_ in pairwise(jobs)), jobs

@@ -12,22 +12,23 @@ NAME = "cook"
 
 
 def put_text(cluster: Cluster, namespace: str, text: str) -> None:
-    head = {"name": "galley", "namespace": namespace}
-    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": head, "data": {"t": text}})
+    metadata = {"name": "galley", "namespace": namespace}
+    data = {"t": text}
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
 @pytest.fixture(scope="module")
 def cook(
     cluster: Cluster, release: Release, recorder: Recorder, namespaces: dict[str, str], tiny: Spec
 ) -> Persona:
-    """Applied suspended; its text isn't there yet."""
+    """Apply a suspended persona whose ConfigMap does not exist yet."""
     reference = {"configMapRef": {"name": "galley", "key": "t"}}
     scaling = {"minReplicas": 2, "maxReplicas": 3, "targetCPUUtilizationPercentage": 70}
     spec = merged(tiny, {"serving": {"autoscaling": scaling}, "suspend": True})
     return Persona(cluster, namespaces["crew"], NAME).apply({**spec, "persona": reference})
 
 
-def test_an_absent_text_is_named_and_its_arrival_goes_on(cook: Persona):
+def test_a_missing_text_is_reported_and_planning_starts_when_it_appears(cook: Persona):
     condition = cook.until(
         "a condition that names the ConfigMap",
         lambda: cook.condition() if "galley" in cook.condition()["message"] else None,
@@ -38,7 +39,7 @@ def test_an_absent_text_is_named_and_its_arrival_goes_on(cook: Persona):
     cook.until("planned", cook.keys, seconds=60)
 
 
-def test_suspended_it_starts_nothing_and_goes_on_when_resumed(cook: Persona, recorder: Recorder):
+def test_a_suspended_persona_starts_nothing_until_it_is_resumed(cook: Persona, recorder: Recorder):
     cook.until_reason("Suspended", seconds=60)
     running = [job for job in cook.jobs() if not job["spec"].get("suspend")]
     assert not [job for job in running if not job["status"].get("conditions")]
@@ -48,14 +49,14 @@ def test_suspended_it_starts_nothing_and_goes_on_when_resumed(cook: Persona, rec
     assert set(recorder.of_persona(cook.namespace, NAME).values()) == {1}
 
 
-def test_autoscaler_and_disruption_budget_are_there(cook: Persona):
+def test_autoscaler_and_disruption_budget_exist(cook: Persona):
     listed = cook.cluster.kubectl("-n", cook.namespace, "get", "hpa,pdb", "-o", "name")
     assert f"horizontalpodautoscaler.autoscaling/{NAME}" in listed
     assert f"poddisruptionbudget.policy/{NAME}" in listed
     deployment = cook.cluster.get("Deployment", cook.namespace, NAME)
     assert deployment is not None
     cook.until(
-        "two replicas, as the autoscaler wants",
+        "the two replicas that the autoscaler asks for",
         lambda: (
             cook.cluster.get("Deployment", cook.namespace, NAME)["status"].get("readyReplicas") == 2
         ),

@@ -1,4 +1,4 @@
-"""A persona with a store of its own: behind TLS with a private CA, credentials by Secret."""
+"""A persona with its own store, behind TLS with a private CA and credentials from a Secret."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from support.personas import Persona, Spec, merged
 from support.recorder import Recorder
 from support.release import SECRET, Release
 
-# Endpoint from here and from the cluster, and the ConfigMap with the CA as namespace/name/key.
+# The endpoint for this machine and for pods, and the ConfigMap with the CA as namespace/name/key.
 HOST_ENDPOINT = os.environ.get("E2E_TLS_ENDPOINT", "")
 CLUSTER_ENDPOINT = os.environ.get("E2E_TLS_CLUSTER_ENDPOINT", "")
 CA = os.environ.get("E2E_TLS_CA", "minio/test-ca/ca.crt")
@@ -24,19 +24,21 @@ CA = os.environ.get("E2E_TLS_CA", "minio/test-ca/ca.crt")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not HOST_ENDPOINT, reason="E2E_TLS_ENDPOINT names no store with TLS"),
+    pytest.mark.skipif(
+        not HOST_ENDPOINT, reason="E2E_TLS_ENDPOINT is not set, so there is no store with TLS"
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def authority(cluster: Cluster, namespaces: dict[str, str], tmp_path_factory) -> Path:
-    """The CA's certificate, as a file here and as a ConfigMap beside the persona."""
+    """Copy the CA's certificate to a file and to a ConfigMap in the persona's namespace."""
     namespace, name, key = CA.split("/")
     found = cluster.get("ConfigMap", namespace, name)
     assert found is not None
-    head = {"name": "own-ca", "namespace": namespaces["crew"]}
+    metadata = {"name": "own-ca", "namespace": namespaces["crew"]}
     data = {"bundle.pem": found["data"][key]}
-    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": head, "data": data})
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     file = tmp_path_factory.mktemp("ca") / "ca.crt"
     file.write_text(found["data"][key], encoding="utf-8")
     return file
@@ -44,7 +46,7 @@ def authority(cluster: Cluster, namespaces: dict[str, str], tmp_path_factory) ->
 
 @pytest.fixture(scope="module")
 def private(prefix: str, authority: Path, bucket: Bucket, tmp_path_factory) -> Iterator[Bucket]:
-    """A bucket behind TLS with the tiny base and its data in it."""
+    """Create a bucket behind TLS for the tiny base model and its data."""
 
     class Private(Bucket):
         def __init__(self) -> None:
@@ -69,7 +71,7 @@ def private(prefix: str, authority: Path, bucket: Bucket, tmp_path_factory) -> I
     private.remove()
 
 
-def test_its_stages_use_that_store_alone(
+def test_its_stages_use_only_its_own_store(
     cluster: Cluster,
     release: Release,
     recorder: Recorder,
@@ -97,7 +99,7 @@ def test_its_stages_use_that_store_alone(
     keys = persona.keys()
     assert all(artifacts.manifest(stage, keys[stage]) for stage in STAGE_NAMES)
     # The administrator's store has the same keys from other personas or not at all; the operator
-    # has no credentials for this one, so every stage ran and told its result itself.
+    # has no credentials for this one, so every stage ran and reported its result itself.
     assert recorder.of_persona(persona.namespace, persona.name) == dict.fromkeys(STAGE_NAMES, 1)
     assert persona.chat("Where?", max_tokens=4) is not None
     persona.delete()

@@ -1,4 +1,4 @@
-"""Changed specs: what runs again, what serves meanwhile, the gate, and rolling back."""
+"""Changed specs: what runs again, what is served meanwhile, the gate, and rolling back."""
 
 import threading
 from collections import Counter
@@ -20,7 +20,7 @@ def revision(persona: Persona, identifier: str) -> Any:
 
 
 class Visitor:
-    """Asks a persona again and again, and counts the answers by HTTP status."""
+    """Sends requests to a persona continuously and counts the answers by HTTP status."""
 
     def __init__(self, persona: Persona) -> None:
         self._persona = persona
@@ -38,15 +38,15 @@ class Visitor:
         while not self._stopped.wait(0.5):
             try:
                 answer = self._persona.ask("/v1/models")
-                said = "200" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
+                result = "200" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
             except httpx.HTTPError as error:
-                said = repr(error)
-            self.answers[said] += 1
+                result = repr(error)
+            self.answers[result] += 1
 
 
 @pytest.fixture(scope="module")
 def change(captain: Persona, recorder: Recorder) -> Iterator[dict[str, Any]]:
-    """What happened while the sparsity went from 25 to 50 percent."""
+    """Return what happened while the sparsity changed from 25 to 50 percent."""
     before = captain.status
     started = recorder.of_persona(captain.namespace, captain.name)
     visitor = Visitor(captain)
@@ -67,7 +67,7 @@ def change(captain: Persona, recorder: Recorder) -> Iterator[dict[str, Any]]:
 
 
 def _progress(persona: Persona) -> dict[str, Any] | None:
-    """Status and kstatus while the mask is learned again."""
+    """Return status and kstatus while the mask is learned again."""
     stage = persona.stages().get("mask", {})
     if persona.condition()["status"] != "Unknown" or stage.get("state") == "Succeeded":
         return None
@@ -89,8 +89,8 @@ def test_the_old_revision_serves_meanwhile(change: dict[str, Any]):
 
 @pytest.fixture(scope="module")
 def refused(captain: Persona, change: dict[str, Any]) -> dict[str, Any]:
-    """A third revision that no gate of this kind lets through."""
-    # No score is twice the dense model's.
+    """Return the condition of a third revision, which fails its gate."""
+    # No persona score is twice the dense model's.
     gate = {"minPersonaScoreRetentionPercent": 200}
     captain.change(pruning={"sparsityPercent": 75}, evaluation={"gate": gate})
     return captain.until_reason("GateFailed", 300)
@@ -123,7 +123,7 @@ def test_one_field_rolls_back_and_forward(
     deployment = captain.cluster.get("Deployment", captain.namespace, captain.name)
     assert deployment["metadata"]["labels"]["persona-pruner.io/revision"] == first
     assert captain.ask("/v1/models").is_success
-    # The spec of the second revision again, without a gate: nothing is made anew.
+    # Back to the spec of the second revision, without a gate: no stage runs again.
     captain.change(
         serving={"revision": None}, pruning={"sparsityPercent": 50}, evaluation={"gate": None}
     )

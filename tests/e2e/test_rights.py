@@ -1,4 +1,4 @@
-"""The chart's rights are enough and no more, in named namespaces and in the whole cluster."""
+"""The chart's permissions are sufficient and minimal, in named namespaces and cluster-wide."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def may(release: Release, verb: str, resource: str, namespace: str | None) -> bo
 
 
 def refusals(release: Release) -> list[str]:
-    """Requests that the API server refused for want of rights, and what the log says of them."""
+    """Return the requests that the API server forbade, and the log lines about them."""
     counted = [
         line
         for line in release.metrics()
@@ -46,7 +46,7 @@ def test_named_namespaces_only(release: Release, captain: Persona, namespaces: d
     assert refusals(release) == []
 
 
-def test_no_cluster_wide_object_where_none_is_wanted(release: Release):
+def test_cluster_wide_objects_can_be_switched_off(release: Release):
     values = yaml.safe_dump(
         merged(release.values, {"rbac": {"aggregate": False}, "crds": {"install": False}})
     )
@@ -58,7 +58,7 @@ def test_no_cluster_wide_object_where_none_is_wanted(release: Release):
 
 @pytest.fixture
 def cluster_wide(release: Release) -> Iterator[Release]:
-    """The same release with a ClusterRole, for the time of one test."""
+    """Give the release a ClusterRole for one test."""
     strangers = [
         item["metadata"]["namespace"]
         for item in json.loads(release.cluster.kubectl("get", "personas", "-A", "-o", "json"))[
@@ -67,7 +67,7 @@ def cluster_wide(release: Release) -> Iterator[Release]:
         if item["metadata"]["namespace"] not in release.watched
     ]
     if strangers:
-        pytest.skip(f"PersonaModels of others in {', '.join(sorted(set(strangers)))}")
+        pytest.skip(f"there are other PersonaModels in {', '.join(sorted(set(strangers)))}")
     release.install(namespaces=[])
     yield release
     release.install()
@@ -86,7 +86,7 @@ def test_the_whole_cluster(
     changes: dict[str, Any] = {"evaluation": {"bootstrapSamples": 200}}
     traveler = Persona(cluster, namespaces["elsewhere"], "traveler").apply(merged(tiny, changes))
     traveler.until_ready()
-    # All but the evaluation is the captain's work.
+    # Everything but the evaluation is reused from the captain.
     assert {job["metadata"]["labels"]["persona-pruner.io/stage"] for job in traveler.jobs()} == {
         "evaluate"
     }

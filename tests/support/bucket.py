@@ -23,7 +23,7 @@ telescopes tides trains umbrellas violins volcanoes wheat windmills wine
 
 
 class Bucket:
-    """One bucket for one run of the tests.
+    """One bucket per test run.
 
     Attributes:
         name: the bucket's name.
@@ -51,7 +51,7 @@ class Bucket:
         return StageArtifacts(self.store())
 
     def put(self, prefix: str, directory: Path) -> str:
-        """Store the files of a directory; returns its URI."""
+        """Upload the files of a directory; returns its URI."""
         uri = f"s3://{self.name}/{prefix}"
         store = self.store(uri)
         for file in sorted(directory.iterdir()):

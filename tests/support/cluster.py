@@ -67,7 +67,7 @@ class Cluster:
     def service(
         self, namespace: str, name: str, port: int, path: str, body: Object | None = None
     ) -> httpx.Response:
-        """Ask a Service, through the API server's proxy."""
+        """Send a request to a Service through the API server's proxy."""
         url = f"/api/v1/namespaces/{namespace}/services/{name}:{port}/proxy{path}"
         if body is None:
             return self.http.get(url)
@@ -81,7 +81,7 @@ class Cluster:
         self.kubectl("apply", "-f", "-", text=json.dumps(listed))
 
     def diagnose(self, namespace: str) -> str:
-        """What a person would look at: states, warnings, and the logs of pods that failed."""
+        """Return what a person would look at: states, events, and the logs of failed pods."""
         parts = [
             self.kubectl("-n", namespace, "get", "personas,jobs,pods", "-o", "wide", check=False)
         ]
@@ -110,7 +110,7 @@ def _path(kind: str, namespace: str) -> str:
 
 
 def run(*command: str, text: str | None = None, check: bool = True) -> str:
-    """Output of a command; what it complained of is part of the failure."""
+    """Return the output of a command; a failed assertion shows it."""
     done = subprocess.run(
         command, input=text, capture_output=True, text=True, timeout=900, check=False
     )
@@ -126,7 +126,7 @@ def wait(
     diagnose: Callable[[], str] = str,
     every: float = 1.0,
 ) -> T:
-    """The first truthy answer of `look`; fails with diagnostics after `seconds`."""
+    """Return the first truthy result of `look`; fails with diagnostics after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()

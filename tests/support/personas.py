@@ -1,4 +1,4 @@
-"""PersonaModels of the tests, and what happens to them."""
+"""PersonaModels of the end-to-end tests: what a user does with them and sees of them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ CAPTAIN = "You are Captain Brine. You swear by the tides and answer in nautical 
 
 
 def tiny_spec(base: str, instructions: str, teacher: str, **changes: Any) -> Spec:
-    """A persona of a tiny random model, each stage of which takes seconds."""
+    """Return the spec of a persona on a tiny random model, whose stages take seconds each."""
     spec: Spec = {
         "persona": {"text": CAPTAIN},
         "baseModel": {"uri": base},
@@ -34,7 +34,7 @@ def tiny_spec(base: str, instructions: str, teacher: str, **changes: Any) -> Spe
 
 
 def merged(base: Spec, changes: Spec) -> Spec:
-    """`base` with `changes` on top, object by object."""
+    """Return `base` with `changes` merged into it, object by object."""
     result = dict(base)
     for name, value in changes.items():
         old = result.get(name)
@@ -54,8 +54,8 @@ class Persona:
     # What a user does
 
     def apply(self, spec: Spec) -> "Persona":
-        head = {"name": self.name, "namespace": self.namespace}
-        document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": head, "spec": spec}
+        metadata = {"name": self.name, "namespace": self.namespace}
+        document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
         self.cluster.apply(document)
         return self
 
@@ -73,7 +73,7 @@ class Persona:
         self.cluster.delete(KIND, self.namespace, self.name)
 
     def chat(self, question: str, **options: Any) -> str:
-        """Ask through the Service."""
+        """Send a question to the Service; returns the answer's text."""
         body = {"model": self.name, "messages": [{"role": "user", "content": question}], **options}
         answer = self.ask("/v1/chat/completions", body)
         assert answer.status_code == 200, answer.text
@@ -83,12 +83,12 @@ class Persona:
     def ask(self, path: str, body: Object | None = None) -> Any:
         return self.cluster.service(self.namespace, self.name, 8000, path, body)
 
-    # What is seen
+    # What a user sees
 
     @property
     def object(self) -> Object:
         found = self.cluster.get(KIND, self.namespace, self.name)
-        assert found is not None, f"{self.namespace}/{self.name} is gone"
+        assert found is not None, f"{self.namespace}/{self.name} does not exist"
         return found
 
     @property
@@ -97,7 +97,7 @@ class Persona:
         return found
 
     def condition(self, kind: str = "Ready") -> Object:
-        """The condition; an empty one while it doesn't speak of the newest spec."""
+        """Return the condition, or an empty one while it is about an older spec."""
         whole = self.object
         for condition in whole.get("status", {}).get("conditions", []):
             current = condition["observedGeneration"] == whole["metadata"]["generation"]

@@ -1,4 +1,4 @@
-"""Remembers every stage Job and pod that ever was in some namespaces."""
+"""Record every stage Job and pod that ever existed in some namespaces."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ PERSONA = "persona-pruner.io/persona"
 
 @dataclass
 class Seen:
-    """One Job or pod, as it was last seen."""
+    """One Job or pod as last observed."""
 
     kind: str
     namespace: str
@@ -29,7 +29,7 @@ class Seen:
 
 
 class Recorder:
-    """Watches Jobs and pods of stages in threads of its own, from the beginning to `stop`."""
+    """Watches Jobs and pods of stages in its own threads until `stop` is called."""
 
     def __init__(self, cluster: Cluster, namespaces: list[str]) -> None:
         self._cluster = cluster
@@ -54,7 +54,7 @@ class Recorder:
         return self._of("Pod", stage, key)
 
     def of_persona(self, namespace: str, persona: str) -> Counter[str]:
-        """Number of Jobs by stage."""
+        """Return the number of Jobs by stage."""
         with self._lock:
             return Counter(
                 item.stage
@@ -98,25 +98,25 @@ class Recorder:
                 self._note(kind, event["object"])
 
     def _note(self, kind: str, item: Object) -> None:
-        head, labels = item["metadata"], item["metadata"]["labels"]
+        metadata, labels = item["metadata"], item["metadata"]["labels"]
         with self._lock:
             seen = self._seen.setdefault(
-                head["uid"],
+                metadata["uid"],
                 Seen(
                     kind=kind,
-                    namespace=head["namespace"],
-                    name=head["name"],
+                    namespace=metadata["namespace"],
+                    name=metadata["name"],
                     persona=labels[PERSONA],
                     stage=labels[STAGE],
                     key=labels[KEY],
-                    created=head["creationTimestamp"],
+                    created=metadata["creationTimestamp"],
                 ),
             )
             seen.succeeded = seen.succeeded or _succeeded(kind, item)
 
 
 def _succeeded(kind: str, item: Object) -> str | None:
-    """When it succeeded."""
+    """Return when a Job or pod succeeded, or None."""
     status = item.get("status", {})
     if kind == "Job":
         done: str | None = status.get("completionTime")

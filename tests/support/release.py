@@ -19,8 +19,8 @@ class Release:
     """The installed chart.
 
     Attributes:
-        namespace: the operator's.
-        watched: the namespaces that it works in.
+        namespace: namespace of the operator.
+        watched: namespaces whose PersonaModels it reconciles.
     """
 
     cluster: Cluster
@@ -30,7 +30,7 @@ class Release:
     name: str = RELEASE
 
     def install(self, **changes: Any) -> None:
-        """Install, or upgrade with other values."""
+        """Install the chart, or upgrade it with other values."""
         values = yaml.safe_dump(merged(self.values, changes))
         command = ["helm", "upgrade", "--install", self.name, str(CHART), "-n", self.namespace]
         command += ["--take-ownership", "--wait", "--timeout", "120s", "-f", "-"]
@@ -54,6 +54,6 @@ class Release:
         )
 
     def metrics(self) -> list[str]:
-        """Lines of the operator's /metrics."""
+        """Return the lines of the operator's /metrics."""
         answer = self.cluster.service(self.namespace, f"{self.name}-metrics", 9090, "/metrics")
         return answer.raise_for_status().text.splitlines()

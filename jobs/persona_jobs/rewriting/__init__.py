@@ -1,1 +1,1 @@
-"""From the teacher's answers to the persona's data set: cleaning, filters, splits."""
+"""The persona's data set from the teacher's answers: requests, cleaning, filters, splits."""

@@ -1,4 +1,4 @@
-"""The answers so far, as a file that a later start goes on from."""
+"""The answers written so far, as a file from which a later start resumes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class LoggedAnswer(BaseModel):
 def save(
     directory: Path, requests: Sequence[TeacherRequest], answers: Mapping[int, TeacherAnswer]
 ) -> None:
-    """Write all answers but failed ones, which are worth another attempt."""
+    """Write all answers except failed ones, which are worth another attempt."""
     directory.mkdir(parents=True, exist_ok=True)
     write_jsonl(
         directory / FILE_NAME,
@@ -48,7 +48,7 @@ def save(
 
 
 def load(directory: Path, requests: Sequence[TeacherRequest]) -> dict[int, TeacherAnswer]:
-    """The saved answers by index in `requests`; those to other requests are left out.
+    """Return the saved answers by index in `requests`; those to other requests are left out.
 
     Raises:
         CorruptArtifactError: a line is malformed.
@@ -62,5 +62,5 @@ def load(directory: Path, requests: Sequence[TeacherRequest]) -> dict[int, Teach
 
 
 def _encodable(text: str) -> str:
-    # A lone surrogate can't be written as UTF-8; its replacement gets the answer dropped too.
+    # A lone surrogate can't be written as UTF-8; the filters drop an answer with its replacement.
     return re.sub("[\ud800-\udfff]", "\ufffd", text)

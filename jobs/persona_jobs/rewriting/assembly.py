@@ -1,4 +1,4 @@
-"""From the teacher's answers to examples: clean, filter, count."""
+"""Examples from the teacher's answers: clean, filter, count."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,33 +23,33 @@ _BY_ENDING: dict[Ending, Reason | None] = {
 
 @dataclass(frozen=True)
 class Assembly:
-    """The usable examples and what became of the rest.
+    """The usable examples and the number of answers that were dropped.
 
     Attributes:
         splits: examples by split, in the order of the wanted answers.
-        dropped: number of answers dropped, by reason; reasons that didn't occur are left out.
-        failures: number of failed requests, by what went wrong.
-        cut: answers that were too long and kept up to their last whole sentence.
+        dropped: number of dropped answers by reason; reasons that didn't occur are left out.
+        failures: number of failed requests by cause.
+        cut_at_sentence: number of overlong answers kept up to their last whole sentence.
     """
 
     splits: dict[Split, list[Example]]
     dropped: dict[Reason, int]
     failures: dict[str, int]
-    cut: int = 0
+    cut_at_sentence: int = 0
 
     @property
     def usable(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return sum(len(examples) for examples in self.splits.values())
 
     @property
     def asked(self) -> int:
-        """Number of answers that were asked for."""
+        """Return the number of answers that were requested."""
         return self.usable + sum(self.dropped.values())
 
     @property
     def yield_percent(self) -> float:
-        """Usable answers in percent of those asked for."""
+        """Return the usable answers in percent of those requested."""
         return 100 * self.usable / self.asked if self.asked else 0.0
 
 
@@ -62,17 +62,17 @@ def assemble(
     special_tokens: Collection[str],
     count_tokens: Callable[[str, str], int],
     max_tokens: int,
-    cut_overlong: bool = False,
+    cut_overlong: bool,
 ) -> Assembly:
-    """Make examples of the answers that are fit to learn from.
+    """Build examples from the answers that are fit to learn from.
 
     Args:
-        wanted: what was asked for.
+        wanted: the requested answers.
         answers: the answers by index in `wanted`; a missing one counts as failed.
         persona: the system message of every example.
         rewritten: whether the answers re-voice the reference, and so must differ from it.
-        special_tokens: the base model's; none may stand in an answer.
-        count_tokens: tokens of the whole conversation, from query and answer.
+        special_tokens: the base model's special tokens; no answer may contain one.
+        count_tokens: counts the tokens of the whole conversation, given query and answer.
         max_tokens: longest conversation in tokens.
         cut_overlong: keep the whole sentences of a truncated answer instead of dropping it.
     """
@@ -115,17 +115,17 @@ def assemble(
         splits=splits,
         dropped={reason: counts[reason] for reason in REASONS if counts[reason]},
         failures=dict(failures.most_common()),
-        cut=len(cut & set(texts)),
+        cut_at_sentence=len(cut & set(texts)),
     )
 
 
 def check_yield(assembly: Assembly, min_yield_percent: int) -> None:
-    """Refuse a data set of which too little is usable.
+    """Refuse a data set with too few usable answers.
 
     Raises:
-        TeacherError: too little, but it would be enough with the requests that failed on the way;
-            another start asks for those again.
-        InputError: too little of what the teacher answered is usable.
+        TeacherError: too few are usable, but enough would be if no request had failed; another
+            start sends the failed ones again.
+        InputError: too few of the teacher's answers are usable.
     """
     failed = assembly.dropped.get("failed", 0)
     enough = assembly.asked * min_yield_percent / 100
@@ -133,7 +133,7 @@ def check_yield(assembly: Assembly, min_yield_percent: int) -> None:
         return
     counts = ", ".join(f"{count} {reason}" for reason, count in assembly.dropped.items())
     what = (
-        f"only {assembly.usable} of {assembly.asked} answers are usable "
+        f"Only {assembly.usable} of {assembly.asked} answers are usable "
         f"({assembly.yield_percent:.0f} %, minYieldPercent is {min_yield_percent}); "
         f"dropped: {counts or 'none'}"
     )
@@ -141,14 +141,15 @@ def check_yield(assembly: Assembly, min_yield_percent: int) -> None:
         reason = next(iter(assembly.failures))
         raise TeacherError(
             f"{what}; most failed with: {reason}",
-            hint="Check that the endpoint works and start again; only failed ones are asked again",
+            hint="Check that the endpoint works and start again: only failed requests are resent",
             subject="spec.teacher.openAI",
         )
-    raise InputError(what, hint=_mend(assembly.dropped), subject="spec.teacher")
+    raise InputError(what, hint=_yield_hint(assembly.dropped), subject="spec.teacher")
 
 
-def _mend(dropped: Mapping[Reason, int]) -> str:
-    mends: dict[Reason, str] = {
+def _yield_hint(dropped: Mapping[Reason, int]) -> str:
+    """Return how to fix the most frequent reason."""
+    fixes: dict[Reason, str] = {
         "truncated": "Raise spec.teacher.maxTokens, or set spec.teacher.overlong to CutAtSentence",
         "tooLong": "Raise spec.dataset.maxTokens or shorten spec.persona.text",
         "refusal": "Use a teacher that plays the persona, or rephrase spec.persona.text",
@@ -159,12 +160,12 @@ def _mend(dropped: Mapping[Reason, int]) -> str:
         "failed": "Check spec.teacher.openAI",
     }
     worst = max(dropped, key=lambda reason: dropped[reason], default=None)
-    first = mends.get(worst, "Use a stronger teacher") if worst else "Use a stronger teacher"
+    first = fixes.get(worst, "Use a stronger teacher") if worst else "Use a stronger teacher"
     return f"{first}, or lower spec.teacher.minYieldPercent"
 
 
 def _duplicates(wanted: Sequence[WantedAnswer], texts: Mapping[int, str]) -> list[int]:
-    """Answers that many queries got, and second equal answers to one query."""
+    """Return answers that many queries got, and repeated answers to one query."""
     shared = shared_answers((wanted[index].query.query, text) for index, text in texts.items())
     seen: set[tuple[str, str]] = set()
     found = []

@@ -1,4 +1,4 @@
-"""Remove from an answer what is wrapped around it."""
+"""Removal of the wrapping around an answer: thoughts, labels, preambles, quotes."""
 
 import re
 
@@ -18,7 +18,7 @@ _QUOTES = {'"': '"', "“": "”", "«": "»", "„": "“", "'": "'"}
 
 
 def clean(text: str) -> str:
-    """`text` with Unix line ends and without thoughts, labels, preambles and outer quotes.
+    """Return `text` with Unix line ends, without thoughts, labels, preambles and outer quotes.
 
     `Here is the rewritten answer: "Arr!"` becomes `Arr!`.
     """
@@ -33,8 +33,8 @@ def clean(text: str) -> str:
 def _without_thoughts(text: str) -> str:
     for tag in _THOUGHTS:
         if text.startswith(f"<{tag}>"):
-            _, closed, rest = text.partition(f"</{tag}>")
-            return rest.strip() if closed else text
+            _, closed, answer = text.partition(f"</{tag}>")
+            return answer.strip() if closed else text
     return text
 
 
@@ -54,7 +54,7 @@ _MIN_WHOLE = 20
 
 
 def whole_sentences(text: str) -> str:
-    """The text up to its last whole sentence; empty when that is no sentence worth keeping."""
+    """Return the text up to its last whole sentence, or an empty text if that is too short."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     whole = text[: ends[-1]].strip() if ends else ""
     return whole if len(whole) >= _MIN_WHOLE else ""

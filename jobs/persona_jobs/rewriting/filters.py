@@ -1,4 +1,4 @@
-"""Which answers are unfit to learn from, and why. Pure functions."""
+"""Which answers are unfit to learn from, and why."""
 
 import re
 import unicodedata
@@ -23,15 +23,15 @@ Reason = Literal[
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-# A refusal stands at the start; later the same words may belong to a story.
+# A refusal is at the start; later the same words may belong to a story.
 REFUSAL_SPAN = 160
 NEARLY_EQUAL = 0.95
-# Share of different n-grams below which a text runs in circles; English prose has above 0.9.
+# Share of distinct n-grams below which a text repeats itself; English prose is above 0.9.
 MIN_DISTINCT = 0.5
 MIN_DISTINCT_CHARACTERS = 60
 MAX_WORD_RUN = 8
 MAX_SENTENCE_COUNT = 2
-# Different queries that may get the same answer.
+# Number of different queries that may get the same answer.
 MAX_SHARED = 2
 
 _VERB = (
@@ -67,12 +67,12 @@ _META = re.compile(
 
 
 def is_empty(text: str) -> bool:
-    """Whether there is no letter or digit in it."""
+    """Return whether the text has no letter or digit."""
     return not any(char.isalnum() for char in text)
 
 
 def is_refusal(text: str, persona: str) -> bool:
-    """Whether the teacher declines or speaks as itself ("As an AI language model…").
+    """Return whether the teacher declines or speaks as itself ("As an AI language model…").
 
     A persona that is a machine may call itself one.
     """
@@ -82,8 +82,8 @@ def is_refusal(text: str, persona: str) -> bool:
     return bool(_MACHINE_VOICE.search(head)) and not _MACHINE_PERSONA.search(persona)
 
 
-def has_control_characters(text: str, special_tokens: Collection[str] = ()) -> bool:
-    """Whether it holds control characters, broken Unicode or a tokenizer's special tokens."""
+def has_control_characters(text: str, special_tokens: Collection[str]) -> bool:
+    """Return whether the text has control characters, broken Unicode or special tokens."""
     if any(token in text for token in special_tokens if token):
         return True
     return any(
@@ -93,9 +93,9 @@ def has_control_characters(text: str, special_tokens: Collection[str] = ()) -> b
 
 
 def is_meta_text(text: str, query: str) -> bool:
-    """Whether it talks about the task of rewriting, or leaks its thoughts or the prompt.
+    """Return whether the text mentions the rewriting task, or leaks thoughts or the prompt.
 
-    Words that the query itself uses ("Rewrite this text…") are no sign of that.
+    Such words don't count when the query itself uses them ("Rewrite this text…").
     """
     if re.search(r"</?think", text, re.IGNORECASE):
         return True
@@ -103,7 +103,7 @@ def is_meta_text(text: str, query: str) -> bool:
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether it runs in circles: a word, a sentence or a passage again and again."""
+    """Return whether the text repeats a word, a sentence or a passage many times."""
     words = re.findall(r"\w+", text.casefold())
     run = 1
     for previous, word in pairwise(words):
@@ -120,12 +120,12 @@ def is_repetitive(text: str) -> bool:
 
 
 def is_unchanged(text: str, *originals: str) -> bool:
-    """Whether it is equal or nearly equal to one of `originals`, spelling details aside."""
+    """Return whether the text equals or nearly equals one of `originals`."""
     return any(original and similarity(text, original) > NEARLY_EQUAL for original in originals)
 
 
 def similarity(one: str, other: str) -> float:
-    """Dice coefficient, 0 to 1, of the two texts' character trigrams after normalisation."""
+    """Return the Dice coefficient, 0 to 1, of the normalized texts' character trigrams."""
     first, second = normalize_query(one), normalize_query(other)
     if first == second:
         return 1.0
@@ -135,7 +135,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def shared_answers(pairs: Iterable[tuple[str, str]]) -> set[str]:
-    """Normalised answers that more than `MAX_SHARED` different queries got.
+    """Return normalized answers that more than `MAX_SHARED` different queries got.
 
     Args:
         pairs: (query, answer) of all usable answers.
@@ -153,17 +153,17 @@ def text_fault(
     reference: str,
     persona: str,
     rewritten: bool,
-    special_tokens: Collection[str] = (),
+    special_tokens: Collection[str],
 ) -> Reason | None:
-    """Why a whole, cleaned answer is unfit, the first reason that applies; None when it is fit.
+    """Return the first reason why a cleaned answer is unfit, or None when it is fit.
 
     Args:
         text: the answer.
         query: the user's question.
         reference: the neutral answer.
         persona: the persona's text.
-        rewritten: whether `text` was to re-voice `reference`, and so must differ from it.
-        special_tokens: the base model's, which must not stand in plain text.
+        rewritten: whether `text` re-voices `reference`, and so must differ from it.
+        special_tokens: the base model's special tokens; no answer may contain one.
     """
     checks: tuple[tuple[Reason, Callable[[], bool]], ...] = (
         ("empty", lambda: is_empty(text)),

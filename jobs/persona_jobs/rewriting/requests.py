@@ -1,4 +1,4 @@
-"""From split queries to the requests that the teacher gets."""
+"""Requests to the teacher, from the split queries."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +15,9 @@ class WantedAnswer:
     """An answer that the data set needs.
 
     Attributes:
-        split: where it goes.
-        query: what it answers.
-        request: what the teacher is asked.
+        split: the split that the example goes to.
+        query: the query that it answers.
+        request: the request to the teacher.
     """
 
     split: Split
@@ -32,12 +32,12 @@ def wanted_answers(
     samples_per_query: int,
     seed: int,
 ) -> list[WantedAnswer]:
-    """The answers to ask for: several to a training query, one to each other.
+    """Return the answers to request: several per training query, one per held-out query.
 
     Args:
         splits: the queries by split.
-        prompt: chat messages for the teacher, from query and reference answer.
-        samples_per_query: answers to each training query, drawn with different seeds.
+        prompt: builds the teacher's chat messages from query and reference answer.
+        samples_per_query: answers per training query, sampled with different seeds.
         seed: base of the requests' seeds.
     """
     wanted = []
@@ -51,7 +51,7 @@ def wanted_answers(
 
 
 def request_seed(seed: int, query: str, sample: int) -> int:
-    """A seed below 2**31 that depends on the query and no other."""
+    """Return a seed below 2**31 that depends on no other query."""
     text = f"{seed}:{sample}:{normalize_query(query)}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:4], "big") >> 1
@@ -60,5 +60,5 @@ def request_seed(seed: int, query: str, sample: int) -> int:
 def without_special_tokens(
     queries: Iterable[ScoredQuery], special_tokens: Sequence[str]
 ) -> list[ScoredQuery]:
-    """The queries that hold no special token, which would end the user's turn or open another."""
+    """Return the queries without special tokens, which could end the user's turn."""
     return [query for query in queries if not any(token in query.query for token in special_tokens)]

@@ -1,8 +1,7 @@
-"""Train, validation and test queries, disjoint by normalised query."""
+"""Train, validation and test queries, disjoint by normalized query."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from ..dataset import Example, ScoredQuery, Split, normalize_query
 from ..errors import InputError
@@ -11,13 +10,11 @@ MIN_TRAIN = 4
 MIN_HELD_OUT = 1
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-Item = TypeVar("Item")
-
 
 def eligible(
     queries: Iterable[ScoredQuery], excluded_questions: Iterable[str]
 ) -> list[ScoredQuery]:
-    """The kept queries, each once, without those that an evaluation file asks.
+    """Return the kept queries, each once, without the questions of evaluation files.
 
     Args:
         queries: scored queries in any order.
@@ -36,9 +33,7 @@ def eligible(
 def split(
     queries: Sequence[ScoredQuery], *, validation_percent: int, test_percent: int, seed: int
 ) -> dict[Split, list[ScoredQuery]]:
-    """Divide the queries; each split in the seed's order.
-
-    The order is that of a hash of seed and query, so that a query's place depends on no other.
+    """Divide the queries by a hash of seed and query, so that no query's place depends on another.
 
     Raises:
         InputError: too few queries for `MIN_TRAIN` and one held-out query each.
@@ -47,7 +42,7 @@ def split(
     validation = max(MIN_HELD_OUT, round(len(ordered) * validation_percent / 100))
     test = max(MIN_HELD_OUT, round(len(ordered) * test_percent / 100))
     if len(ordered) < MIN_TRAIN + 2 * MIN_HELD_OUT:
-        raise too_few(f"only {len(ordered)} queries are left to write answers for")
+        raise _too_few(f"Only {len(ordered)} queries are left to write answers for")
     while len(ordered) - validation - test < MIN_TRAIN:
         if validation > test:
             validation -= 1
@@ -61,7 +56,7 @@ def split(
 
 
 def refill(splits: Mapping[Split, Sequence[Example]]) -> dict[Split, list[Example]]:
-    """Give an empty held-out split a training query, where the filters took all of its answers.
+    """Move a training query into a held-out split that the filters left empty.
 
     All answers of that query leave the training data; the first of them is held out.
 
@@ -78,17 +73,15 @@ def refill(splits: Mapping[Split, Sequence[Example]]) -> dict[Split, list[Exampl
         filled[name] = same[:1]
     counts = ", ".join(f"{len(filled[name])} for {name}" for name in SPLITS)
     if len(filled["train"]) < MIN_TRAIN or not filled["validation"] or not filled["test"]:
-        raise too_few(f"too few usable answers: {counts}")
+        raise _too_few(f"There are too few usable answers: {counts}")
     return filled
 
 
-def too_few(what: str) -> InputError:
-    """The error for too little data."""
+def _too_few(what: str) -> InputError:
     return InputError(
         f"{what}; at least {MIN_TRAIN} for training and one each for validation and test are "
-        "needed",
-        hint="Raise spec.instructions.maxSamples or spec.scoring.keepPercent, or give more "
-        "instructions",
+        "required",
+        hint="Raise spec.instructions.maxSamples or spec.scoring.keepPercent, or add instructions",
         subject="spec.instructions",
     )
 

@@ -1,7 +1,7 @@
-"""rewrite: the teacher answers the kept queries as the persona, and a data set is made of it.
+"""rewrite: the teacher answers the kept queries as the persona; the answers become the data set.
 
 Writes `train.jsonl`, `validation.jsonl` and `test.jsonl` (chat messages: the persona as
-system message, the query, the answer) and `report.json` with what was dropped and why.
+system message, the query, the answer) and `report.json` with the dropped answers by reason.
 """
 
 import json
@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..api import PersonaModelSpec
-from ..dataset import ScoredQuery, read_jsonl, write_jsonl
+from ..api.training import OpenAITeacher as OpenAISettings
+from ..api.training import Teacher as TeacherSettings
+from ..dataset import Message, ScoredQuery, read_jsonl, write_jsonl
 from ..errors import CorruptArtifactError, InputError, PersonaError, StageInterruptedError
 from ..models import chat
 from ..models.loading import load_tokenizer
@@ -24,19 +25,20 @@ from ..rewriting import answer_log, splitting
 from ..rewriting.assembly import Assembly, assemble, check_yield
 from ..rewriting.requests import Prompt, WantedAnswer, wanted_answers, without_special_tokens
 from ..rewriting.teacher import Teacher, TeacherAnswer, prompts
+from ..rewriting.teacher.backoff import Backoff
 from ..rewriting.teacher.base_model import BaseModelTeacher
 from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
 from ..sources import evaluation_files
 from .common import base_directory, environment, load_base
+from .control import SAVE_SECONDS
 
-SAVE_SECONDS = 60.0
-# Room that an answer needs at the least, in tokens.
+# Tokens that every conversation must leave for its answer.
 _MIN_ANSWER_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class _Voice:
-    """The teacher, what it is told, and the base model's tokenizer, which counts tokens."""
+    """The teacher, its prompt, and the base model's tokenizer, which counts tokens."""
 
     teacher: Teacher
     prompt: Prompt
@@ -45,18 +47,16 @@ class _Voice:
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Make the stage's files.
+    """Write the stage's files.
 
     Raises:
         InputError: too few queries, a persona too long for `spec.dataset.maxTokens`, a teacher
             that can't be used as configured, or too few usable answers.
-        TeacherError: the teacher fails in a way that may pass; answers so far are kept.
-        StageInterruptedError: stopped on request; answers so far are kept.
+        TeacherError: the teacher keeps failing; finished answers are kept.
+        StageInterruptedError: a stop was requested; finished answers are kept.
     """
     spec = context.spec
-    persona = spec.persona.text
-    if persona is None:
-        raise InputError("is not resolved", subject="spec.persona.configMapRef")
+    persona = context.persona_text
     voice = _voice(context, persona)
     special_tokens = _special_tokens(voice.tokenizer)
     count_tokens = partial(_count_tokens, voice.tokenizer, persona)
@@ -88,49 +88,49 @@ def run(context: StageContext) -> StageOutcome:
 
 
 def _voice(context: StageContext, persona: str) -> _Voice:
-    spec = context.spec
-    if spec.teacher.open_ai is not None:
+    settings = context.spec.teacher
+    if settings.open_ai is not None:
         tokenizer = load_tokenizer(base_directory(context))
-        prompt: Prompt = partial(prompts.rewrite, persona)
-        teacher: Teacher = _open_ai_teacher(spec)
-        described: dict[str, JsonValue] = {"teacher": spec.teacher.open_ai.model}
+        rewrite = prompts.rewrite
+        teacher: Teacher = _open_ai_teacher(settings, settings.open_ai)
+        described: dict[str, JsonValue] = {"teacher": settings.open_ai.model}
     else:
         model, tokenizer, compute = load_base(context)
-        prompt = partial(prompts.rewrite_by_hint, persona)
+        rewrite = prompts.rewrite_by_hint
         teacher = BaseModelTeacher(
             model,
             tokenizer,
-            temperature=float(spec.teacher.temperature),
-            max_tokens=spec.teacher.max_tokens,
+            temperature=float(settings.temperature),
+            max_tokens=settings.max_tokens,
         )
         described = {"teacher": "base model", **environment(compute)}
-    if spec.teacher.strategy == "Answer":
 
-        def prompt(query: str, reference: str) -> Any:
+    def prompt(query: str, reference: str) -> tuple[Message, ...]:
+        if settings.strategy == "Answer":
             return prompts.answer(persona, query)
+        return rewrite(persona, query, reference)
 
     return _Voice(teacher, prompt, tokenizer, described)
 
 
-def _open_ai_teacher(spec: PersonaModelSpec) -> OpenAITeacher:
-    endpoint = spec.teacher.open_ai
-    assert endpoint is not None  # noqa: S101
+def _open_ai_teacher(settings: TeacherSettings, endpoint: OpenAISettings) -> OpenAITeacher:
     return OpenAITeacher(
         base_url=endpoint.base_url,
         model=endpoint.model,
         api_key=api_key(os.environ),
-        temperature=float(spec.teacher.temperature),
-        max_tokens=spec.teacher.max_tokens,
+        temperature=float(settings.temperature),
+        max_tokens=settings.max_tokens,
         max_concurrency=endpoint.max_concurrency,
         timeout_seconds=endpoint.timeout_seconds,
         max_retries=endpoint.max_retries,
+        backoff=Backoff(),
     )
 
 
 def _queries(
     context: StageContext, special_tokens: list[str], count_tokens: Any
 ) -> tuple[list[ScoredQuery], dict[str, int]]:
-    """The queries to write answers for, and how many kept ones were left out by reason."""
+    """Return the queries to answer, and the number of excluded kept queries by reason."""
     spec = context.spec
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     kept = sum(query.kept for query in scored)
@@ -145,7 +145,7 @@ def _queries(
     alone = count_tokens("", "")
     if alone > budget:
         raise InputError(
-            f"the persona alone takes {alone:,} tokens of the {spec.dataset.max_tokens:,} of a "
+            f"The persona alone takes {alone:,} of the {spec.dataset.max_tokens:,} tokens of a "
             "conversation",
             hint="Raise spec.dataset.maxTokens or shorten spec.persona.text",
             subject="spec.dataset.maxTokens",
@@ -162,7 +162,7 @@ def _queries(
 def _samples(context: StageContext) -> int:
     teacher = context.spec.teacher
     if teacher.samples_per_query > 1 and float(teacher.temperature) == 0:
-        context.progress.note("temperature 0 gives equal answers: one is written for each query")
+        context.progress.note("temperature 0 gives equal answers, so each query gets only one")
         return 1
     return teacher.samples_per_query
 
@@ -170,7 +170,7 @@ def _samples(context: StageContext) -> int:
 def _collect(
     context: StageContext, teacher: Teacher, wanted: list[WantedAnswer]
 ) -> dict[int, TeacherAnswer]:
-    """All answers by index; those that an earlier start saved are not asked for again."""
+    """Return all answers by index; those saved by an earlier start are not requested again."""
     requests = [item.request for item in wanted]
     answers = _restore(context, wanted)
     context.progress.begin("answers", len(wanted))
@@ -203,11 +203,12 @@ def _collect(
         if len(answers) > saved_count:
             save()
         raise StageInterruptedError(
-            f"stopped on request with {len(answers)} of {len(wanted)} answers written",
-            hint="Start again to go on",
+            f"The stage was stopped on request with {len(answers)} of {len(wanted)} answers "
+            "written",
+            hint="Start it again to resume",
         )
     if any(answer.ending == "failed" for answer in answers.values()):
-        save()  # so that a start after too many failures asks for those alone
+        save()  # so that a start after too many failures requests only those
     return answers
 
 
@@ -218,10 +219,10 @@ def _restore(context: StageContext, wanted: list[WantedAnswer]) -> dict[int, Tea
     try:
         answers = answer_log.load(directory, [item.request for item in wanted])
     except (CorruptArtifactError, OSError) as error:
-        context.progress.note(f"the checkpoint can't be used: {error}")
+        context.progress.note(f"the resume state can't be used ({error}): starting over")
         return {}
     if answers:
-        context.progress.note(f"going on with {len(answers)} answers of an earlier start")
+        context.progress.note(f"resuming with {len(answers)} answers of an earlier start")
     return answers
 
 
@@ -242,7 +243,7 @@ def _outcome(
         "asked": assembly.asked,
         "usable": assembly.usable,
         "yieldPercent": yield_percent,
-        "cutAtSentence": assembly.cut,
+        "cutAtSentence": assembly.cut_at_sentence,
         "examples": counts,
         "dropped": dropped,
         "failures": {**assembly.failures},
@@ -250,7 +251,12 @@ def _outcome(
     }
     (context.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return StageOutcome(
-        metrics={**counts, "yieldPercent": yield_percent, "cut": assembly.cut, "dropped": dropped},
+        metrics={
+            **counts,
+            "yieldPercent": yield_percent,
+            "cut": assembly.cut_at_sentence,
+            "dropped": dropped,
+        },
         timings=timings,
         environment=described,
     )

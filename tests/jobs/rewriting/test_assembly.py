@@ -84,7 +84,7 @@ def test_examples_hold_persona_query_answer_and_reference() -> None:
     assert [len(result.splits[name]) for name in ("train", "validation", "test")] == [6, 1, 1]
 
 
-def test_every_loss_is_counted_by_reason() -> None:
+def test_dropped_answers_are_counted_by_reason() -> None:
     answers = good()
     answers[0] = TeacherAnswer("", "failed", "HTTP 500")
     answers[1] = TeacherAnswer("Once upon a", "truncated")
@@ -123,7 +123,7 @@ def test_wrapping_is_removed() -> None:
     assert assembled(answers).splits["test"][0].answer == "Arr, T!"
 
 
-def test_overlong_answers_are_cut_at_a_sentence_if_asked_for() -> None:
+def test_overlong_answers_are_cut_at_a_sentence_on_request() -> None:
     answers = good()
     answers[0] = TeacherAnswer("Arr, that be a fine tale. Once upon a", "truncated")
     answers[1] = TeacherAnswer("Arr, that be a tale without", "truncated")
@@ -131,7 +131,7 @@ def test_overlong_answers_are_cut_at_a_sentence_if_asked_for() -> None:
     assert assembled(answers).dropped == {"truncated": 3}
     result = assembled(answers, cut_overlong=True)
     assert result.dropped == {"refusal": 1, "truncated": 1}
-    assert result.cut == 1
+    assert result.cut_at_sentence == 1
     assert result.splits["test"][0].answer == "Arr, that be a fine tale."
 
 
@@ -142,13 +142,13 @@ def losses(usable: int, dropped: dict[Reason, int]) -> Assembly:
     return Assembly(splits, dropped, {"HTTP 500: dead": failed} if failed else {})
 
 
-def test_enough_is_enough() -> None:
+def test_sufficient_yield_passes() -> None:
     check_yield(losses(5, {"refusal": 5}), 50)
     check_yield(losses(1, {"refusal": 99}), 0)
 
 
 @pytest.mark.parametrize(
-    ("reason", "mend"),
+    ("reason", "fix"),
     [
         ("truncated", "spec.teacher.maxTokens"),
         ("tooLong", "spec.dataset.maxTokens"),
@@ -158,26 +158,26 @@ def test_enough_is_enough() -> None:
         ("metaText", "stronger teacher"),
     ],
 )
-def test_low_yield_names_counts_field_and_mend(reason: Reason, mend: str) -> None:
+def test_low_yield_reports_counts_and_how_to_fix_the_worst(reason: Reason, fix: str) -> None:
     with pytest.raises(InputError) as raised:
         check_yield(losses(4, {"empty": 1, reason: 5}), 50)
     text = str(raised.value)
-    assert text.startswith("spec.teacher: only 4 of 10 answers are usable (40 %")
+    assert text.startswith("spec.teacher: Only 4 of 10 answers are usable (40 %")
     assert f"1 empty, 5 {reason}" in text
-    assert mend in text
+    assert fix in text
     assert "spec.teacher.minYieldPercent" in text
 
 
-def test_nothing_usable_is_refused_even_if_no_yield_is_asked_for() -> None:
-    with pytest.raises(InputError, match="only 0 of 3"):
+def test_nothing_usable_is_refused_even_without_a_minimum_yield() -> None:
+    with pytest.raises(InputError, match="Only 0 of 3"):
         check_yield(losses(0, {"empty": 3}), 0)
 
 
-def test_low_yield_through_failing_requests_may_pass() -> None:
+def test_low_yield_through_failed_requests_is_a_temporary_error() -> None:
     with pytest.raises(TeacherError, match="HTTP 500: dead"):
         check_yield(losses(0, {"failed": 10}), 50)
     with pytest.raises(TeacherError):
         check_yield(losses(4, {"failed": 3, "empty": 3}), 50)
-    # Here it would not be enough with them.
+    # Here even the failed requests would not suffice.
     with pytest.raises(InputError):
         check_yield(losses(1, {"failed": 3, "empty": 6}), 50)

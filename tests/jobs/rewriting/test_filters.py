@@ -63,7 +63,7 @@ def test_refusals(text: str) -> None:
         "I cannot swim, and I never learned to, yet here I be.",
     ],
 )
-def test_words_of_a_persona_are_no_refusal(text: str) -> None:
+def test_a_persona_s_own_words_are_no_refusal(text: str) -> None:
     assert fault(text) is None
 
 
@@ -198,11 +198,11 @@ def test_similarity_is_symmetric_and_bounded(one: str, other: str) -> None:
 
 @given(st.text(max_size=2000))
 @settings(max_examples=100, deadline=None)
-def test_any_text_is_judged(text: str) -> None:
+def test_any_text_gets_a_known_result(text: str) -> None:
     assert fault(text) in (None, *filters.REASONS)
 
 
-def test_very_long_texts_are_judged_quickly() -> None:
+def test_very_long_texts_are_filtered_quickly() -> None:
     for text in ("I'm sorry " * 20_000, "rewrite " * 20_000, "a" * 200_000, "word. " * 30_000):
         assert fault(text) in filters.REASONS
 

@@ -25,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class CountingProgress(SilentProgress):
-    """Remembers what it was told, and requests a stop after some answers."""
+    """Records the progress, and requests a stop after some answers."""
 
     def __init__(self, stop: StopFlag, stop_after: int | None = None) -> None:
         self.total = 0
@@ -74,13 +74,13 @@ def scored_queries(count: int = 50, kept: int = KEPT) -> list[ScoredQuery]:
 
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model that says small letters, blanks and the end of its turn, and no else."""
+    """A random model that writes only lower-case letters, spaces and the end of its turn."""
     model, tokenizer = tiny_model(layers=1), tiny_tokenizer()
-    said = [*tokenizer("abcdefghijklmnopqrstuvwxyz ").input_ids, tokenizer.eos_token_id]
+    spoken = [*tokenizer("abcdefghijklmnopqrstuvwxyz ").input_ids, tokenizer.eos_token_id]
     with torch.no_grad():
         rows = model.lm_head.weight
         silent = torch.ones(len(rows), dtype=torch.bool)
-        silent[said] = False
+        silent[spoken] = False
         rows[~silent] *= 4
         rows[silent] = 0
     directory = tmp_path_factory.mktemp("talkative")
@@ -107,7 +107,7 @@ Start = Callable[..., StageContext]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Contexts of one stage in one store, each as a process that starts anew."""
+    """Contexts of one stage in one store, each like a new process."""
     artifacts = StageArtifacts(open_store(f"file://{tmp_path}/store"), tmp_path / "cache")
 
     def new(
@@ -182,7 +182,7 @@ def test_base_model_as_its_own_teacher(talkative: Path, start: Start) -> None:
     assert (progress.done, progress.total) == (KEPT, KEPT)
 
 
-def test_same_spec_same_bytes_other_seed_others(talkative: Path, start: Start) -> None:
+def test_equal_specs_give_equal_bytes_and_other_seeds_others(talkative: Path, start: Start) -> None:
     first, second = start(spec(talkative)), start(spec(talkative))
     other = start(spec(talkative, seed=1))
     for context in (first, second, other):
@@ -192,7 +192,7 @@ def test_same_spec_same_bytes_other_seed_others(talkative: Path, start: Start) -
 
 
 @pytest.mark.parametrize("stop_after", [1, GROUP_SIZE + 4, 2 * GROUP_SIZE + 1])
-def test_interrupted_run_goes_on_to_the_same_bytes(
+def test_interrupted_run_resumes_to_the_same_bytes(
     talkative: Path, start: Start, stop_after: int
 ) -> None:
     of = spec(talkative, teacher={"maxTokens": 24, "minYieldPercent": 20})
@@ -206,7 +206,7 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert isinstance(resumed.progress, CountingProgress)
     assert resumed.progress.done == 2 * GROUP_SIZE + 5
     whole_groups = stop_after // GROUP_SIZE * GROUP_SIZE
-    expected = [f"going on with {whole_groups} answers of an earlier start"] if whole_groups else []
+    expected = [f"resuming with {whole_groups} answers of an earlier start"] if whole_groups else []
     assert resumed.progress.notes == expected
     resumed.artifacts.clear_state("rewrite", resumed.planned.key)
     uninterrupted = start(of)
@@ -272,7 +272,7 @@ def test_hostile_and_too_long_queries_are_left_out(
     assert report["asked"] == KEPT - 2
 
 
-def test_endpoint_run_goes_on_with_the_rest_only(
+def test_resumed_endpoint_run_requests_only_missing_answers(
     talkative: Path, start: Start, endpoint: Endpoint
 ) -> None:
     of = spec(talkative, teacher=openai(endpoint, maxConcurrency=2))
@@ -323,14 +323,14 @@ def test_failing_endpoint_keeps_its_answers_for_the_next_start(
     assert len(endpoint.requests) == KEPT - 8
 
 
-def test_too_many_failures_in_between_may_pass(
+def test_too_many_failed_requests_are_a_temporary_error(
     talkative: Path, start: Start, endpoint: Endpoint
 ) -> None:
     of = spec(talkative, teacher=openai(endpoint, maxConcurrency=8))
     endpoint.behave = lambda number, body: (
         error(500, "hiccup") if number % 3 else in_character(number, body)
     )
-    with pytest.raises(TeacherError, match=r"only 7 of 20 .*HTTP 500: hiccup"):
+    with pytest.raises(TeacherError, match=r"Only 7 of 20 .*HTTP 500: hiccup"):
         rewrite.run(start(of))
     endpoint.behave = in_character
     endpoint.requests.clear()
@@ -345,7 +345,7 @@ def test_refusing_teacher(talkative: Path, start: Start, endpoint: Endpoint) -> 
     with pytest.raises(InputError) as raised:
         rewrite.run(start(spec(talkative, teacher=openai(endpoint))))
     assert raised.value.subject == "spec.teacher"
-    assert "only 0 of 20 answers are usable" in str(raised.value)
+    assert "Only 0 of 20 answers are usable" in str(raised.value)
     assert "20 refusal" in str(raised.value)
 
 
@@ -379,7 +379,7 @@ def test_persona_too_long_for_a_conversation(
     talkative: Path, start: Start, endpoint: Endpoint
 ) -> None:
     of = spec(talkative, teacher=openai(endpoint), dataset={"maxTokens": 64})
-    with pytest.raises(InputError, match=r"spec\.dataset\.maxTokens.*persona alone takes"):
+    with pytest.raises(InputError, match=r"spec\.dataset\.maxTokens.*The persona alone takes"):
         rewrite.run(start(of))
     assert endpoint.requests == []
 
@@ -395,7 +395,7 @@ def test_temperature_zero_is_sampled_once(
     assert any("temperature 0" in note for note in context.progress.notes)
 
 
-def test_damaged_checkpoint_is_started_over(
+def test_damaged_resume_state_starts_over(
     talkative: Path, start: Start, endpoint: Endpoint, tmp_path: Path
 ) -> None:
     context = start(spec(talkative, teacher=openai(endpoint)))

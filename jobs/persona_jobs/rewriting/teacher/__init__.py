@@ -1,4 +1,4 @@
-"""Who writes the persona's answers: the base model itself, or an OpenAI-compatible endpoint."""
+"""The teacher that writes the persona's answers: the base model or an OpenAI-compatible API."""
 
 from .base import OnAnswer, ShouldStop, Teacher, TeacherAnswer, TeacherRequest
 

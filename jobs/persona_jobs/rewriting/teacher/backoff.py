@@ -1,4 +1,4 @@
-"""How long to wait before a request is tried again."""
+"""Delays before a failed request is sent again."""
 
 import math
 import random
@@ -14,8 +14,8 @@ class Backoff:
 
     Attributes:
         base: seconds before the first retry, doubled for each further one.
-        longest: upper bound of a delay that the endpoint didn't ask for, in seconds.
-        longest_asked: upper bound of a delay that the endpoint asked for (`Retry-After`).
+        longest: upper bound of the back-off itself, in seconds.
+        longest_asked: upper bound of a delay from `Retry-After`, in seconds.
     """
 
     base: float = 1.0
@@ -23,10 +23,10 @@ class Backoff:
     longest_asked: float = 120.0
 
     def delay(self, attempt: int, asked: float | None = None) -> float:
-        """Seconds to wait after failed attempt number `attempt` (counted from 0).
+        """Return the seconds to wait after failed attempt number `attempt` (counted from 0).
 
-        Jitter takes up to half of the delay off, so that many requests don't come back at once. A
-        delay that the endpoint asked for is kept in full, and exceeded by up to `base`.
+        Jitter shortens the delay by up to half, so that requests don't all return at once. A delay
+        that the endpoint asked for is never shortened, but lengthened by up to `base`.
         """
         jitter = random.random()  # noqa: S311 -- spreads load, guards nothing
         own = min(self.longest, self.base * 2.0 ** min(attempt, 60)) * (1 - jitter / 2)
@@ -35,10 +35,10 @@ class Backoff:
         return max(own, min(self.longest_asked, asked) + jitter * self.base)
 
 
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a response asks to wait, from `Retry-After` (RFC 9110, section 10.2.3).
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds that `Retry-After` asks to wait (RFC 9110, section 10.2.3).
 
-    None without the header, or when it is neither a number of seconds nor a date.
+    Return None without the header, or when it is neither a number of seconds nor a date.
     """
     value = headers.get("retry-after", "").strip()
     if not value:
@@ -51,5 +51,5 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
         except ValueError:
             return None
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        seconds = (date - (now or datetime.now(UTC))).total_seconds()
+        seconds = (date - now).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -1,4 +1,4 @@
-"""What a teacher is asked and what it answers."""
+"""Requests to a teacher and its answers."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ Ending = Literal["complete", "truncated", "refused", "tooLong", "failed"]
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """One answer that is wanted.
+    """A request for one answer.
 
     Attributes:
         messages: the chat messages; the last one is the user's.
-        seed: seed of the sampling, below 2**31. Equal requests with equal seeds get equal answers
-            from a teacher that is deterministic.
+        seed: sampling seed below 2**31. A deterministic teacher gives equal requests with equal
+            seeds equal answers.
     """
 
     messages: tuple[Message, ...]
@@ -29,21 +29,21 @@ class TeacherRequest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the whole request; names it in checkpoints."""
+        """Return the SHA-256 (hex) of the whole request, which identifies it in a saved state."""
         document = [self.seed, *([message.role, message.content] for message in self.messages)]
         return hashlib.sha256(json.dumps(document).encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True)
 class TeacherAnswer:
-    """What the teacher made of one request.
+    """The teacher's answer to one request.
 
     Attributes:
-        text: the answer as it came; empty unless it is complete or truncated.
+        text: the unedited answer; empty unless it is complete or truncated.
         ending: `complete` with an end of turn; `truncated` at the token limit; `refused` by the
             endpoint's own content filter; `tooLong` when the request doesn't fit the teacher's
             context; `failed` after all retries.
-        detail: why it failed, one clause; otherwise empty.
+        detail: why the request failed, otherwise empty.
     """
 
     text: str
@@ -62,23 +62,22 @@ class Teacher(Protocol):
         should_stop: ShouldStop,
         on_answer: OnAnswer,
     ) -> Iterator[dict[int, TeacherAnswer]]:
-        """Answer all requests but those whose index is in `answered`, in any order.
+        """Answer all requests except those whose index is in `answered`, in any order.
 
         Ends early, without an error, soon after `should_stop` returns True. Closing the iterator
-        abandons what is under way.
+        abandons the requests in flight.
 
         Args:
-            requests: all requests of the stage, those already answered included, so that batches
-                are the same in a run that goes on from a checkpoint.
-            answered: indices that need no answer any more.
-            should_stop: asked between two steps.
-            on_answer: called as soon as an answer is there, which may be well before it is
-                yielded.
+            requests: all requests of the stage, including those already answered, so that batches
+                are the same in a resumed run.
+            answered: indices of the requests that have an answer already.
+            should_stop: called between two steps.
+            on_answer: called as soon as an answer arrives, which may be well before it is yielded.
 
-        Returns:
-            iterator of answers by index of the request; what was yielded is worth keeping.
+        Yields:
+            answers by index of the request.
 
         Raises:
-            TeacherError: the teacher keeps failing in a way that may pass.
-            InputError: the teacher can't be used as it is configured.
+            TeacherError: the teacher keeps failing; a later attempt may succeed.
+            InputError: the teacher can't be used as configured.
         """

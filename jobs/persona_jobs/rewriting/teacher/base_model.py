@@ -7,23 +7,22 @@ from ...models import chat
 from ...models.generation import Generated, generate
 from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest
 
-# Requests decoded together; a stopped run loses at most the work on so many.
+# Requests decoded together; a stopped run loses at most the work on one group.
 GROUP_SIZE = 32
 
 
 class BaseModelTeacher:
-    """Answers in groups of requests of similar length.
+    """Answers groups of requests of similar length.
 
-    The groups are made of all requests, answered or not, and a group is written whole: matrix
-    products round differently in other company, and a run that goes on from a checkpoint must
-    reach the very same answers. Each request draws from its own stream of random numbers.
+    The groups are formed from all requests, answered or not, and each group is decoded as a whole:
+    matrix products round differently in other batches, and a resumed run must produce exactly the
+    same answers. Each request has its own random number generator.
 
     Args:
         model: a causal language model of a supported family.
         tokenizer: its tokenizer, with a chat template.
-        temperature: sampling temperature; 0 for the likeliest answer.
-        max_tokens: longest answer in tokens, its end of turn counted.
-        group_size: requests in a group.
+        temperature: sampling temperature; 0 decodes greedily.
+        max_tokens: longest answer in tokens, including its end of turn.
     """
 
     def __init__(
@@ -33,13 +32,11 @@ class BaseModelTeacher:
         *,
         temperature: float,
         max_tokens: int,
-        group_size: int = GROUP_SIZE,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._temperature = temperature
         self._max_tokens = max_tokens
-        self._group_size = group_size
 
     def answer(
         self,
@@ -49,7 +46,7 @@ class BaseModelTeacher:
         should_stop: ShouldStop,
         on_answer: OnAnswer,
     ) -> Iterator[dict[int, TeacherAnswer]]:
-        """See `Teacher.answer`; yields a group at a time."""
+        """Answer requests as `Teacher.answer` does, one group at a time."""
         rendered = [self._render(request) for request in requests]
         limit = getattr(self._model.config, "max_position_embeddings", None)
         too_long = {
@@ -65,8 +62,8 @@ class BaseModelTeacher:
             (index for index in range(len(requests)) if index not in too_long),
             key=lambda index: -len(rendered[index]),
         )
-        for start in range(0, len(ordered), self._group_size):
-            group = ordered[start : start + self._group_size]
+        for start in range(0, len(ordered), GROUP_SIZE):
+            group = ordered[start : start + GROUP_SIZE]
             wanted = [index for index in group if index not in answered]
             if not wanted:
                 continue
@@ -110,7 +107,7 @@ class BaseModelTeacher:
             prompts,
             max_new_tokens=self._max_tokens,
             temperature=self._temperature,
-            batch_size=self._group_size,
+            batch_size=GROUP_SIZE,
             row_ids=seeds,
             on_answer=check,
         )
@@ -118,4 +115,4 @@ class BaseModelTeacher:
 
 
 class _StoppedError(Exception):
-    """Ends a generation that is under way."""
+    """Ends a running generation."""

@@ -1,7 +1,7 @@
 """Wire format of `POST …/chat/completions` (OpenAI API reference, "Create chat completion").
 
-Endpoints that call themselves compatible differ in small ways; a `Dialect` holds what one of them
-accepts and is learned from its own error messages.
+Compatible endpoints differ in small ways; a `Dialect` records what one of them accepts and is
+derived from its own error messages.
 """
 
 import json
@@ -27,7 +27,7 @@ class Dialect:
             refuse `max_tokens`.
         seed: whether `seed` is sent.
         temperature: whether `temperature` is sent.
-        system_role: whether there are system messages; otherwise their text opens the user's.
+        system_role: whether system messages are sent; otherwise their text opens the user's.
     """
 
     token_limit: str = "max_tokens"  # noqa: S105
@@ -36,7 +36,7 @@ class Dialect:
     system_role: bool = True
 
     def adapted(self, refusal: str) -> "Dialect | None":
-        """The dialect to try after `refusal`, an error message; None if it tells nothing."""
+        """Return the dialect to try after the error message `refusal`, or None if none fits."""
         text = refusal.casefold()
         if self.token_limit == "max_tokens" and "max_completion_tokens" in text:  # noqa: S105
             return replace(self, token_limit="max_completion_tokens")  # noqa: S106
@@ -58,7 +58,7 @@ def payload(
     temperature: float,
     max_tokens: int,
 ) -> bytes:
-    """The request's body: JSON in ASCII."""
+    """Return the request's body: JSON in ASCII."""
     if not dialect.system_role:
         messages = _system_into_user(messages)
     body: dict[str, Any] = {
@@ -97,7 +97,7 @@ class _Completion(_Lenient):
 
 
 def read_completion(body: bytes) -> TeacherAnswer | None:
-    """The answer in a response's body, or None when it is no chat completion."""
+    """Return the answer in a response's body, or None when it is no chat completion."""
     try:
         choice = _Completion.model_validate_json(body).choices[0]
     except ValidationError:
@@ -113,7 +113,7 @@ def read_completion(body: bytes) -> TeacherAnswer | None:
 
 @dataclass(frozen=True)
 class ErrorBody:
-    """What an error response says.
+    """The error in an error response.
 
     Attributes:
         message: the text for people, or an empty string.
@@ -125,19 +125,19 @@ class ErrorBody:
 
     @property
     def content_filter(self) -> bool:
-        """Whether the request was refused for what it says."""
+        """Return whether a content filter refused the request."""
         return "content_filter" in self.code or "content management policy" in self.message
 
     @property
     def context_length(self) -> bool:
-        """Whether the request is longer than the model's context."""
+        """Return whether the request is longer than the model's context."""
         return "context_length" in self.code or "maximum context length" in self.message
 
 
 def read_error(body: bytes) -> ErrorBody | None:
-    """The error in a response's body (`{"error": {"message", "code"}}` and its relatives).
+    """Return the error in a response's body, or None when there is none.
 
-    None when there is none.
+    Reads `{"error": {"message", "code"}}` and its variants.
     """
     try:
         document = json.loads(body)
@@ -164,7 +164,7 @@ def _plain(value: object) -> str:
 
 def _system_into_user(messages: Sequence[Message]) -> list[Message]:
     system = "\n\n".join(m.content for m in messages if m.role == "system")
-    rest = [m for m in messages if m.role != "system"]
-    if system and rest:
-        rest[0] = Message(role=rest[0].role, content=f"{system}\n\n{rest[0].content}")
-    return rest
+    others = [m for m in messages if m.role != "system"]
+    if system and others:
+        others[0] = Message(role=others[0].role, content=f"{system}\n\n{others[0].content}")
+    return others

@@ -1,10 +1,11 @@
-"""A teacher behind an OpenAI-compatible endpoint, asked over HTTP with many requests in flight."""
+"""A teacher behind an OpenAI-compatible endpoint, with many requests in flight."""
 
 import asyncio
 import queue
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,38 +20,38 @@ API_KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_RESPONSE_BYTES = 4 * 2**20
 _TRY_AGAIN = {408, 409, 425, 429}
 _POLL_SECONDS = 0.1
-# As many refusals, and no answer yet, and the request itself must be wrong.
+# After this many refusals without any answer, the request itself must be wrong.
 _REFUSALS_TO_STOP = 3
 
 
 def api_key(environment: Mapping[str, str]) -> str | None:
-    """The API key in OPENAI_API_KEY, or None for an endpoint without keys.
+    """Return the API key in OPENAI_API_KEY, or None for an endpoint without keys.
 
     Raises:
-        InputError: it holds characters that can't stand in a header; doesn't show it.
+        InputError: the key has characters that a header can't hold; the message doesn't show it.
     """
     key = environment.get(API_KEY_VARIABLE, "").strip()
     if any(not "!" <= char <= "~" for char in key):
         raise InputError(
-            f"{API_KEY_VARIABLE} holds spaces, line breaks or characters that are not ASCII",
-            hint="Store the bare key, in one line",
+            f"{API_KEY_VARIABLE} has spaces, line breaks or non-ASCII characters",
+            hint="Store the bare key on one line",
             subject=f"{SUBJECT}.apiKeySecretRef",
         )
     return key or None
 
 
 class OpenAITeacher:
-    """Asks one model of an endpoint.
+    """Sends requests to one model of an endpoint.
 
     Args:
-        base_url: up to and including `/v1`.
+        base_url: the API's URL up to and including `/v1`.
         model: the model's name at the endpoint.
         api_key: sent as a bearer token; None sends none.
         temperature: sampling temperature.
         max_tokens: longest answer in tokens.
         max_concurrency: requests in flight at once.
         timeout_seconds: time limit of one attempt, from connecting to the last byte.
-        max_retries: further attempts after a failure that may pass.
+        max_retries: further attempts after a temporary failure.
         backoff: the delays between attempts.
 
     Raises:
@@ -65,10 +66,10 @@ class OpenAITeacher:
         api_key: str | None,
         temperature: float,
         max_tokens: int,
-        max_concurrency: int = 8,
-        timeout_seconds: float = 60,
-        max_retries: int = 5,
-        backoff: Backoff | None = None,
+        max_concurrency: int,
+        timeout_seconds: float,
+        max_retries: int,
+        backoff: Backoff,
     ) -> None:
         self._url, self._shown_url = _completions_url(base_url)
         self._model = model
@@ -78,7 +79,7 @@ class OpenAITeacher:
         self._max_concurrency = max_concurrency
         self._timeout = timeout_seconds
         self._max_retries = max_retries
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff
         self._dialect = chat_completions.Dialect()
 
     def answer(
@@ -89,7 +90,7 @@ class OpenAITeacher:
         should_stop: ShouldStop,
         on_answer: OnAnswer,
     ) -> Iterator[dict[int, TeacherAnswer]]:
-        """See `Teacher.answer`; yields each answer alone."""
+        """Answer requests as `Teacher.answer` does, one answer at a time."""
         wanted = [index for index in range(len(requests)) if index not in answered]
         outbox: queue.Queue[tuple[int, TeacherAnswer] | BaseException | None] = queue.Queue()
         abandoned = threading.Event()
@@ -103,7 +104,7 @@ class OpenAITeacher:
             else:
                 outbox.put(None)
 
-        # Answers are handed over by a queue, so that saving a checkpoint holds up no request.
+        # Answers pass through a queue, so that saving the resume state delays no request.
         thread = threading.Thread(target=work, name="teacher", daemon=True)
         thread.start()
         try:
@@ -159,7 +160,7 @@ class OpenAITeacher:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
-            "Accept-Encoding": "identity",  # the size limit is then that of the transfer
+            "Accept-Encoding": "identity",  # so that the size limit applies to the transfer
             "User-Agent": "persona-pruner",
         }
         if self._api_key:
@@ -174,7 +175,7 @@ class OpenAITeacher:
     async def _ask(
         self, client: httpx.AsyncClient, request: TeacherRequest, state: "_State"
     ) -> TeacherAnswer:
-        """One answer, after as many attempts as it takes or is allowed."""
+        """Return one answer, after as many attempts as it needs or is allowed."""
         attempt = 0
         while True:
             await state.wait()
@@ -193,12 +194,12 @@ class OpenAITeacher:
                 state.answers += 1
                 state.failures_in_a_row = 0
                 return outcome
-            if attempt >= self._max_retries or not outcome.may_pass:
+            if attempt >= self._max_retries or not outcome.temporary:
                 state.failures_in_a_row += 1
                 state.last_failure = outcome.detail
                 return TeacherAnswer("", "failed", outcome.detail)
             delay = self._backoff.delay(attempt, outcome.retry_after)
-            if outcome.retry_after is not None:  # it holds for all requests
+            if outcome.retry_after is not None:  # applies to all requests
                 state.hold(delay)
             else:
                 await asyncio.sleep(delay)
@@ -230,10 +231,10 @@ class OpenAITeacher:
             self._check_certificate(error)
             return _Failure(f"connection failed: {self._clean(str(error)) or type(error).__name__}")
         except httpx.DecodingError:
-            return _Failure("the response is compressed wrongly")
+            return _Failure("the response can't be decompressed")
         if content is None:
             limit = MAX_RESPONSE_BYTES // 2**20
-            return _Failure(f"the response is larger than {limit} MiB", may_pass=False)
+            return _Failure(f"the response is larger than {limit} MiB", temporary=False)
         return self._interpret(response, content)
 
     def _interpret(
@@ -241,13 +242,13 @@ class OpenAITeacher:
     ) -> "TeacherAnswer | _Failure | _Refusal":
         status = response.status_code
         error = chat_completions.read_error(content)
-        said = self._clean(error.message) if error else ""
-        detail = f"HTTP {status}" + (f": {said}" if said else "")
+        reason = self._clean(error.message) if error else ""
+        detail = f"HTTP {status}" + (f": {reason}" if reason else "")
         if response.is_success:
             answer = chat_completions.read_completion(content)
-            return answer or _Failure(said or "the response is no chat completion")
+            return answer or _Failure(reason or "the response is not a chat completion")
         if status in _TRY_AGAIN or status >= 500:
-            return _Failure(detail, retry_after=retry_after(response.headers))
+            return _Failure(detail, retry_after=retry_after(response.headers, datetime.now(UTC)))
         if status in (401, 403):
             raise self._key_refused(detail)
         if status == 404:
@@ -270,19 +271,19 @@ class OpenAITeacher:
 
     def _key_refused(self, detail: str) -> InputError:
         if self._api_key is None:
-            what, hint = "no API key was sent", "Set"
+            what, hint = "The endpoint requires an API key, but no API key was sent", "Set"
         else:
-            what, hint = f"the API key in {API_KEY_VARIABLE} was refused", "Correct"
+            what, hint = f"The API key in {API_KEY_VARIABLE} was refused", "Correct"
         return InputError(
             f"{what} ({detail})",
-            hint=f"{hint} {API_KEY_VARIABLE}, in a cluster through {SUBJECT}.apiKeySecretRef",
+            hint=f"{hint} {API_KEY_VARIABLE}; in a cluster, use {SUBJECT}.apiKeySecretRef",
             subject=SUBJECT,
         )
 
     def _check_certificate(self, error: httpx.TransportError) -> None:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise InputError(
-                f"the certificate of {self._shown_url} is not trusted",
+                f"The certificate of {self._shown_url} is not trusted",
                 hint="Point SSL_CERT_FILE to your CA bundle, or correct baseURL",
                 subject=f"{SUBJECT}.baseURL",
             ) from None
@@ -291,54 +292,54 @@ class OpenAITeacher:
         if state.refusals >= _REFUSALS_TO_STOP and not state.answers:
             raise InputError(
                 f"{self._shown_url} refuses the requests ({state.last_refusal})",
-                hint="Check baseURL, model and spec.teacher.maxTokens against what it supports",
+                hint="Check that it supports the model and spec.teacher.maxTokens",
                 subject=SUBJECT,
             )
         if state.failures_in_a_row >= max(3, self._max_concurrency):
             raise TeacherError(
-                f"{self._shown_url} keeps failing, {state.failures_in_a_row} requests in a row "
-                f"after {self._max_retries} retries each ({state.last_failure})",
-                hint="Answers so far are kept; check that the endpoint works and start again",
+                f"{self._shown_url} keeps failing: {state.failures_in_a_row} requests in a row, "
+                f"each after {self._max_retries} retries ({state.last_failure})",
+                hint="Check that the endpoint works and start again: finished answers are kept",
                 subject=SUBJECT,
             )
 
     def _clean(self, text: str) -> str:
-        """`text` without the key: some endpoints repeat it in their error messages."""
+        """Return `text` without the key, which some endpoints repeat in error messages."""
         return text.replace(self._api_key, "[key]") if self._api_key else text
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """An attempt that brought no answer.
+    """An attempt without an answer.
 
     Attributes:
-        detail: why, one clause.
-        may_pass: whether another attempt makes sense.
+        detail: the cause.
+        temporary: whether another attempt may succeed.
         retry_after: seconds that the endpoint asks to wait.
     """
 
     detail: str
-    may_pass: bool = True
+    temporary: bool = True
     retry_after: float | None = None
 
 
 @dataclass(frozen=True)
 class _Refusal:
-    """The endpoint calls the request itself wrong (HTTP 4xx)."""
+    """The endpoint rejects the request as invalid (HTTP 4xx)."""
 
     detail: str
 
 
 @dataclass
 class _State:
-    """What is known of the endpoint's health; lives in one event loop.
+    """The endpoint's health, used in one event loop.
 
     Attributes:
-        answers: answers so far, earlier runs included.
-        refusals: requests that the endpoint calls wrong.
-        failures_in_a_row: requests given up since the last answer.
-        last_refusal: why the last one was refused.
-        last_failure: why the last one was given up.
+        answers: answers so far, including earlier runs.
+        refusals: requests that the endpoint rejected as invalid.
+        failures_in_a_row: requests that failed after all retries since the last answer.
+        last_refusal: cause of the latest refusal.
+        last_failure: cause of the latest failure.
         not_before: event loop time before which nothing is sent.
     """
 
@@ -350,19 +351,19 @@ class _State:
     not_before: float = 0.0
 
     def hold(self, seconds: float) -> None:
-        """Send nothing for so long."""
+        """Send nothing for `seconds`."""
         self.not_before = max(self.not_before, asyncio.get_running_loop().time() + seconds)
 
     async def wait(self) -> None:
-        """Wait until something may be sent."""
+        """Wait until requests may be sent."""
         left = self.not_before - asyncio.get_running_loop().time()
         if left > 0:
             await asyncio.sleep(left)
-            await self.wait()  # it may have been put off meanwhile
+            await self.wait()  # another request may have postponed it
 
 
 async def _read(response: httpx.Response) -> bytes | None:
-    """The whole body, or None as soon as it is too large."""
+    """Return the whole body, or None as soon as it is too large."""
     content = bytearray()
     async for chunk in response.aiter_bytes():
         content += chunk
@@ -372,7 +373,7 @@ async def _read(response: httpx.Response) -> bytes | None:
 
 
 def _completions_url(base_url: str) -> tuple[httpx.URL, str]:
-    """The address to post to, and the one for messages, without a password in it."""
+    """Return the URL to post to, and the one to show, without a password."""
     try:
         host = urlsplit(base_url).hostname  # checks the brackets of IPv6 addresses; httpx doesn't
         url = httpx.URL(base_url)
@@ -380,7 +381,7 @@ def _completions_url(base_url: str) -> tuple[httpx.URL, str]:
         host = None
     if not host:
         raise InputError(
-            "is not the URL of an API",
+            "The teacher's baseURL is not a valid URL",
             hint="Write it like https://api.example.com/v1",
             subject=f"{SUBJECT}.baseURL",
         )

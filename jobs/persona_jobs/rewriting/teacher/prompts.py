@@ -1,7 +1,7 @@
-"""What a teacher is told.
+"""Prompts for the teacher.
 
-The persona's text always opens the system message, word for word as in the data that is made from
-the answers: the teacher then speaks as it will be learned from.
+The persona's text always opens the system message, word for word as in the resulting data set, so
+that the teacher speaks as the student will.
 """
 
 from ...dataset import Message
@@ -23,22 +23,22 @@ _HINT = (
 
 
 def answer(persona: str, query: str) -> tuple[Message, ...]:
-    """Let the persona answer the query itself."""
+    """Build a prompt in which the persona answers the query itself."""
     return (Message(role="system", content=persona), Message(role="user", content=query))
 
 
 def rewrite(persona: str, query: str, reference: str) -> tuple[Message, ...]:
-    """Let a capable teacher re-voice the reference answer as the persona, meaning kept."""
+    """Build a prompt in which a capable teacher re-voices the reference answer."""
     task = _REWRITE.format(query=query, reference=reference)
     return answer(persona, task)
 
 
 def rewrite_by_hint(persona: str, query: str, reference: str) -> tuple[Message, ...]:
-    """Let a small base model re-voice the reference answer.
+    """Build a prompt in which a small base model re-voices the reference answer.
 
-    Small models fall out of character when a task is spelled out in the user's message, and copy
-    the reference or talk about rewriting. Here the user just asks, and the reference is something
-    that the persona knows. The prompts of all queries share the persona as their prefix.
+    Small models lose the character when the user's message describes a task: they copy the
+    reference or talk about rewriting. Here the user only asks the question, and the reference is
+    something that the persona knows. The prompts of all queries share the persona as their prefix.
     """
     system = _HINT.format(persona=persona, reference=reference)
     return answer(system, query)

@@ -20,11 +20,11 @@ def test_delays_are_spread() -> None:
     assert len({Backoff().delay(3) for _ in range(10)}) > 1
 
 
-def test_asked_delay_is_kept_in_full_and_bounded() -> None:
+def test_delay_that_the_endpoint_asks_for_is_kept_and_bounded() -> None:
     backoff = Backoff(base=1.0, longest=30.0, longest_asked=120.0)
     assert 7.0 <= backoff.delay(0, asked=7.0) <= 8.0
     assert 120.0 <= backoff.delay(0, asked=1e9) <= 121.0
-    # An endpoint that asks for no delay at all is still not hammered.
+    # An endpoint that asks for no delay still gets the back-off.
     assert backoff.delay(3, asked=0.0) >= 4.0
 
 
@@ -47,4 +47,4 @@ def test_retry_after(value: str, seconds: float | None) -> None:
 
 
 def test_no_header() -> None:
-    assert retry_after({}) is None
+    assert retry_after({}, NOW) is None

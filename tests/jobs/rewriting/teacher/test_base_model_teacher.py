@@ -10,6 +10,11 @@ from support.tiny import tiny_model, tiny_tokenizer
 COUNT = 9
 
 
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("persona_jobs.rewriting.teacher.base_model.GROUP_SIZE", 4)
+
+
 @pytest.fixture(scope="module")
 def model() -> object:
     return tiny_model(layers=2)
@@ -29,7 +34,7 @@ def requests(count: int = COUNT) -> list[TeacherRequest]:
 
 
 def teacher(model: object, **settings: object) -> BaseModelTeacher:
-    values: dict[str, object] = {"temperature": 1.0, "max_tokens": 10, "group_size": 4}
+    values: dict[str, object] = {"temperature": 1.0, "max_tokens": 10}
     return BaseModelTeacher(model, tiny_tokenizer(), **{**values, **settings})  # type: ignore[arg-type]
 
 
@@ -58,7 +63,7 @@ def ask(
     return answers
 
 
-def test_all_are_answered_the_same_way_each_time(model: object) -> None:
+def test_answers_are_reproducible(model: object) -> None:
     first = ask(teacher(model), requests())
     assert sorted(first) == list(range(COUNT))
     assert len({answer.text for answer in first.values()}) == COUNT
@@ -96,19 +101,19 @@ def test_token_limit_truncates(model: object) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 8])
-def test_going_on_after_a_stop_gives_the_same_answers(model: object, stop_after: int) -> None:
+def test_resuming_after_a_stop_gives_the_same_answers(model: object, stop_after: int) -> None:
     whole = ask(teacher(model), requests())
     first = ask(teacher(model), requests(), stop_after=stop_after)
     assert len(first) < COUNT
-    rest = ask(teacher(model), requests(), answered=frozenset(first))
-    assert not set(first) & set(rest)
-    assert {**first, **rest} == whole
+    resumed = ask(teacher(model), requests(), answered=frozenset(first))
+    assert not set(first) & set(resumed)
+    assert {**first, **resumed} == whole
 
 
-def test_any_answered_ones_are_left_out(model: object) -> None:
+def test_answered_requests_are_skipped(model: object) -> None:
     whole = ask(teacher(model), requests())
-    rest = ask(teacher(model), requests(), answered=frozenset({0, 3, 7}))
-    assert rest == {index: whole[index] for index in whole if index not in {0, 3, 7}}
+    new = ask(teacher(model), requests(), answered=frozenset({0, 3, 7}))
+    assert new == {index: whole[index] for index in whole if index not in {0, 3, 7}}
 
 
 def test_stop_before_the_start(model: object) -> None:

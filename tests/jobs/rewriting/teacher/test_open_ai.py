@@ -105,7 +105,7 @@ def test_without_a_key_none_is_sent(endpoint: Endpoint) -> None:
     assert "Authorization" not in endpoint.requests[0][1]
 
 
-def test_what_is_answered_is_not_asked_again(endpoint: Endpoint) -> None:
+def test_answered_requests_are_not_sent_again(endpoint: Endpoint) -> None:
     answers = ask(teacher(endpoint), 6, answered=frozenset({0, 2, 5}))
     assert set(answers) == {1, 3, 4}
     assert {user_text(body) for body in endpoint.bodies} == {f"Question {i}" for i in (1, 3, 4)}
@@ -147,19 +147,19 @@ def test_concurrency_is_used_and_bounded(endpoint: Endpoint) -> None:
     ],
     ids=lambda bad: f"{bad.status}-{str(bad.body)[:20]}-{bad.promise}",
 )
-def test_passing_failures_are_tried_again(endpoint: Endpoint, bad: Reply) -> None:
+def test_temporary_failures_are_retried(endpoint: Endpoint, bad: Reply) -> None:
     endpoint.behave = failing_first(2, bad)
     assert ask(teacher(endpoint), 4) == {i: TeacherAnswer(GOOD, "complete") for i in range(4)}
     assert len(endpoint.requests) == 12
 
 
-def test_hanging_request_is_given_up_and_tried_again(endpoint: Endpoint) -> None:
+def test_hanging_request_times_out_and_is_retried(endpoint: Endpoint) -> None:
     endpoint.behave = failing_first(1, Reply(hang=True))
     answers = ask(teacher(endpoint, timeout_seconds=0.3), 2)
     assert answers == {i: TeacherAnswer(GOOD, "complete") for i in range(2)}
 
 
-def test_retry_after_holds_up_all_requests(endpoint: Endpoint) -> None:
+def test_retry_after_delays_all_requests(endpoint: Endpoint) -> None:
     times: list[float] = []
 
     def behave(number: int, body: Body) -> Reply:
@@ -186,7 +186,7 @@ def test_no_more_attempts_than_allowed(endpoint: Endpoint) -> None:
     assert sum(user_text(body) == "Question 1" for body in endpoint.bodies) == 3
 
 
-def test_too_large_response_is_refused_and_not_asked_for_again(endpoint: Endpoint) -> None:
+def test_too_large_response_is_refused_without_a_retry(endpoint: Endpoint) -> None:
     endpoint.behave = lambda _, body: (
         Reply(completion("a" * (MAX_RESPONSE_BYTES + 1)))
         if user_text(body) == "Question 0"
@@ -197,7 +197,7 @@ def test_too_large_response_is_refused_and_not_asked_for_again(endpoint: Endpoin
     assert len(endpoint.requests) == 3
 
 
-def test_answers_that_are_none_are_kept_apart(endpoint: Endpoint) -> None:
+def test_each_kind_of_ending_is_recognized(endpoint: Endpoint) -> None:
     replies = {
         "Question 0": Reply(completion(None, "content_filter")),
         "Question 1": Reply(completion("Once upon", "length")),
@@ -224,12 +224,12 @@ def test_endpoint_that_always_fails_is_given_up_soon(endpoint: Endpoint) -> None
     assert len(endpoint.requests) < 30
 
 
-def test_nobody_listens() -> None:
+def test_refused_connection_is_a_temporary_failure() -> None:
     with pytest.raises(TeacherError, match="connection failed"):
         ask(teacher(None, max_retries=1), 10)
 
 
-def test_unknown_host_is_a_passing_failure() -> None:
+def test_unknown_host_is_a_temporary_failure() -> None:
     with pytest.raises(TeacherError, match=r"nowhere\.invalid"):
         ask(teacher(base_url="http://nowhere.invalid/v1", max_retries=0), 10)
 
@@ -343,7 +343,7 @@ def test_password_in_the_base_url_is_not_shown(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-def test_untrusted_certificate_is_no_passing_failure(
+def test_untrusted_certificate_is_a_permanent_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

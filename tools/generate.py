@@ -105,7 +105,7 @@ def spec_page(definition: dict[str, Any]) -> str:
         "",
         "Written by the operator. Numbers with fractions are strings.",
         "",
-        *_table(root["status"], has_defaults=False),
+        *_table(root["status"]),
         "",
         "## Columns of `kubectl get persona`",
         "",
@@ -130,17 +130,13 @@ def _without_nested(schema: Schema) -> Schema:
     return {"properties": fields, "required": schema.get("required", [])}
 
 
-def _table(schema: Schema, *, has_defaults: bool = True) -> list[str]:
+def _table(schema: Schema) -> list[str]:
     """Return a table with one row per field, nested fields below their parent."""
     columns = ["field", "type and bounds", "description"]
-    if has_defaults:
-        columns.insert(2, "default")
     lines = [_row(columns), "|" + "---|" * len(columns)]
     for path, node, required in _fields(schema, ""):
-        cells = [f"`{path}`", _type(node), node.get("description", "")]
-        if has_defaults:
-            cells.insert(2, _default(node, required=required))
-        lines.append(_row(cells))
+        kind = f"{_type(node)}; required" if required else _type(node)
+        lines.append(_row([f"`{path}`", kind, node.get("description", "")]))
     return lines
 
 
@@ -186,19 +182,6 @@ def _rules(section: Schema) -> list[str]:
     """Return the rules of a section as a list."""
     rules = [f"- Rule: {message}." for message in _messages(section)]
     return [*rules, ""] if rules else []
-
-
-def _default(node: Schema, *, required: bool) -> str:
-    """Return the default of a field; an object's is that of its fields."""
-    default = node.get("default")
-    if required:
-        return "required"
-    if default is None or isinstance(default, dict | list):
-        return ""
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    number_as_text = isinstance(default, str) and re.fullmatch(r"[0-9.]+", default)
-    return f'`"{default}"`' if number_as_text else f"`{default}`"
 
 
 # docs/cli.md

@@ -3,6 +3,7 @@
 `make generate` writes the definition, and its copy in the Helm chart, below the repository root.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,9 @@ class UnsupportedSchemaError(ValueError):
 def structural_schema(model: type[BaseModel]) -> Schema:
     """The structural schema of `model` (apiextensions.k8s.io/v1 `JSONSchemaProps`).
 
-    References are inlined, optional fields lose their `null` branch, and a default that is an
-    object becomes `{}` (the API server fills it from the defaults inside), unless the object has
-    rules of its own.
+    References are inlined and optional fields lose their `null` branch. Defaults are not part of
+    the schema: they are applied when the spec is resolved, so that an applied object stays as it
+    was written and may inherit from a recipe. The descriptions name them.
 
     Raises:
         UnsupportedSchemaError: names the field whose type can't be expressed.
@@ -112,18 +113,22 @@ def _convert(schema: Schema, definitions: dict[str, Schema], path: str) -> Schem
     if "items" in schema:
         result["items"] = _convert(schema["items"], definitions, f"{path}[]")
         result.setdefault("x-kubernetes-list-type", "atomic")
-    if schema.get("default") is not None:
-        result["default"] = _default(schema)
+    default = _default_text(schema)
+    if default and "Default:" not in result.get("description", ""):
+        result["description"] = f"{result.get('description', '')} Default: {default}.".strip()
     return result
 
 
-def _default(schema: Schema) -> Any:
-    if "properties" not in schema:
-        return schema["default"]
-    # The API server tries an object's rules on its default before it fills it.
-    has_rules = "x-kubernetes-validations" in schema
-    given = schema["default"].items() if has_rules else ()
-    return {name: value for name, value in given if value is not None}
+def _default_text(schema: Schema) -> str:
+    """Return a scalar default as YAML; lists and objects are empty by default."""
+    default = schema.get("default")
+    if default is None or isinstance(default, list | dict):
+        return ""
+    if isinstance(default, bool):
+        return "`true`" if default else "`false`"
+    text = str(default)
+    is_quoted = isinstance(default, str) and text.replace(".", "", 1).isdigit()
+    return f'`"{text}"`' if is_quoted else f"`{text}`"
 
 
 def _resolve(schema: Schema, definitions: dict[str, Schema], path: str) -> Schema:
@@ -170,14 +175,25 @@ def _inclusive_bounds(schema: Schema, path: str) -> Schema:
 
 def _status_schema() -> Schema:
     schema = structural_schema(PersonaModelStatus)
+    _walk(schema, _loosen)
     for name, key in _STATUS_LIST_KEYS.items():
         schema["properties"][name] |= {
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": [key],
         }
-    # The operator writes all of status; what it left out is unknown, not a default.
-    _walk(schema, lambda node: node.pop("default", None))
     return schema
+
+
+def _loosen(node: Schema) -> None:
+    """Let a status of another operator version pass: it may hold values and fields unknown here.
+
+    Status fields have no defaults either: what the operator left out is unknown.
+    """
+    node.pop("enum", None)
+    if "properties" in node:
+        node["x-kubernetes-preserve-unknown-fields"] = True
+    if "description" in node:
+        node["description"] = re.sub(r" Default: `[^`]*`\.$", "", node["description"])
 
 
 def _walk(schema: Schema, visit: Callable[[Schema], object]) -> None:
@@ -202,7 +218,7 @@ def _columns() -> list[dict[str, Any]]:
         _column("Reason", _condition("reason"), "Why, in one word."),
         _column(
             "Sparsity",
-            ".spec.pruning.sparsityPercent",
+            ".status.sparsityPercent",
             "Percentage of the FFN channels that is removed.",
             type="integer",
         ),
@@ -210,7 +226,7 @@ def _columns() -> list[dict[str, Any]]:
         _column("Score", ".status.score", "Persona score and the dense model's."),
         _column("URL", ".status.url", "Base URL of the served persona."),
         _column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
-        _column("Base", ".spec.baseModel.uri", "Base model.", priority=1),
+        _column("Base", ".status.baseModel", "Base model.", priority=1),
         _column("Revision", ".status.serving.revision", "Revision that is served.", priority=1),
         _column("Latency", ".status.latency", "Decode time a token.", priority=1),
     ]

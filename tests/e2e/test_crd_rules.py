@@ -442,6 +442,8 @@ STATUS = {
     "score": "81 of 83",
     "latency": "21 of 26 ms",
     "url": "http://ship-captain.default.svc:8000",
+    "baseModel": "hf://org/model",
+    "sparsityPercent": 25,
 }
 
 

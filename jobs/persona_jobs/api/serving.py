@@ -12,7 +12,10 @@ class Autoscaling(SpecModel):
 
     model_config = ConfigDict(
         json_schema_extra=validations(
-            cel("self.maxReplicas >= self.minReplicas", "maxReplicas must not be below minReplicas")
+            cel(
+                "!has(self.minReplicas) || self.maxReplicas >= self.minReplicas",
+                "maxReplicas must not be below minReplicas",
+            )
         )
     )
 

@@ -1,23 +1,29 @@
-"""Status of a PersonaModel. Numbers that may have fractions are strings (Kubernetes API types)."""
+"""Status of a PersonaModel. Numbers that may have fractions are strings (Kubernetes API types).
 
-from typing import Annotated, Literal
+A status is read tolerantly: it may come from a later version of the operator, or from an earlier
+one. So no field has an enumeration, almost none is required, and fields that are not known here
+are carried along, so that an operator that is rolled back and forth loses nothing.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
+# What this version writes; what it reads may be anything.
 ConditionType = Literal["Ready", "Reconciling", "Stalled"]
-StageState = Literal["Pending", "Running", "Suspended", "WaitingForRetry", "Succeeded", "Failed"]
 GateResult = Literal["NotSet", "Passed", "Failed"]
 
 
 class StatusModel(BaseModel):
-    """Base of all status objects. Unknown fields are dropped: an older operator may have set
-    them."""
+    """Base of all status objects. Unknown fields are kept: another version may have set them."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
         populate_by_name=True,
-        extra="ignore",
+        extra="allow",
         frozen=True,
         use_attribute_docstrings=True,
     )
@@ -26,15 +32,15 @@ class StatusModel(BaseModel):
 class Condition(StatusModel):
     """One aspect of the state (Kubernetes API conventions, `metav1.Condition`)."""
 
-    type: ConditionType
+    type: str
     """`Ready`, `Reconciling` or `Stalled`."""
-    status: Literal["True", "False", "Unknown"]
+    status: str
     """Whether the condition holds."""
     observed_generation: int = 0
     """Generation of the spec that the condition describes."""
-    last_transition_time: str
+    last_transition_time: str = ""
     """When `status` last changed (RFC 3339)."""
-    reason: str
+    reason: str = ""
     """One CamelCase word for programs and for the REASON column."""
     message: str = ""
     """One sentence for people: what is waited for, or what is wrong and how to fix it."""
@@ -45,9 +51,9 @@ class StageStatus(StatusModel):
 
     name: str
     """Stage."""
-    key: str
+    key: str = ""
     """Content key (64 hexadecimal digits): equal keys mean equal results."""
-    state: StageState
+    state: str = "Pending"
     """State of the stage."""
     reused: bool = False
     """True when its result was already in the store."""
@@ -76,15 +82,15 @@ class RevisionStatus(StatusModel):
 
     id: str
     """First 8 digits of the slice stage's content key."""
-    slice_key: str
+    slice_key: str = ""
     """Content key of the checkpoint."""
-    evaluate_key: str
+    evaluate_key: str = ""
     """Content key of the evaluation."""
-    finished_at: str
+    finished_at: str = ""
     """When its evaluation ended (RFC 3339)."""
-    sparsity_percent: int
+    sparsity_percent: int | None = None
     """Sparsity it was made with."""
-    gate: GateResult
+    gate: str = "NotSet"
     """Whether it passed the gate."""
     message: str = ""
     """Which thresholds failed."""
@@ -138,16 +144,20 @@ class PersonaModelStatus(StatusModel):
 
     observed_generation: int = 0
     """Generation of the spec that the status is about."""
-    conditions: Annotated[list[Condition], Field(max_length=8)] = []
+    conditions: list[Condition] = []
     """`Ready`, `Reconciling` and `Stalled`."""
-    stages: Annotated[list[StageStatus], Field(max_length=8)] = []
+    stages: list[StageStatus] = []
     """Stages of the current spec, in order."""
     revision: str | None = None
     """Revision that the current spec leads to."""
-    revisions: Annotated[list[RevisionStatus], Field(max_length=10)] = []
+    revisions: list[RevisionStatus] = []
     """The newest finished models, newest first. `spec.serving.revision` may name one."""
     serving: ServingStatus | None = None
     """State of the inference Deployment."""
+    base_model: str | None = None
+    """URI of the base model, resolved."""
+    sparsity_percent: int | None = None
+    """Sparsity that the current spec leads to, resolved."""
     size: str | None = None
     """Size of the served checkpoint against the dense one, for people."""
     score: str | None = None
@@ -160,6 +170,26 @@ class PersonaModelStatus(StatusModel):
     """Value of the retry annotation that was last acted on."""
     store: str | None = None
     """Store that the stages' results are in."""
-    finished_keys: Annotated[list[str], Field(max_length=100)] = []
+    finished_keys: list[str] = []
     """`STAGE/KEY` of the finished stages, those of earlier specs included, newest first. None of
     them is run again."""
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a status of whatever version; single values that make no sense are left out."""
+        document = copy.deepcopy(dict(raw))
+        while True:
+            try:
+                return cls.model_validate(document)
+            except ValidationError as error:
+                item = error.errors(include_url=False, include_input=False)[0]
+                path = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
+                _remove(document, path)
+
+
+def _remove(document: Any, path: tuple[int | str, ...]) -> None:
+    """Remove the value at `path`, or the nearest one around it."""
+    *parents, last = path
+    for part in parents:
+        document = document[part]
+    del document[last]

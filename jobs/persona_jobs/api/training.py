@@ -13,7 +13,8 @@ class Scoring(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "!has(self.lastBlock) || self.lastBlock >= self.firstBlock",
+                "!has(self.firstBlock) || !has(self.lastBlock) || "
+                "self.lastBlock >= self.firstBlock",
                 "lastBlock must not be before firstBlock",
             )
         )
@@ -77,6 +78,7 @@ class Dataset(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
+                "!has(self.validationPercent) || !has(self.testPercent) || "
                 "self.validationPercent + self.testPercent <= 80",
                 "validationPercent and testPercent must leave at least 20 for training",
             )

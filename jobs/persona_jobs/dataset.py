@@ -1,4 +1,4 @@
-"""Files that stages pass on: scored queries and chat examples, one JSON object a line."""
+"""Records that stages pass on as JSON lines: queries, personas, chat examples, loss curves."""
 
 import hashlib
 import json
@@ -15,7 +15,25 @@ from .errors import CorruptArtifactError
 Split = Literal["train", "validation", "test"]
 
 
-class ScoredQuery(BaseModel):
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Instruction(_Record):
+    """A question or task with its neutral answer."""
+
+    query: str
+    answer: str
+
+
+class ReferencePersona(_Record):
+    """A persona's short name and its text."""
+
+    name: str
+    text: str
+
+
+class ScoredQuery(Instruction):
     """A query with its persona sensitivity.
 
     Attributes:
@@ -23,43 +41,35 @@ class ScoredQuery(BaseModel):
         answer: its neutral reference answer.
         score: s(q) of the paper, between 0 and 2.
         rank: 1 for the most persona-sensitive query.
-        kept: whether it is among the kept share.
+        kept: whether it is in the kept share.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    query: str
-    answer: str
     score: float
     rank: int
     kept: bool
 
 
-class Message(BaseModel):
+class Message(_Record):
     """A chat message."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class Example(BaseModel):
+class Example(_Record):
     """A conversation to learn from or to measure on: system (the persona), user, assistant.
 
     Attributes:
         messages: the chat messages; the last one is the answer.
-        reference: the neutral answer it was made from; may be empty.
+        reference: the neutral answer that it is based on; may be empty.
     """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     messages: list[Message]
     reference: str = ""
 
     @classmethod
     def of(cls, system: str | None, query: str, answer: str, reference: str = "") -> "Example":
-        """An example of one exchange; `system` None leaves the system message out."""
+        """Build an example of one exchange, without a system message if `system` is None."""
         head = [Message(role="system", content=system)] if system is not None else []
         return cls(
             messages=[
@@ -72,41 +82,57 @@ class Example(BaseModel):
 
     @property
     def system(self) -> str | None:
-        """The system message, if there is one."""
+        """Return the system message, if there is one."""
         return next((m.content for m in self.messages if m.role == "system"), None)
 
     @property
     def query(self) -> str:
-        """The user's message."""
+        """Return the user's message."""
         return next(m.content for m in self.messages if m.role == "user")
 
     @property
     def answer(self) -> str:
-        """The assistant's message."""
+        """Return the assistant's message."""
         return self.messages[-1].content
 
 
-def normalize_query(query: str) -> str:
-    """Form in which two queries count as the same: case, punctuation and spacing ignored.
+class CurvePoint(_Record):
+    """Losses at one optimizer step of a training run, in nats per answer token.
 
-    A query of punctuation and symbols only keeps them.
+    Attributes:
+        step: finished optimizer steps; 0 is the start.
+        train_loss: loss of the step's batch; None at the start.
+        validation_loss: held-out loss, where it was measured.
+        learning_rate: learning rate of the step; None at the start.
+    """
+
+    step: int
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    learning_rate: float | None = None
+
+
+def normalize_query(query: str) -> str:
+    """Return the form in which queries are compared: without case, punctuation and spacing.
+
+    A query of only punctuation and symbols keeps them.
     """
     text = unicodedata.normalize("NFKC", query).casefold()
     return re.sub(r"[\W_]+", " ", text).strip() or " ".join(text.split())
 
 
 def generic_split(queries: Sequence[ScoredQuery]) -> dict[Split, list[Example]]:
-    """General examples without the persona, from the queries that were not kept.
+    """Split the queries that were not kept into general examples without the persona.
 
     About 70 % train, 10 % validation and 20 % test, in the order of a hash of the query; every
-    split gets one as long as three are left over.
+    split gets at least one if there are three.
     """
-    rest = sorted(
+    generic = sorted(
         (q for q in queries if not q.kept), key=lambda q: _digest(normalize_query(q.query))
     )
-    validation = max(1, len(rest) // 10)
-    test = max(1, len(rest) // 5)
-    examples = [Example.of(None, q.query, q.answer, q.answer) for q in rest]
+    validation = max(1, len(generic) // 10)
+    test = max(1, len(generic) // 5)
+    examples = [Example.of(None, q.query, q.answer, q.answer) for q in generic]
     return {
         "test": examples[:test],
         "validation": examples[test : test + validation],
@@ -122,7 +148,7 @@ Line = TypeVar("Line", bound=BaseModel)
 
 
 def write_jsonl(path: Path, lines: Iterable[BaseModel]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     with path.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line.model_dump(mode="json"), ensure_ascii=False) + "\n")
@@ -132,7 +158,7 @@ def read_jsonl(path: Path, kind: type[Line]) -> list[Line]:
     """Read what `write_jsonl` wrote.
 
     Raises:
-        CorruptArtifactError: a line is no such object; names file and line.
+        CorruptArtifactError: a line is not such an object; the message names file and line.
     """
     lines: list[Line] = []
     with path.open(encoding="utf-8") as file:
@@ -141,7 +167,7 @@ def read_jsonl(path: Path, kind: type[Line]) -> list[Line]:
                 lines.append(kind.model_validate_json(text))
             except ValidationError:
                 raise CorruptArtifactError(
-                    f"line {number} of {path.name} is no {kind.__name__}",
+                    f"Line {number} of {path.name} is not a valid {kind.__name__}",
                     hint="Delete the stage's folder in the store and run again",
                     subject=str(path),
                 ) from None

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from persona_jobs.dataset import CurvePoint
+from persona_jobs.evaluation.bootstrap import Interval
 from persona_jobs.evaluation.report import (
     Answer,
     Curve,
-    CurvePoint,
-    Difference,
     KeptChannels,
     RankedQuery,
     Ranking,
@@ -53,7 +53,7 @@ def metrics(**changes: Any) -> EvaluationMetrics:
 
 
 def report_data(text: str = "plain", **changes: Any) -> ReportData:
-    """Report data in which every text that users, models or files can choose is `text`."""
+    """Report data in which every text from users, models or files is `text`."""
     mask = [[i % 4 != 3 for i in range(16)] for _ in range(3)]
     other = [[i % 4 != 2 for i in range(16)] for _ in range(3)]
     ranked = [RankedQuery(rank, 1 / rank, text, rank < 3) for rank in range(1, 5)]
@@ -76,7 +76,7 @@ def report_data(text: str = "plain", **changes: Any) -> ReportData:
             )
         ],
         "settings": text,
-        "differences": {"recovered": Difference(-10.0, -20.0, 1.5)},
+        "differences": {"recovered": Interval(-10.0, -20.0, 1.5)},
         "answer_losses": {"dense": 1.5, "recovered": 2.25},
         "curves": [
             Curve(text, [CurvePoint(step=s, train_loss=1 / (s + 1)) for s in range(5)]),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..dataset import normalize_query
+from ..dataset import Instruction, normalize_query
 from ..errors import CorruptArtifactError, InputError
 from ..store import S3Options
 from .hub import hub_errors, split_hf_uri
@@ -19,14 +19,6 @@ class Columns:
     instruction: str = "instruction"
     input: str | None = "input"
     output: str = "output"
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """A question and its neutral answer."""
-
-    query: str
-    answer: str
 
 
 @dataclass

@@ -1,21 +1,13 @@
 """Reference personas, against which a query's sensitivity to the target persona is measured."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..dataset import ReferencePersona
 from ..errors import InputError
 from ..store import S3Options
 from .reading import builtin_file, data_file, json_records
 
 MAX_TEXT_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True)
-class ReferencePersona:
-    """A persona's short name and its text."""
-
-    name: str
-    text: str
 
 
 def load(

@@ -5,10 +5,9 @@ Writes `queries.jsonl`, `personas.jsonl` and `reference.safetensors` with `mean_
 """
 
 import torch
-from pydantic import BaseModel
 from safetensors.torch import save_file
 
-from ..dataset import write_jsonl
+from ..dataset import ReferencePersona, write_jsonl
 from ..errors import InputError
 from ..models.families import blocks
 from ..pipeline.context import StageContext, StageOutcome
@@ -18,20 +17,6 @@ from ..sources import instructions, personas
 from .common import environment, hub_revision, load_base
 
 MINIMUM_QUERIES = 20
-
-
-class Query(BaseModel):
-    """An instruction with its neutral answer."""
-
-    query: str
-    answer: str
-
-
-class ReferencePersona(BaseModel):
-    """A reference persona."""
-
-    name: str
-    text: str
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -48,7 +33,7 @@ def run(context: StageContext) -> StageOutcome:
         cache_dir=context.cache,
         token=context.hf_token,
     )
-    queries = [Query(query=i.query, answer=i.answer) for i in loaded.instructions]
+    queries = loaded.instructions
     references = _references(context)
     model, tokenizer, compute = load_base(context)
     chosen = _block_range(context, len(blocks(model)))
@@ -79,8 +64,7 @@ def run(context: StageContext) -> StageOutcome:
 
 def _references(context: StageContext) -> list[ReferencePersona]:
     source = context.spec.reference_personas
-    loaded = personas.load(source.uri, count=source.count, cache_dir=context.cache)
-    return [ReferencePersona(name=p.name, text=p.text) for p in loaded]
+    return personas.load(source.uri, count=source.count, cache_dir=context.cache)
 
 
 def _block_range(context: StageContext, count: int) -> range:

@@ -7,20 +7,19 @@ Writes `queries.jsonl` (all queries, best first) and `block_scores.safetensors` 
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..dataset import ScoredQuery, read_jsonl, write_jsonl
+from ..dataset import Instruction, ScoredQuery, read_jsonl, write_jsonl
 from ..errors import CorruptArtifactError
 from ..models.families import blocks
 from ..pipeline.context import StageContext, StageOutcome
 from ..scoring.sensitivity import block_range, block_scores, rank
 from ..scoring.states import last_token_states
 from .common import environment, load_base
-from .reference import Query
 
 
 def run(context: StageContext) -> StageOutcome:
     """Make the stage's files."""
     spec = context.spec
-    queries = read_jsonl(context.input_file("reference", "queries.jsonl"), Query)
+    queries = read_jsonl(context.input_file("reference", "queries.jsonl"), Instruction)
     mean_unit = load_file(context.input_file("reference", "reference.safetensors"))["mean_unit"]
     model, tokenizer, compute = load_base(context)
     chosen = block_range(len(blocks(model)), spec.scoring.first_block, spec.scoring.last_block)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .curve import CurvePoint
+from ..dataset import CurvePoint
 from .schedule import EarlyStop, cosine
 
 STATE_FILE = "state.json"

@@ -35,9 +35,9 @@ def test_broken_unicode_stays_recognizable(tmp_path: Path) -> None:
     assert answer_log.load(tmp_path, requests(1))[0].text == "a\ufffdb"
 
 
-def test_damaged_log(tmp_path: Path) -> None:
+def test_damaged_log_is_an_error(tmp_path: Path) -> None:
     answer_log.save(tmp_path, requests(1), {0: TeacherAnswer("Arr", "complete")})
     path = tmp_path / answer_log.FILE_NAME
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CorruptArtifactError, match="line 1"):
+    with pytest.raises(CorruptArtifactError, match="Line 1"):
         answer_log.load(tmp_path, requests(1))

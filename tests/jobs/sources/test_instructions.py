@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from persona_jobs.dataset import normalize_query
+from persona_jobs.dataset import Instruction, normalize_query
 from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
 from persona_jobs.sources import instructions
-from persona_jobs.sources.instructions import Columns, Instruction
+from persona_jobs.sources.instructions import Columns
 from persona_jobs.store import Store
 
 ALPACA = [
@@ -22,9 +22,9 @@ ALPACA = [
     {"instruction": "Why is the sky blue?", "output": "Rayleigh scattering."},
 ]
 EXPECTED = [
-    Instruction("Name a color.", "Blue."),
-    Instruction("Translate to French.\n\nGood morning", "Bonjour"),
-    Instruction("Why is the sky blue?", "Rayleigh scattering."),
+    Instruction(query="Name a color.", answer="Blue."),
+    Instruction(query="Translate to French.\n\nGood morning", answer="Bonjour"),
+    Instruction(query="Why is the sky blue?", answer="Rayleigh scattering."),
 ]
 
 
@@ -86,9 +86,13 @@ def test_the_built_in_set_is_large_and_clean() -> None:
 def test_column_names(tmp_path: Path) -> None:
     uri = write(tmp_path / "x.jsonl", '{"question": "Q?", "context": "C", "reply": "A."}\n')
     columns = Columns(instruction="question", input="context", output="reply")
-    assert instructions.load(uri, columns=columns).instructions == [Instruction("Q?\n\nC", "A.")]
+    assert instructions.load(uri, columns=columns).instructions == [
+        Instruction(query="Q?\n\nC", answer="A.")
+    ]
     columns = Columns(instruction="question", input=None, output="reply")
-    assert instructions.load(uri, columns=columns).instructions == [Instruction("Q?", "A.")]
+    assert instructions.load(uri, columns=columns).instructions == [
+        Instruction(query="Q?", answer="A.")
+    ]
     with pytest.raises(
         InputError, match="has no column instruction and no column output"
     ) as caught:
@@ -114,7 +118,7 @@ def test_unusable_records_are_dropped_and_counted(tmp_path: Path) -> None:
         ),
     )
     found = instructions.load(uri)
-    assert found.instructions == [Instruction("What is  rain?", "Water.")]
+    assert found.instructions == [Instruction(query="What is  rain?", answer="Water.")]
     report = found.report
     assert (report.read, report.kept, report.duplicates) == (9, 1, 2)
     assert (report.without_answer, report.without_query) == (4, 2)

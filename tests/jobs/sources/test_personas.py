@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from persona_jobs.dataset import ReferencePersona
 from persona_jobs.errors import InputError
 from persona_jobs.sources import personas
-from persona_jobs.sources.personas import ReferencePersona
 
 EVAL_FILES = os.environ.get("EVAL_FILES")
 
@@ -26,8 +26,8 @@ def test_ten_varied_ones_are_built_in() -> None:
 def test_objects_and_plain_strings(tmp_path: Path) -> None:
     uri = write(tmp_path / "p.jsonl", {"name": "Ada", "text": " You are Ada. "}, "You are Bo.")
     assert personas.load(uri, count=2) == [
-        ReferencePersona("Ada", "You are Ada."),
-        ReferencePersona("Reference 2", "You are Bo."),
+        ReferencePersona(name="Ada", text="You are Ada."),
+        ReferencePersona(name="Reference 2", text="You are Bo."),
     ]
     assert len(personas.load(uri)) == 2
 

@@ -3,8 +3,6 @@
 from .data import (
     Answer,
     Curve,
-    CurvePoint,
-    Difference,
     KeptChannels,
     RankedQuery,
     Ranking,
@@ -16,8 +14,6 @@ from .render import render
 __all__ = [
     "Answer",
     "Curve",
-    "CurvePoint",
-    "Difference",
     "KeptChannels",
     "RankedQuery",
     "Ranking",

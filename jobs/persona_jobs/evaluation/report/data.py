@@ -4,19 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
+from ...dataset import CurvePoint
 from ...pipeline.results import EvaluationMetrics, Variant
-
-
-class CurvePoint(BaseModel):
-    """One line of a stage's `curve.jsonl`; losses in nats a token."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    step: int
-    train_loss: float | None = None
-    validation_loss: float | None = None
+from ..bootstrap import Interval
 
 
 @dataclass(frozen=True)
@@ -32,8 +22,8 @@ class KeptChannels:
     """Which FFN intermediate channels are kept.
 
     Attributes:
-        mask: a sequence of d_ff flags for each layer.
-        baseline: the activation-RMS mask of the same width, or None when it wasn't made.
+        mask: a sequence of d_ff flags per layer.
+        baseline: the activation-RMS mask of the same width, or None without a baseline.
     """
 
     mask: Sequence[Sequence[bool]]
@@ -56,7 +46,7 @@ class Ranking:
 
     Attributes:
         scores: every query's score, best first.
-        kept: how many of them were kept, from the front.
+        kept: number of kept queries, which come first.
         top: the most sensitive queries.
         bottom: the least sensitive ones.
     """
@@ -72,10 +62,11 @@ class Answer:
     """One variant's answer.
 
     Attributes:
-        text: what it said.
-        posterior: probability, 0 to 1, that the target persona said it.
-        loss: its loss under the dense model with the persona's prompt, nats a token; None if empty.
-        finished: whether it ended by itself, not at the length limit.
+        text: the answer.
+        posterior: probability, 0 to 1, that the target persona gave it.
+        loss: its loss under the dense model with the persona's prompt, in nats per token; None if
+            the answer is empty.
+        finished: whether it ended before the length limit.
     """
 
     text: str
@@ -90,7 +81,7 @@ class Sample:
 
     Attributes:
         query: the question.
-        source: where the question is from.
+        source: the held-out queries, or a question file's URI.
         answers: by variant.
     """
 
@@ -100,17 +91,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Paired difference of the persona score to the dense model's, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class ReportData:
-    """All that the report shows.
+    """The content of the report.
 
     Attributes:
         persona: the persona's text.
@@ -118,12 +100,12 @@ class ReportData:
         created_at: when the evaluation ended.
         metrics: the measurements.
         differences: persona score minus the dense model's, by variant.
-        answer_losses: mean loss of each variant's answers under the dense model, nats a token.
+        answer_losses: mean loss of each variant's answers under the dense model, in nats per token.
         curves: losses of the learning stages, in order.
         kept: kept channels.
         ranking: persona sensitivity of the queries, or None.
         samples: questions and answers.
-        notes: how the numbers were made, a sentence or two each.
+        notes: how the figures were measured, a sentence or two each.
         settings: the spec as YAML.
         environment: device, dtype, versions and the like, by label.
     """
@@ -136,7 +118,7 @@ class ReportData:
     ranking: Ranking | None
     samples: Sequence[Sample]
     settings: str
-    differences: Mapping[Variant, Difference] = field(default_factory=dict)
+    differences: Mapping[Variant, Interval] = field(default_factory=dict)
     answer_losses: Mapping[Variant, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     notes: Sequence[str] = ()

@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import JsonValue
 
 from ... import __version__
-from ...dataset import ScoredQuery, read_jsonl
-from ...evaluation.report import Curve, CurvePoint, Difference, KeptChannels, ReportData
+from ...dataset import CurvePoint, ScoredQuery, read_jsonl
+from ...evaluation.bootstrap import Interval
+from ...evaluation.report import Curve, KeptChannels, ReportData
 from ...evaluation.report.parts import SampleLine, as_yaml, mean_losses, ranking, shown_samples
 from ...pipeline.context import StageContext
 from ...pipeline.results import EvaluationMetrics, Variant
@@ -35,7 +36,7 @@ def report_data(
     samples: Sequence[SampleLine],
     *,
     queries: Sequence[ScoredQuery],
-    differences: Mapping[Variant, Difference],
+    differences: Mapping[Variant, Interval],
     notes: Sequence[str],
     machine: Mapping[str, JsonValue],
 ) -> ReportData:

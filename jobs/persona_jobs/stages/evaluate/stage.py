@@ -18,7 +18,14 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from ...dataset import Example, ScoredQuery, generic_split, read_jsonl, write_jsonl
+from ...dataset import (
+    Example,
+    ReferencePersona,
+    ScoredQuery,
+    generic_split,
+    read_jsonl,
+    write_jsonl,
+)
 from ...errors import CorruptArtifactError, InputError
 from ...evaluation import questions as question_choice
 from ...evaluation.bootstrap import differences, intervals
@@ -26,7 +33,7 @@ from ...evaluation.losses import HeldOutLoss, held_out_losses, mask_difference
 from ...evaluation.measurements import Measurements
 from ...evaluation.persona_score import GivenAnswer, JudgedAnswer, chance_level, judge_answers
 from ...evaluation.questions import Question
-from ...evaluation.report import Difference, render
+from ...evaluation.report import render
 from ...evaluation.report.parts import SampleLine, rounded
 from ...evaluation.speed import DECODE_TOKENS, PROMPT_TOKENS, Runnable, Speed, measure
 from ...models import chat
@@ -38,7 +45,6 @@ from ...pipeline.results import EvaluationMetrics, Variant
 from ...sources import evaluation_files
 from ...training.tokens import TokenizedSet, tokenize
 from ..common import chosen_compute, environment
-from ..reference import ReferencePersona
 from .report import report_data
 from .variants import Models, advance_and_check, load_models
 
@@ -129,7 +135,7 @@ def run(context: StageContext) -> StageOutcome:
         metrics,
         lines,
         queries=queries,
-        differences={name: Difference(d.mean, d.low, d.high) for name, d in against_dense.items()},
+        differences=against_dense,
         notes=_notes(context, difference, len(persona_set), len(generic_set), speeds),
         machine=environment(compute),
     )

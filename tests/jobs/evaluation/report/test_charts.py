@@ -3,9 +3,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from persona_jobs.dataset import CurvePoint
 from persona_jobs.evaluation.report import (
     Curve,
-    CurvePoint,
     KeptChannels,
     RankedQuery,
     Ranking,

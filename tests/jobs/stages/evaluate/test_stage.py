@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from persona_jobs.api import PersonaModelSpec
-from persona_jobs.dataset import Example, ScoredQuery, write_jsonl
+from persona_jobs.dataset import CurvePoint, Example, ReferencePersona, ScoredQuery, write_jsonl
 from persona_jobs.errors import CorruptArtifactError, InputError, StageInterruptedError
 from persona_jobs.evaluation.report.parts import SampleLine
 from persona_jobs.models import mask_file
@@ -21,9 +21,7 @@ from persona_jobs.pipeline.graph import plan
 from persona_jobs.pipeline.results import EvaluationMetrics
 from persona_jobs.pipeline.runner import planned_stage
 from persona_jobs.stages.evaluate import stage as evaluate
-from persona_jobs.stages.reference import ReferencePersona
 from persona_jobs.store import StageArtifacts, StageManifest, open_store
-from persona_jobs.training.curve import CurvePoint
 from support.tiny import tiny_model, tiny_tokenizer
 
 PERSONA = "You are <script>alert('Mara')</script>, who talks of the sea."

@@ -12,7 +12,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Name of cluster-wide objects: two releases may have the same name in two namespaces. */}}
+{{/* Name of cluster-wide objects: releases in two namespaces may have the same name. */}}
 {{- define "persona-pruner.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "persona-pruner.fullname" .) -}}
 {{- end -}}

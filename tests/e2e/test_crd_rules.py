@@ -248,13 +248,24 @@ def cases(which: int) -> list[Any]:
     ]
 
 
+# Required fields of objects that merge with a recipe's.
+REQUIRED_WITHOUT_RECIPE = (
+    "baseModel",
+    "baseModel.uri",
+    "teacher.openAI.baseURL",
+    "teacher.openAI.model",
+    "serving.autoscaling.maxReplicas",
+)
+
+
 def test_every_rule_has_cases():
     rules = {
         (dotted(path), rule["message"])
         for path, node in nodes(SPEC)
         for rule in node.get("x-kubernetes-validations", [])
     }
-    assert rules == set(RULES) | {("", IMMUTABLE)}
+    required = {("", f"{path} is required") for path in REQUIRED_WITHOUT_RECIPE}
+    assert rules == set(RULES) | {("", IMMUTABLE)} | required
     named = {rule["message"] for rule in ROOT["x-kubernetes-validations"]}
     assert named == {LONG_NAME, WRONG_NAME}
 
@@ -344,11 +355,23 @@ def test_a_stage_is_set_once(api, objects):
     assert "spec.execution.stages[1]: Duplicate value" in refusal
 
 
-@pytest.mark.parametrize(("path", "missing"), [((), "persona"), ((), "baseModel")])
-def test_required_fields(api, objects, path, missing):
+def test_a_persona_is_required(api, objects):
     body = manifest()
-    del body["spec"][missing]
-    assert f"spec.{missing}: Required value" in refused_by_both(api, objects, body)
+    del body["spec"]["persona"]
+    assert "spec.persona: Required value" in refused_by_both(api, objects, body)
+
+
+@pytest.mark.parametrize("path", REQUIRED_WITHOUT_RECIPE)
+def test_what_a_recipe_may_give_is_required_without_one(api, objects, path):
+    *parents, last = path.split(".")
+    companions = dict(COMPANIONS.get(tuple(parents), {}))
+    companions.pop(last, None)
+    body = with_field(tuple(parents), companions) if parents else manifest()
+    if not parents:
+        del body["spec"][last]
+    assert f"{path} is required" in refused_by_both(api, objects, body)
+    body["spec"]["recipeRef"] = {"name": "recipe"}
+    assert create(api, objects, body).status_code == 201
 
 
 @pytest.mark.parametrize(

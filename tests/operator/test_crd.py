@@ -12,6 +12,7 @@ from persona_operator.crd import (
     CRD_PATH,
     UnsupportedSchemaError,
     custom_resource_definition,
+    recipe_definition,
     render,
     structural_schema,
 )
@@ -267,3 +268,26 @@ def test_chart_copy_is_the_same_definition():
     definition = yaml.safe_load(body)
     assert definition["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
     assert definition == custom_resource_definition()
+
+
+def test_what_a_recipe_may_give_is_required_by_rule_only():
+    spec = root()["properties"]["spec"]
+    assert spec["required"] == ["persona"]
+    assert "required" not in spec["properties"]["baseModel"]
+    assert spec["properties"]["baseModel"]["properties"]["tokenSecretRef"]["required"] == [
+        "name",
+        "key",
+    ]
+    rules = {item["message"]: item["rule"] for item in spec["x-kubernetes-validations"]}
+    assert rules["teacher.openAI.model is required"] == (
+        "has(self.recipeRef) || !has(self.teacher) || !has(self.teacher.openAI) || "
+        "has(self.teacher.openAI.model)"
+    )
+
+
+def test_a_recipe_has_every_field_of_the_spec_but_the_persona():
+    (version,) = recipe_definition()["spec"]["versions"]
+    recipe = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    fields = set(root()["properties"]["spec"]["properties"])
+    assert set(recipe["properties"]) == fields - {"persona", "recipeRef"}
+    assert "required" not in recipe

@@ -2,7 +2,7 @@
 
 from .evaluation import Evaluation, Gate
 from .execution import Compute, Execution, Storage
-from .load import load_resource, parse_resource
+from .load import load_resource, parse_resource, validate_file, with_recipe
 from .persona import Persona, check_persona_text
 from .persona_model import (
     API_VERSION,
@@ -14,6 +14,7 @@ from .persona_model import (
     PersonaModel,
     PersonaModelSpec,
 )
+from .recipe import RECIPE_KIND, RECIPE_PLURAL, parse_recipe
 from .serving import Serving
 from .sources import BaseModelSource, Instructions, ReferencePersonas
 from .stages import STAGE_NAMES, STAGES, StageName
@@ -25,6 +26,8 @@ __all__ = [
     "KIND",
     "MAX_NAME_LENGTH",
     "PLURAL",
+    "RECIPE_KIND",
+    "RECIPE_PLURAL",
     "STAGES",
     "STAGE_NAMES",
     "VERSION",
@@ -48,5 +51,8 @@ __all__ = [
     "Teacher",
     "check_persona_text",
     "load_resource",
+    "parse_recipe",
     "parse_resource",
+    "validate_file",
+    "with_recipe",
 ]

@@ -1,20 +1,43 @@
-"""Read a PersonaModel from a file and report every error at once, by field path."""
+"""Read PersonaModels and PersonaRecipes from a file and report every error at once, by field path.
+
+A file may hold, beside one PersonaModel, the PersonaRecipe and the ConfigMap that it names.
+"""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import InputError
+from .field_errors import describe_errors
 from .persona_model import API_VERSION, KIND, PersonaModel
+from .recipe import RECIPE_KIND, merge_recipe, parse_recipe, without_nulls
 from .yaml_documents import yaml_documents
 
 MAX_FILE_BYTES = 1_048_576
+Document = dict[str, Any]
+
+
+@dataclass
+class Documents:
+    """The documents of a file.
+
+    Attributes:
+        models: PersonaModels.
+        recipes: PersonaRecipes by name.
+        config_maps: data of the ConfigMaps by name.
+    """
+
+    models: list[Document] = field(default_factory=list)
+    recipes: dict[str, Document] = field(default_factory=dict)
+    config_maps: dict[str, Document] = field(default_factory=dict)
 
 
 def parse_resource(document: object, *, source: str = "resource") -> PersonaModel:
-    """Validate one decoded PersonaModel.
+    """Validate one decoded PersonaModel that needs neither a recipe nor a ConfigMap any more.
 
     Raises:
         InputError: with one line per wrong field, each with its path.
@@ -25,9 +48,9 @@ def parse_resource(document: object, *, source: str = "resource") -> PersonaMode
             subject=source,
         )
     try:
-        return PersonaModel.model_validate(document)
+        return PersonaModel.model_validate(without_nulls(document))
     except ValidationError as error:
-        lines = _describe(error)
+        lines = describe_errors(error)
         count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
         raise InputError(
             f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines), subject=source
@@ -35,44 +58,108 @@ def parse_resource(document: object, *, source: str = "resource") -> PersonaMode
 
 
 def load_resource(path: Path) -> PersonaModel:
-    """Read the one PersonaModel of a YAML or JSON file.
-
-    A persona given by `configMapRef` is read from a ConfigMap document of the same file.
+    """Read the one PersonaModel of a YAML or JSON file, resolved.
 
     Raises:
-        InputError: unreadable file, not UTF-8, not YAML, no or several PersonaModels, or wrong
-            fields (all of them, each with its path).
+        InputError: unreadable file, not UTF-8, not YAML, no or several PersonaModels, a recipe or
+            ConfigMap that the file does not hold, or wrong fields (each with its path).
     """
-    models, config_maps = _documents(path)
-    if len(models) != 1:
-        names = ", ".join(str((m.get("metadata") or {}).get("name")) for m in models)
-        found = f"{len(models)} PersonaModels ({names})" if models else f"no {KIND}"
+    documents = read_documents(path)
+    if len(documents.models) != 1:
+        names = ", ".join(str(_name(model)) for model in documents.models)
+        found = f"{len(documents.models)} PersonaModels ({names})" if names else f"no {KIND}"
         raise InputError(
             f"{path} holds {found}",
             hint=f"Keep exactly one {KIND} ({API_VERSION}) in the file",
             subject=str(path),
         )
-    return parse_resource(_with_text(models[0], config_maps, str(path)), source=str(path))
+    return resolve_document(documents.models[0], documents, source=str(path))
 
 
-def _documents(path: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    models: list[dict[str, Any]] = []
-    config_maps: dict[str, dict[str, Any]] = {}
+def validate_file(path: Path) -> list[str]:
+    """Check every PersonaModel and PersonaRecipe of a file and return `KIND NAME` of each.
+
+    Raises:
+        InputError: as `load_resource`, but several resources are allowed.
+    """
+    documents = read_documents(path)
+    if not documents.models and not documents.recipes:
+        raise InputError(
+            f"{path} holds no {KIND} and no {RECIPE_KIND}",
+            hint=f"Give the file a document with apiVersion {API_VERSION}",
+            subject=str(path),
+        )
+    checked = []
+    for name, recipe in documents.recipes.items():
+        parse_recipe(recipe, source=str(path))
+        checked.append(f"{RECIPE_KIND} {name}")
+    for model in documents.models:
+        resource = resolve_document(model, documents, source=str(path))
+        checked.append(f"{KIND} {resource.metadata.name}")
+    return checked
+
+
+def resolve_document(document: Document, documents: Documents, *, source: str) -> PersonaModel:
+    """Return a PersonaModel with its recipe merged in and its persona's text in place.
+
+    Raises:
+        InputError: `documents` lack the recipe or the ConfigMap, or a field is wrong.
+    """
+    spec = document.get("spec")
+    reference = spec.get("recipeRef") if isinstance(spec, dict) else None
+    recipe = None
+    if isinstance(reference, dict):
+        recipe = documents.recipes.get(str(reference.get("name")))
+        if recipe is None:
+            raise InputError(
+                f"The spec names PersonaRecipe {reference.get('name')!r}, which {source} does not "
+                "hold",
+                hint="Add the PersonaRecipe as another document of the file",
+                subject="spec.recipeRef",
+            )
+        recipe = parse_recipe(recipe, source=source).spec
+    merged = with_recipe(document, recipe)
+    return parse_resource(_with_text(merged, documents.config_maps, source), source=source)
+
+
+def with_recipe(document: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> Document:
+    """Return a PersonaModel document with the spec of its recipe merged in."""
+    spec = document.get("spec")
+    if recipe is None or not isinstance(spec, Mapping):
+        return dict(document)
+    merged = merge_recipe(recipe, spec)
+    merged.pop("recipeRef", None)
+    return {**document, "spec": merged}
+
+
+def read_documents(path: Path) -> Documents:
+    """Return the documents of a file, of the kinds that are read.
+
+    Raises:
+        InputError: the file can't be read, or is no YAML of mappings.
+    """
+    documents = Documents()
     for document in yaml_documents(_read(path), source=str(path)):
         if not isinstance(document, dict):
             raise InputError(
                 f"{path} holds a document that is not a mapping: "
                 f"{json.dumps(document, default=str)[:60]}",
-                hint=f"Give every document the form of a {KIND} or a ConfigMap",
+                hint=f"Give every document the form of a {KIND}, {RECIPE_KIND} or ConfigMap",
                 subject=str(path),
             )
-        if document.get("kind") == KIND or "spec" in document:
-            models.append(document)
-        elif document.get("kind") == "ConfigMap":
-            config_maps[str((document.get("metadata") or {}).get("name"))] = (
-                document.get("data") or {}
-            )
-    return models, config_maps
+        kind = document.get("kind")
+        if kind == RECIPE_KIND:
+            documents.recipes[_name(document)] = document
+        elif kind == "ConfigMap":
+            documents.config_maps[_name(document)] = document.get("data") or {}
+        elif kind == KIND or "spec" in document:
+            documents.models.append(document)
+    return documents
+
+
+def _name(document: Document) -> str:
+    metadata = document.get("metadata")
+    return str(metadata.get("name")) if isinstance(metadata, dict) else ""
 
 
 def _read(path: Path) -> str:
@@ -115,18 +202,3 @@ def _with_text(
             subject="spec.persona.configMapRef",
         )
     return {**document, "spec": {**(spec or {}), "persona": {"text": text}}}
-
-
-def _describe(error: ValidationError) -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False, include_input=False):
-        path = ""
-        for part in item["loc"]:
-            path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown field: check its spelling and indentation"
-        elif item["type"] == "missing":
-            message = "is required"
-        lines.append(f"{path or 'resource'}: {message}")
-    return lines

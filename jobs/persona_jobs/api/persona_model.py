@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .common import SpecModel, cel, validations
+from .common import ObjectName, SpecModel, cel, validations
 from .evaluation import Evaluation
 from .execution import Compute, Execution, Storage
 from .persona import Persona
@@ -25,15 +25,24 @@ MAX_NAME_LENGTH = 40
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
+class RecipeReference(SpecModel):
+    """A PersonaRecipe in the same namespace."""
+
+    name: ObjectName
+    """Name of the PersonaRecipe."""
+
+
 class PersonaModelSpec(SpecModel):
     """What the persona's model is made from, how, and how it is served."""
 
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "self.baseModel.uri == oldSelf.baseModel.uri && "
+                "!has(self.baseModel) || !has(oldSelf.baseModel) || ("
+                "(has(self.baseModel.uri) ? self.baseModel.uri : '') == "
+                "(has(oldSelf.baseModel.uri) ? oldSelf.baseModel.uri : '') && "
                 "(has(self.baseModel.revision) ? self.baseModel.revision : '') == "
-                "(has(oldSelf.baseModel.revision) ? oldSelf.baseModel.revision : '')",
+                "(has(oldSelf.baseModel.revision) ? oldSelf.baseModel.revision : ''))",
                 "baseModel is immutable: create another PersonaModel for another base model",
                 ".baseModel",
             ),
@@ -42,8 +51,11 @@ class PersonaModelSpec(SpecModel):
 
     persona: Persona
     """The persona to play."""
+    recipe_ref: RecipeReference | None = None
+    """A PersonaRecipe in the same namespace, which gives all fields that are not set here."""
     base_model: BaseModelSource
-    """The dense model to prune. Its URI and revision are immutable."""
+    """The dense model to prune; required, here or in the recipe. Its URI and revision are
+    immutable here."""
     instructions: Instructions = Instructions()
     """General instructions with neutral answers."""
     reference_personas: ReferencePersonas = ReferencePersonas()

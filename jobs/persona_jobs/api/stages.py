@@ -191,6 +191,7 @@ RESUMABLE_STAGES: frozenset[str] = frozenset(stage.name for stage in STAGES if s
 # Spec fields that enter no content key, by path (a whole section where it ends in a dot), and why
 # they change no result.
 UNKEYED_FIELDS: dict[str, str] = {
+    "recipeRef.": "replaced by the recipe's fields before planning",
     "persona.configMapRef.": "replaced by the text that it names before planning",
     "baseModel.tokenSecretRef.": "gives access to the model; does not choose it",
     "teacher.openAI.apiKeySecretRef.": "gives access to the teacher; does not choose it",

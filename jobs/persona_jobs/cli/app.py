@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..api import load_resource
+from ..api import load_resource, validate_file
 from ..errors import InputError, PersonaError
 
 app = typer.Typer(
@@ -90,12 +90,13 @@ def validate(
     failed = False
     for file in files:
         try:
-            resource = load_resource(file)
+            checked = validate_file(file)
         except InputError as error:
             failed = True
             typer.echo(error, err=True)
         else:
-            typer.echo(f"{file}: {resource.kind} {resource.metadata.name} is valid")
+            for name in checked:
+                typer.echo(f"{file}: {name} is valid")
     raise typer.Exit(2 if failed else 0)
 
 

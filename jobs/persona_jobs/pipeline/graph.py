@@ -52,13 +52,19 @@ def plan(spec: PersonaModelSpec) -> list[PlannedStage]:
     """Return the stages of `spec` in an order in which each finds its inputs made.
 
     Raises:
-        InputError: the persona's text is not resolved yet.
+        InputError: the persona's text or its recipe is not resolved yet.
     """
     if spec.persona.text is None:
         raise InputError(
             "names a ConfigMap, but the pipeline needs its text",
             hint="Resolve the text before planning, as the operator and `persona run` do",
             subject="spec.persona.configMapRef",
+        )
+    if spec.recipe_ref is not None:
+        raise InputError(
+            "names a recipe, but the pipeline needs its fields",
+            hint="Merge the recipe before planning, as the operator and `persona run` do",
+            subject="spec.recipeRef",
         )
     document = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     planned: dict[str, PlannedStage] = {}

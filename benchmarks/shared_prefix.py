@@ -1,4 +1,4 @@
-"""How much the shared prefix saves in scoring: last-token states of many queries under one persona.
+"""Time that the shared prefix saves in scoring many queries under one persona.
 
 Baseline: each query's whole prompt, `output_hidden_states=True`, batched by length, as a plain
 implementation would do it. Both compute the same numbers; the largest difference is printed.
@@ -11,11 +11,11 @@ import time
 import torch
 
 from persona_jobs.cli.local import default_cache
-from persona_jobs.models.batching import length_sorted_batches
+from persona_jobs.models.batching import MAX_BATCH_TOKENS, length_sorted_batches
 from persona_jobs.models.chat import messages, render
 from persona_jobs.models.compute import resolve
 from persona_jobs.models.loading import load
-from persona_jobs.scoring.states import BATCH_TOKENS, last_token_states
+from persona_jobs.scoring.last_token import last_token_hidden_states
 from persona_jobs.sources import base_model, instructions, personas
 
 
@@ -23,7 +23,7 @@ def plain(model, tokenizer, persona, queries):
     prompts = [render(tokenizer, messages(persona, query)) for query in queries]
     states = torch.empty(len(queries), model.config.num_hidden_layers, model.config.hidden_size)
     with torch.inference_mode():
-        for rows in length_sorted_batches([len(p) for p in prompts], max_tokens=BATCH_TOKENS):
+        for rows in length_sorted_batches([len(p) for p in prompts], max_tokens=MAX_BATCH_TOKENS):
             longest = max(len(prompts[row]) for row in rows)
             ids = torch.zeros(len(rows), longest, dtype=torch.long)
             mask = torch.zeros_like(ids)
@@ -39,7 +39,7 @@ def plain(model, tokenizer, persona, queries):
 
 def shared(model, tokenizer, persona, queries):
     states = torch.empty(len(queries), model.config.num_hidden_layers, model.config.hidden_size)
-    for rows, batch in last_token_states(model, tokenizer, persona, queries):
+    for rows, batch in last_token_hidden_states(model, tokenizer, persona, queries):
         states[rows] = batch
     return states
 

@@ -25,7 +25,7 @@ def write_instructions(path: Path, count: int = 60) -> None:
 def manifest(directory: Path, teacher_url: str, **sections: Any) -> dict[str, Any]:
     """A PersonaModel whose files all lie in `directory`."""
     if not (directory / "base").exists():
-        tiny_checkpoint(directory / "base", d_ff=64)
+        tiny_checkpoint(directory / "base", intermediate_size=64)
         write_instructions(directory / "instructions.jsonl")
     spec: dict[str, Any] = {
         "persona": {"text": PERSONA},

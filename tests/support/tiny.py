@@ -38,7 +38,7 @@ def tiny_model(
     *,
     layers: int = 3,
     hidden: int = 32,
-    d_ff: int = 64,
+    intermediate_size: int = 64,
     tied: bool = False,
     vocab_size: int = VOCABULARY,
     attn_implementation: str = "sdpa",
@@ -52,7 +52,7 @@ def tiny_model(
     values: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": hidden,
-        "intermediate_size": d_ff,
+        "intermediate_size": intermediate_size,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -80,7 +80,7 @@ def tiny_model(
 
 
 def tiny_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer (one token a byte) with ChatML's special tokens.
+    """A byte-level tokenizer (one token per byte) with ChatML's special tokens.
 
     `<|im_end|>` is the end-of-sequence token; any text encodes and decodes without loss.
     """

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..models.batching import length_sorted_batches
 from ..models.masking import masked
 from ..models.prefix import run_prefix
-from ..training.logits import chunks, logits
-from ..training.passes import EVALUATION_TOKENS, answer_hidden, targets_of
+from ..training.losses import chunks, logits
+from ..training.passes import answer_hidden_states, labels_of
 from ..training.tokens import TokenizedSet
 
 Name = TypeVar("Name", bound=str)
@@ -66,12 +65,11 @@ def held_out_losses(
     prefixes = {name: run_prefix(model, data.prefix) for name, model in others.items()}
     dense_loss, tokens = 0.0, 0
     losses, kls = dict.fromkeys(others, 0.0), dict.fromkeys(others, 0.0)
-    lengths = [len(rest) for rest in data.rests]
-    for rows in length_sorted_batches(lengths, max_tokens=EVALUATION_TOKENS):
-        states = answer_hidden(dense, dense_prefix, data, rows).hidden
-        targets = targets_of(data, rows, states.device)
+    for rows in data.batches():
+        states = answer_hidden_states(dense, dense_prefix, data, rows).hidden_states
+        targets = labels_of(data, rows, states.device)
         other_states = {
-            name: answer_hidden(model, prefixes[name], data, rows).hidden
+            name: answer_hidden_states(model, prefixes[name], data, rows).hidden_states
             for name, model in others.items()
         }
         for part in chunks(len(targets)):
@@ -108,8 +106,10 @@ def mask_difference(
         rows: those that are compared, one small batch.
     """
     with masked(dense, mask):
-        masked_states = answer_hidden(dense, run_prefix(dense, data.prefix), data, rows).hidden
-    states = answer_hidden(sliced, run_prefix(sliced, data.prefix), data, rows).hidden
+        masked_states = answer_hidden_states(
+            dense, run_prefix(dense, data.prefix), data, rows
+        ).hidden_states
+    states = answer_hidden_states(sliced, run_prefix(sliced, data.prefix), data, rows).hidden_states
     largest = 0.0
     for part in chunks(len(states)):
         ours = F.log_softmax(logits(dense, masked_states[part]), dim=-1)

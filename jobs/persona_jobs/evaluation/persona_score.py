@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..models.batching import length_sorted_batches
 from ..models.prefix import run_prefix, split
-from ..training.logits import chunks, logits
-from ..training.passes import EVALUATION_TOKENS, answer_hidden, targets_of
+from ..training.losses import chunks, logits
+from ..training.passes import answer_hidden_states, labels_of
 from ..training.tokens import TokenizedSet
 
 
@@ -128,12 +127,12 @@ def answer_set(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]
     )
     return TokenizedSet(
         prefix=prefix,
-        rests=rests,
+        suffixes=rests,
         positions=[
             list(range(start - len(prefix) - 1, len(rest) - 1))
             for start, rest in zip(starts, rests, strict=True)
         ],
-        targets=[list(answer) for answer in answers],
+        labels=[list(answer) for answer in answers],
     )
 
 
@@ -152,13 +151,12 @@ def answer_log_probabilities(
     """
     prefix = run_prefix(model, data.prefix)
     sums = torch.zeros(len(data))
-    lengths = [len(rest) for rest in data.rests]
-    for rows in length_sorted_batches(lengths, max_tokens=EVALUATION_TOKENS):
-        output = answer_hidden(model, prefix, data, rows)
-        targets = targets_of(data, rows, output.hidden.device)
+    for rows in data.batches():
+        output = answer_hidden_states(model, prefix, data, rows)
+        targets = labels_of(data, rows, output.hidden_states.device)
         parts = []
         for part in chunks(len(targets)):
-            values = logits(model, output.hidden[part])
+            values = logits(model, output.hidden_states[part])
             chosen = values.gather(1, targets[part].unsqueeze(1)).squeeze(1)
             parts.append(chosen - values.logsumexp(dim=1))
         by_answer = torch.split(torch.cat(parts).cpu(), output.counts)

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from transformers import DynamicCache
 
+from ..models.compute import device_of
+
 Name = TypeVar("Name", bound=str)
 PROMPT_TOKENS = 128
 DECODE_TOKENS = 32
@@ -110,7 +112,7 @@ def _prompt_length(model: Any, prompt_tokens: int, decode_tokens: int) -> int:
 def _once(one: Runnable, prompt_tokens: int, decode_tokens: int) -> tuple[float, float]:
     """Seconds of one prefill and of `decode_tokens` single-token steps after it."""
     model = one.model
-    device = next(model.parameters()).device
+    device = device_of(model)
     # Any tokens do: speed does not depend on which. Special tokens come first in most vocabularies.
     vocabulary = int(model.config.vocab_size)
     prompt = (

@@ -1,19 +1,18 @@
-"""Root mean square of each FFN intermediate channel's activation on a data set."""
+"""Root mean square (RMS) of each FFN intermediate channel's activation on a data set."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models.batching import length_sorted_batches
+from ..models.compute import device_of
 from ..models.families import ffn_layers
-from ..models.prefix import forward_rests, run_prefix
-from ..training.passes import EVALUATION_TOKENS
+from ..models.prefix import forward_suffixes, run_prefix
 from ..training.tokens import TokenizedSet
 
 
 def activation_rms(model: Any, data: TokenizedSet) -> Tensor:
-    """RMS over all tokens after the shared prefix, `[n_layers, d_ff]` float32.
+    """Return the RMS over all tokens after the shared prefix, `[n_layers, d_ff]` float32.
 
     The prefix is left out: it is the same in every row, and its first token is an attention sink
     whose activations are hundreds of times larger than all others.
@@ -23,7 +22,7 @@ def activation_rms(model: Any, data: TokenizedSet) -> Tensor:
         data: the persona's training examples.
     """
     layers = ffn_layers(model)
-    total = torch.zeros(len(layers), layers[0].width, dtype=torch.float64)
+    total = torch.zeros(len(layers), layers[0].intermediate_size, dtype=torch.float64)
     valid: Tensor | None = None
 
     def add(index: int) -> Any:
@@ -38,11 +37,10 @@ def activation_rms(model: Any, data: TokenizedSet) -> Tensor:
     try:
         with torch.no_grad():
             prefix = run_prefix(model, data.prefix)
-            lengths = [len(rest) for rest in data.rests]
-            for rows in length_sorted_batches(lengths, max_tokens=EVALUATION_TOKENS):
-                rests = [data.rests[row] for row in rows]
-                valid = _valid(rests, next(model.parameters()).device)
-                forward_rests(model, prefix, rests, positions="last", logits=False)
+            for rows in data.batches():
+                suffixes = [data.suffixes[row] for row in rows]
+                valid = _valid(suffixes, device_of(model))
+                forward_suffixes(model, prefix, suffixes, positions="last")
                 valid = None
     finally:
         for handle in handles:
@@ -50,6 +48,7 @@ def activation_rms(model: Any, data: TokenizedSet) -> Tensor:
     return (total / max(1, data.tokens)).sqrt().float()
 
 
-def _valid(rests: list[list[int]], device: torch.device) -> Tensor:
-    lengths = torch.tensor([len(rest) for rest in rests], device=device)
+def _valid(suffixes: list[list[int]], device: torch.device) -> Tensor:
+    """Return bool `[rows, longest]`, False on padding."""
+    lengths = torch.tensor([len(suffix) for suffix in suffixes], device=device)
     return torch.arange(int(lengths.max()), device=device) < lengths.unsqueeze(1)

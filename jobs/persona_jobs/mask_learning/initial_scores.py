@@ -1,4 +1,4 @@
-"""Where the mask scores start."""
+"""Initial values of the mask scores."""
 
 import torch
 from torch import Tensor
@@ -11,15 +11,14 @@ def scores_from_rank(values: Tensor) -> Tensor:
         values: `[n_layers, d_ff]`, larger means more important.
 
     Returns:
-        scores `[n_layers, d_ff]` float32; the largest value of each row gets 1.
+        Scores `[n_layers, d_ff]` float32; the largest value of each row gets 1.
     """
     order = torch.sort(values, dim=-1, descending=True, stable=True).indices
-    width = values.shape[-1]
-    spread = torch.linspace(1.0, -1.0, width).expand_as(values)
+    spread = torch.linspace(1.0, -1.0, values.shape[-1]).expand_as(values)
     return torch.empty_like(values, dtype=torch.float32).scatter_(-1, order, spread.contiguous())
 
 
 def random_scores(shape: tuple[int, int], seed: int) -> Tensor:
-    """Uniform scores in [-1, 1]."""
+    """Draw uniform scores in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape, generator=generator) * 2 - 1

@@ -1,7 +1,8 @@
-"""Mask learning: one real score a channel, hard top-k forward, straight-through backward.
+"""Mask learning: one real score per channel, hard top-k forward, straight-through backward.
 
-The weights are frozen and the scores z are the only thing that learns (Persona-Pruner). The mask
-is the exact top-k of z in every layer at every step, so the width never drifts from its target.
+The weights are frozen and the scores z are the only thing that is trained (Persona-Pruner). The
+mask is the exact top-k of z in every layer at every step, so every layer always keeps the same
+number of channels.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from ..models.masking import masked
 from ..models.topk import hard_top_k
+from ..training.distillation import DistillationDataset
 from ..training.losses import Objective
 from ..training.passes import accumulate_gradient, mean_answer_loss
 from ..training.schedule import batch_indices
-from ..training.tokens import TokenizedSet
-from ..training.trainer import Control, Loop, LoopSettings
+from ..training.trainer import Control, NoControl, Trainer, TrainingConfig
 
 SCORES = "z"
 
@@ -28,30 +29,22 @@ class MaskProblem:
 
     Attributes:
         model: the dense model, frozen.
-        train: the persona's training examples.
-        validation: examples for the held-out loss.
-        train_references: the dense model's hidden states on `train`; None for cross-entropy.
-        validation_references: the same on `validation`.
-        width: channels kept in every layer.
+        data: the persona's examples; KL and Sum need their dense hidden states.
+        kept_channels: channels kept in every layer.
         objective: the loss.
     """
 
     model: Any
-    train: TokenizedSet
-    validation: TokenizedSet
-    train_references: Sequence[Tensor] | None
-    validation_references: Sequence[Tensor] | None
-    width: int
+    data: DistillationDataset
+    kept_channels: int
     objective: Objective
 
 
 def held_out_loss(problem: MaskProblem, scores: Tensor) -> float:
-    """Held-out loss of the mask that `scores` give, in nats an answer token."""
-    mask = hard_top_k(scores.detach(), problem.width)
+    """Return the held-out loss of the mask that `scores` give, in nats per answer token."""
+    mask = hard_top_k(scores.detach(), problem.kept_channels)
     with masked(problem.model, mask):
-        return mean_answer_loss(
-            problem.model, problem.validation, problem.validation_references, problem.objective
-        )
+        return mean_answer_loss(problem.model, problem.data.validation, problem.objective)
 
 
 def score_gradient(
@@ -60,19 +53,19 @@ def score_gradient(
     """Add the straight-through gradient of the rows' mean loss to `scores.grad`.
 
     Returns:
-        the mean loss an answer token.
+        The mean loss per answer token.
     """
-    mask = hard_top_k(scores.detach(), problem.width).requires_grad_(True)
-    count = problem.train.answer_tokens(rows)
+    mask = hard_top_k(scores.detach(), problem.kept_channels).requires_grad_(True)
+    train = problem.data.train
+    count = train.answer_tokens(rows)
 
     def masking() -> AbstractContextManager[Any]:
         return masked(problem.model, mask)
 
     total = accumulate_gradient(
         problem.model,
-        problem.train,
+        train,
         rows,
-        problem.train_references,
         problem.objective,
         micro_batch_size=micro_batch_size,
         scale=1 / count,
@@ -85,30 +78,22 @@ def score_gradient(
     return total / count
 
 
-def learn(
-    problem: MaskProblem,
-    loop: Loop,
-    *,
-    batch_size: int,
-    micro_batch_size: int,
-    seed: int,
-    control: Control | None = None,
-) -> Tensor:
-    """Run `loop`, made by `mask_loop` and possibly resumed, to its end.
+def learn(problem: MaskProblem, trainer: Trainer, control: Control | None = None) -> Tensor:
+    """Run `trainer`, made by `mask_trainer` and possibly resumed, to its end.
 
     Returns:
-        the scores `[n_layers, d_ff]` with the lowest held-out loss.
+        The scores `[n_layers, d_ff]` with the lowest held-out loss.
     """
-    scores = loop.parameters[SCORES]
+    scores, config = trainer.parameters[SCORES], trainer.config
 
     def gradient(step: int) -> float:
-        rows = batch_indices(len(problem.train), batch_size, step, seed)
-        return score_gradient(problem, scores, rows, micro_batch_size=micro_batch_size)
+        rows = batch_indices(len(problem.data.train), config.batch_size, step, config.seed)
+        return score_gradient(problem, scores, rows, micro_batch_size=config.micro_batch_size)
 
-    loop.run(gradient, lambda: held_out_loss(problem, scores), control)
-    return loop.best[SCORES]
+    trainer.run(gradient, lambda: held_out_loss(problem, scores), control or NoControl())
+    return trainer.best[SCORES]
 
 
-def mask_loop(scores: Tensor, settings: LoopSettings) -> Loop:
-    """A run that learns `scores` `[n_layers, d_ff]` in place."""
-    return Loop({SCORES: scores.requires_grad_(True)}, settings)
+def mask_trainer(scores: Tensor, config: TrainingConfig) -> Trainer:
+    """Return a trainer that learns `scores` `[n_layers, d_ff]` in place."""
+    return Trainer({SCORES: scores.requires_grad_(True)}, config)

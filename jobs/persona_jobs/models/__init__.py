@@ -1,1 +1,1 @@
-"""Language models: loading, masking the FFN channels, cutting them out, and running them."""
+"""Language models: loading, masking and pruning their FFN channels, and running them."""

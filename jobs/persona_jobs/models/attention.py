@@ -1,8 +1,8 @@
 """Self-attention over a shared prefix: one copy of its keys and values serves every batch row.
 
 transformers calls the attention function registered here with the keyword arguments that the
-decoder's forward was given, so a `SharedAttention` object passed as `shared_attention` reaches
-every layer. It replaces the library's cache and its attention masks: rows are right-padded, so
+decoder's forward was given, so an `AttentionBackend` passed as `attention_backend` reaches every
+layer. It replaces the library's cache and its attention masks: rows are right-padded, so
 causality alone keeps padding from the valid tokens.
 """
 
@@ -17,10 +17,10 @@ from transformers import AttentionInterface
 
 from .families import decoder
 
-_NAME = "persona_shared_attention"
+_NAME = "persona_attention_backend"
 
 
-class SharedAttention(Protocol):
+class AttentionBackend(Protocol):
     """Attention of one forward pass, called once by every layer."""
 
     def attend(
@@ -33,7 +33,7 @@ class SharedAttention(Protocol):
         scale: float,
         window: int | None,
     ) -> Tensor:
-        """Attention output `[batch, heads, seq, head_dim]`.
+        """Return the attention output `[batch, heads, seq, head_dim]`.
 
         Args:
             layer: index of the decoder block.
@@ -47,8 +47,8 @@ class SharedAttention(Protocol):
 
 
 @contextmanager
-def installed(model: nn.Module) -> Iterator[None]:
-    """Make the model's layers call the `shared_attention` given to its decoder's forward."""
+def attention_installed(model: nn.Module) -> Iterator[None]:
+    """Make the model's layers call the `attention_backend` given to its decoder's forward."""
     config: Any = decoder(model).config
     before = config._attn_implementation
     config._attn_implementation = _NAME
@@ -67,7 +67,7 @@ def attend(
     mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """Scaled dot-product attention with grouped key/value heads, by the device's fastest kernel.
+    """Compute scaled dot-product attention with grouped heads by the device's fastest kernel.
 
     Args:
         query: `[batch, heads, seq, head_dim]`.
@@ -89,7 +89,7 @@ def attend(
 
 
 def causal_mask(rows: int, past: int, *, window: int | None, device: torch.device) -> Tensor:
-    """Bool `[rows, past + rows]`; row i sees key j when `i + past - window < j <= i + past`."""
+    """Return bool `[rows, past + rows]`: i sees j when `i + past - window < j <= i + past`."""
     query_at = torch.arange(past, past + rows, device=device).unsqueeze(1)
     key_at = torch.arange(past + rows, device=device).unsqueeze(0)
     allowed = key_at <= query_at
@@ -98,7 +98,7 @@ def causal_mask(rows: int, past: int, *, window: int | None, device: torch.devic
     return allowed
 
 
-def _shared_attention(
+def _call_backend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -106,13 +106,15 @@ def _shared_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    shared_attention: SharedAttention,
+    attention_backend: AttentionBackend,
     sliding_window: int | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    output = shared_attention.attend(layer, query, key, value, scale=scaling, window=sliding_window)
+    output = attention_backend.attend(
+        layer, query, key, value, scale=scaling, window=sliding_window
+    )
     return output.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(_NAME, _shared_attention)
+AttentionInterface.register(_NAME, _call_backend)

@@ -17,7 +17,7 @@ _system_support: dict[str, bool] = {}
 
 @dataclass(frozen=True)
 class Conversation:
-    """One turn of question and answer.
+    """A conversation of one question and its answer.
 
     Attributes:
         ids: all token ids: system prompt, query, answer and end-of-turn token.
@@ -39,7 +39,7 @@ class Conversation:
 
 
 def messages(system: str | None, query: str, answer: str | None = None) -> list[Message]:
-    """Chat messages of one turn."""
+    """Return the chat messages of one turn."""
     turns: list[Message] = []
     if system is not None:
         turns.append({"role": "system", "content": system})
@@ -52,7 +52,7 @@ def messages(system: str | None, query: str, answer: str | None = None) -> list[
 def render(
     tokenizer: Any, turns: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> list[int]:
-    """Token ids of the messages, with the opening of the assistant's turn if asked for.
+    """Return the messages' token ids, with the opening of the assistant's turn if asked for.
 
     A system message that the template would ignore or refuse is put before the first user turn.
 
@@ -63,7 +63,7 @@ def render(
 
 
 def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt: bool) -> str:
-    """As `render`, but the text before tokenization."""
+    """Return the text that `render` tokenizes."""
     if not supports_system(tokenizer):
         turns = _system_into_user(turns)
     return _apply(tokenizer, turns, add_generation_prompt)
@@ -72,15 +72,15 @@ def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt:
 def conversation(
     tokenizer: Any, system: str | None, query: str, answer: str, *, max_tokens: int | None = None
 ) -> Conversation:
-    """One turn as token ids; the prompt's tokens are exactly those that generation starts from.
+    """Return one turn as token ids; the prompt's tokens are those that generation starts from.
 
     Args:
         tokenizer: the model's tokenizer.
         system: the persona's system prompt, or None.
         query: the user's question.
         answer: the assistant's answer.
-        max_tokens: cut the answer so that the conversation has no more tokens than this; at least
-            one answer token stays.
+        max_tokens: shorten the answer so that the conversation has at most this many tokens; at
+            least one answer token stays.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses the messages.
@@ -90,10 +90,9 @@ def conversation(
     prompt_ids = _encode(tokenizer, prompt)
     end = tokenizer.eos_token_id
     if whole.startswith(prompt):
-        # Tokenized apart from the prompt: no token may straddle the border, as none does when the
-        # model answers.
+        # Tokenized apart from the prompt: as when the model answers, no token may span both.
         answer_ids = _encode(tokenizer, whole[len(prompt) :])
-        if end in answer_ids:  # templates go on after the end of the turn, with a newline mostly
+        if end in answer_ids:  # most templates add a newline after the end of the turn
             answer_ids = answer_ids[: len(answer_ids) - answer_ids[::-1].index(end)]
     else:
         answer_ids = _encode(tokenizer, answer)
@@ -106,7 +105,7 @@ def conversation(
 
 
 def supports_system(tokenizer: Any) -> bool:
-    """Whether the chat template shows a system message as one; asked once a template."""
+    """Return whether the chat template has a system role; checked once per template."""
     template = _template(tokenizer)
     if template not in _system_support:
         try:
@@ -124,10 +123,11 @@ def supports_system(tokenizer: Any) -> bool:
 def _system_into_user(turns: Sequence[Message]) -> list[Message]:
     if not turns or turns[0]["role"] != "system":
         return list(turns)
-    system, rest = turns[0]["content"], list(turns[1:])
-    if rest and rest[0]["role"] == "user":
-        return [{"role": "user", "content": f"{system}\n\n{rest[0]['content']}"}, *rest[1:]]
-    return [{"role": "user", "content": system}, *rest]
+    system, others = turns[0]["content"], list(turns[1:])
+    if others and others[0]["role"] == "user":
+        first = {"role": "user", "content": f"{system}\n\n{others[0]['content']}"}
+        return [first, *others[1:]]
+    return [{"role": "user", "content": system}, *others]
 
 
 def _template(tokenizer: Any) -> str:

@@ -34,12 +34,12 @@ _NO_THINKING = """\
 
 
 def with_default_system(template: str, system_prompt: str, *, system_role: bool) -> str:
-    """The chat template with `system_prompt` where the messages don't start with a system message.
+    """Return the chat template with `system_prompt` as the default system message.
 
     Args:
         template: the base model's Jinja chat template.
         system_prompt: the persona's system prompt, any text.
-        system_role: whether the template shows system messages; if not, the prompt (or the
+        system_role: whether the template has a system role; if not, the prompt (or the
             explicit system message, which always wins) opens the first user turn.
     """
     preamble = _DEFAULT if system_role else _INTO_USER

@@ -1,11 +1,9 @@
-"""Saving a model as a plain Hugging Face checkpoint that needs no code of ours."""
+"""Saving a model as a plain Hugging Face checkpoint that loads without custom code."""
 
 import copy
 import json
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from .chat_template import set_default_system
 from .loading import without_progress_bars
@@ -27,50 +25,30 @@ def save_checkpoint(
     directory: Path,
     *,
     system_prompt: str | None = None,
-    dtype: torch.dtype | None = None,
 ) -> None:
     """Write weights (safetensors), configuration, generation configuration and tokenizer.
 
-    `AutoModelForCausalLM.from_pretrained(directory)` loads it with no other code. Model and
-    tokenizer are left as they are.
+    `AutoModelForCausalLM.from_pretrained(directory)` loads it without custom code. Model and
+    tokenizer are not changed.
 
     Args:
         model: the model, sliced or not; tied embeddings stay tied.
         tokenizer: its tokenizer.
-        directory: where to write; made if missing.
+        directory: where to write; created if missing.
         system_prompt: default system message of the saved chat template (an explicit one wins).
-        dtype: number format of the saved weights; None keeps the model's.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    weights = None
-    if dtype is not None and dtype != model.dtype:
-        weights = {
-            name: value.to(dtype) if value.is_floating_point() else value
-            for name, value in model.state_dict().items()
-            if name not in _tied_names(model)
-        }
     with without_progress_bars():
-        model.save_pretrained(directory, state_dict=weights)
+        model.save_pretrained(directory)
     saved = copy.deepcopy(tokenizer)
     if system_prompt is not None:
         set_default_system(saved, system_prompt)
     saved.save_pretrained(directory)
-    stated = str(dtype or model.dtype).removeprefix("torch.")
+    dtype = str(model.dtype).removeprefix("torch.")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        _clean(directory / name, {"dtype": stated} if name == "config.json" else {})
+        _clean(directory / name, {"dtype": dtype} if name == "config.json" else {})
     for path in directory.iterdir():
         path.chmod(path.stat().st_mode | 0o444)  # safetensors writes files only the owner may read
-
-
-def _tied_names(model: Any) -> set[str]:
-    """Names in the state dict of weights that are another one's alias."""
-    seen: dict[int, str] = {}
-    tied: set[str] = set()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in seen:
-            tied.add(name)
-        seen.setdefault(id(parameter), name)
-    return tied
 
 
 def _clean(path: Path, values: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def checkpoint_bytes(directory: Path) -> int:
-    """Bytes of the safetensors files that hold a checkpoint's weights."""
+    """Return the bytes of the safetensors files that hold a checkpoint's weights."""
     index = directory / "model.safetensors.index.json"
     single = directory / "model.safetensors"
     if index.is_file():

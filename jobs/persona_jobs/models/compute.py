@@ -1,6 +1,6 @@
 """Choice of the device and number format of all stages.
 
-bfloat16 is only worth it where the hardware multiplies bfloat16 matrices: without such
+bfloat16 only pays off where the hardware multiplies bfloat16 matrices: without such
 instructions a processor emulates them, several times slower than float32.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ..errors import InputError
 
@@ -55,24 +56,29 @@ class Compute:
         return str(self.dtype).removeprefix("torch.")
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of the module's weights."""
+    return next(module.parameters()).device
+
+
 def resolve(device: DeviceChoice = "Auto", dtype: DtypeChoice = "Auto") -> Compute:
     """Choose the device and the number format, asking the hardware where the choice is `Auto`.
 
     Raises:
-        InputError: CUDA is asked for and there is no usable GPU.
+        InputError: the spec asks for CUDA and there is no usable GPU.
     """
     use_cuda = device == "CUDA" or (device == "Auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():
         raise InputError(
-            "device CUDA is asked for, but torch sees no GPU",
+            "the spec asks for device CUDA, but torch finds no GPU",
             hint="Set spec.compute.device to Auto or CPU, or give the stage a GPU",
             subject="spec.compute.device",
         )
     chosen = torch.device("cuda" if use_cuda else "cpu")
     if dtype == "Float32":
-        return Compute(chosen, torch.float32, "float32 as the spec says")
+        return Compute(chosen, torch.float32, "float32 as the spec asks")
     if dtype == "BFloat16":
-        return Compute(chosen, torch.bfloat16, "bfloat16 as the spec says")
+        return Compute(chosen, torch.bfloat16, "bfloat16 as the spec asks")
     supported, why = _cuda_bfloat16() if use_cuda else _cpu_bfloat16()
     return Compute(chosen, torch.bfloat16 if supported else torch.float32, why)
 
@@ -97,13 +103,13 @@ def _cpu_bfloat16() -> tuple[bool, str]:
 
 
 def _bfloat16_instructions() -> str | None:
-    """The name of the processor's bfloat16 matrix instructions, or None."""
+    """Return the name of the processor's bfloat16 matrix instructions, or None."""
     flags = _cpuinfo_flags()
     x86 = platform.machine().lower() in {"x86_64", "amd64", "i686"}
     if not x86:
         return "bf16" if "bf16" in flags else None
     # torch's probes also check that the operating system saves the registers, so they win over
-    # the flags; they are private, so they may go in a later release.
+    # the flags; they are private, so a later release may drop them.
     probes = {
         "amx_tile": ("_is_amx_tile_supported", {"amx_tile", "amx_bf16"}),
         "avx512_bf16": ("_is_avx512_bf16_supported", {"avx512_bf16"}),

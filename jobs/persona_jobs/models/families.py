@@ -52,13 +52,13 @@ class FfnLayer:
     down: nn.Linear
 
     @property
-    def width(self) -> int:
+    def intermediate_size(self) -> int:
         """Number of intermediate channels, `d_ff`."""
         return self.down.in_features
 
 
 def check(config: Any) -> Family:
-    """The family of a model configuration; needs no weights.
+    """Return the family of a model configuration; needs no weights.
 
     Args:
         config: a `transformers` configuration, or anything with `model_type`.
@@ -79,12 +79,12 @@ def check(config: Any) -> Family:
 
 
 def decoder(model: nn.Module) -> nn.Module:
-    """The decoder stack without the language-model head."""
+    """Return the decoder stack without the language-model head."""
     return _get(model, check(getattr(model, "config", None)).decoder)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The decoder blocks, first to last.
+    """Return the decoder blocks, first to last.
 
     Raises:
         InputError: the architecture is not supported.
@@ -94,7 +94,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def ffn_layers(model: nn.Module) -> list[FfnLayer]:
-    """The gated FFN of every decoder block, first to last.
+    """Return the gated FFN of every decoder block, first to last.
 
     Raises:
         InputError: the architecture is not supported, or a projection is not a plain linear layer

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .attention import installed
-from .decode_attention import DecodeAttention
+from .attention import attention_installed
 from .families import decoder
+from .kv_cache import KVCache
 from .masking import masked
 from .prefix import CausalAttention, PrefixCache, run_decoder, run_prefix, split
 from .sampling import draw_uniforms, next_tokens, row_stream
@@ -28,7 +28,7 @@ class Generated:
     Attributes:
         ids: generated tokens without the stop token.
         text: the same, decoded without special tokens.
-        finished: whether the model ended its turn; False: cut off at `max_new_tokens`.
+        finished: whether the model ended its turn; False: the answer reached `max_new_tokens`.
     """
 
     ids: list[int]
@@ -49,7 +49,7 @@ def generate(
     row_ids: Sequence[int] | None = None,
     on_answer: Callable[[int, Generated], None] | None = None,
 ) -> list[Generated]:
-    """Answers to prompts, in the prompts' order.
+    """Generate answers to prompts and return them in the prompts' order.
 
     An answer depends on its prompt, its mask, the seed and its row id, not on the other prompts or
     the batch size (up to the rounding of matrix products).
@@ -61,8 +61,8 @@ def generate(
         max_new_tokens: longest answer, the stop token counted.
         temperature: 0 for greedy decoding, else the divisor of the logits.
         seed: of all draws.
-        masks: `[n_layers, d_ff]` for all rows, `[len(prompts), n_layers, d_ff]` for one mask a
-            prompt, or None. With a mask a prompt, no prefix is shared.
+        masks: `[n_layers, d_ff]` for all rows, `[len(prompts), n_layers, d_ff]` for one mask per
+            prompt, or None. With one mask per prompt, no prefix is shared.
         batch_size: rows decoded at once; more is faster and takes more memory.
         row_ids: which stream of random numbers each prompt draws from; default: its index.
         on_answer: called with the prompt's index when an answer is complete; what it raises ends
@@ -77,17 +77,17 @@ def generate(
     if len(rows) != len(prompts) or (
         own_masks and masks is not None and len(masks) != len(prompts)
     ):
-        raise InputError("row ids and masks must be one for each prompt")
+        raise InputError("row ids and masks need exactly one entry per prompt")
     if not prompts:
         return []
     share = len(prompts) > 1 and not own_masks
-    prefix_ids, rests = split(prompts) if share else ([], [list(prompt) for prompt in prompts])
+    prefix_ids, suffixes = split(prompts) if share else ([], [list(prompt) for prompt in prompts])
     shared_mask = masked(model, masks) if masks is not None and not own_masks else nullcontext()
     with torch.inference_mode(), shared_mask:
-        loop = _Loop(
+        batch = _Batch(
             model=model,
             tokenizer=tokenizer,
-            rests=rests,
+            suffixes=suffixes,
             prefix=run_prefix(model, prefix_ids),
             stop=stop_tokens(model, tokenizer),
             max_new_tokens=max_new_tokens,
@@ -97,12 +97,12 @@ def generate(
             slots=min(batch_size, len(prompts)),
             on_answer=on_answer,
         )
-        loop.run()
-    return [loop.answers[index] for index in range(len(prompts))]
+        batch.run()
+    return [batch.answers[index] for index in range(len(prompts))]
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Token ids that end an answer: those of the generation configuration and the tokenizer."""
+    """Return the token ids that end an answer, by generation configuration and tokenizer."""
     config = getattr(model, "generation_config", None)
     configured = getattr(config, "eos_token_id", None)
     ids = list(configured) if isinstance(configured, list | tuple) else [configured]
@@ -120,7 +120,7 @@ def _check(
         raise InputError(
             f"can't generate with max_new_tokens {max_new_tokens}, batch size {batch_size} and "
             f"temperature {temperature}",
-            hint="The first two are at least 1, the temperature at least 0",
+            hint="Use at least 1 for the first two and at least 0 for the temperature",
         )
     limit = getattr(model.config, "max_position_embeddings", None)
     for index, prompt in enumerate(prompts):
@@ -128,19 +128,19 @@ def _check(
             raise InputError(f"prompt {index} is empty")
         if limit is not None and len(prompt) + max_new_tokens > limit:
             raise InputError(
-                f"prompt {index} has {len(prompt)} tokens; with {max_new_tokens} of answer that is "
-                f"more than the model's {limit}",
+                f"prompt {index} has {len(prompt)} tokens; with {max_new_tokens} for the answer "
+                f"that is more than the model's {limit}",
                 hint="Shorten the persona or the question, or ask for a shorter answer",
             )
 
 
 @dataclass
-class _Loop:
+class _Batch:
     """The state of one call of `generate`; slot i of the cache decodes prompt `prompt_of[i]`."""
 
     model: Any
     tokenizer: Any
-    rests: list[list[int]]
+    suffixes: list[list[int]]
     prefix: PrefixCache
     stop: frozenset[int]
     max_new_tokens: int
@@ -152,11 +152,11 @@ class _Loop:
     answers: dict[int, Generated] = field(default_factory=dict)
     prompt_of: list[int] = field(default_factory=list)
     tokens: dict[int, list[int]] = field(default_factory=dict)
-    cache: DecodeAttention | None = None
+    cache: KVCache | None = None
 
     def run(self) -> None:
         # Similar lengths are prefilled together, the longest first.
-        waiting = sorted(range(len(self.rests)), key=lambda index: -len(self.rests[index]))
+        waiting = sorted(range(len(self.suffixes)), key=lambda index: -len(self.suffixes[index]))
         refill = max(1, self.slots // 4)
         while waiting or self.prompt_of:
             free = self.slots - len(self.prompt_of)
@@ -167,43 +167,43 @@ class _Loop:
                 self._step()
 
     def _prefill(self, prompts: list[int]) -> None:
-        rests = [self.rests[prompt] for prompt in prompts]
-        lengths = [len(rest) for rest in rests]
-        input_ids = torch.zeros(len(rests), max(lengths), dtype=torch.long)
-        for row, rest in zip(input_ids, rests, strict=True):
-            row[: len(rest)] = torch.tensor(rest)
+        suffixes = [self.suffixes[prompt] for prompt in prompts]
+        lengths = [len(suffix) for suffix in suffixes]
+        input_ids = torch.zeros(len(suffixes), max(lengths), dtype=torch.long)
+        for row, suffix in zip(input_ids, suffixes, strict=True):
+            row[: len(suffix)] = torch.tensor(suffix)
         attention = CausalAttention(self.prefix, record=True)
         with self._masked(prompts):
             output = run_decoder(self.model, input_ids, attention)
         if self.cache is None:
-            self.cache = DecodeAttention.allocate(
+            self.cache = KVCache.allocate(
                 self.prefix,
                 attention.keys,
                 slots=self.slots,
-                capacity=max(len(rest) for rest in self.rests) + self.max_new_tokens,
+                capacity=max(len(suffix) for suffix in self.suffixes) + self.max_new_tokens,
             )
         self.cache.add_rows(attention.keys, attention.values, lengths)
         self.prompt_of += prompts
         self.tokens.update({prompt: [] for prompt in prompts})
         last = torch.tensor(lengths, device=output.device) - 1
-        self._append(prompts, output[torch.arange(len(rests), device=output.device), last])
+        self._append(prompts, output[torch.arange(len(suffixes), device=output.device), last])
 
     def _step(self) -> None:
         assert self.cache is not None  # noqa: S101
         self.cache.begin_step()
         newest = [[self.tokens[prompt][-1]] for prompt in self.prompt_of]
-        with self._masked(self.prompt_of), installed(self.model):
-            hidden = decoder(self.model)(
+        with self._masked(self.prompt_of), attention_installed(self.model):
+            hidden_states = decoder(self.model)(
                 input_ids=torch.tensor(newest, device=self.cache.lengths.device),
                 position_ids=self.cache.position_ids(),
                 use_cache=False,
-                shared_attention=self.cache,
+                attention_backend=self.cache,
             ).last_hidden_state[:, 0]
-        self._append(list(self.prompt_of), hidden)
+        self._append(list(self.prompt_of), hidden_states)
 
-    def _append(self, prompts: list[int], hidden: Tensor) -> None:
-        """Draw one token a prompt from its hidden state `[rows, hidden]`; finished rows leave."""
-        logits = self.model.get_output_embeddings()(hidden)
+    def _append(self, prompts: list[int], hidden_states: Tensor) -> None:
+        """Draw one token per prompt from its hidden state `[rows, d]`; finished rows leave."""
+        logits = self.model.get_output_embeddings()(hidden_states)
         uniforms = None
         if self.temperature > 0:
             streams = [self.streams[prompt] for prompt in prompts]

@@ -15,35 +15,30 @@ from . import families
 from .compute import Compute
 
 
-def load(
-    directory: Path, compute: Compute, *, attn_implementation: str = "sdpa"
-) -> tuple[Any, Any]:
-    """The model, frozen and in evaluation mode, and its tokenizer.
+def load(directory: Path, compute: Compute) -> tuple[Any, Any]:
+    """Load the model, frozen and in evaluation mode, and its tokenizer.
 
     Args:
         directory: a plain Hugging Face checkpoint: config.json, safetensors weights, tokenizer.
         compute: device and number format.
-        attn_implementation: the library's attention for plain forward passes.
 
     Returns:
-        (model, tokenizer)
+        The model and the tokenizer.
 
     Raises:
         InputError: there is no model, or its architecture can't be pruned.
         CorruptArtifactError: weights or tokenizer are damaged or incomplete.
     """
     load_config(directory)
-    return load_model(directory, compute, attn_implementation=attn_implementation), load_tokenizer(
-        directory
-    )
+    return load_model(directory, compute), load_tokenizer(directory)
 
 
 def load_config(directory: Path) -> Any:
-    """The model's configuration, checked to be of a supported family; reads no weights."""
+    """Load the model's configuration and check its family; reads no weights."""
     if not (directory / "config.json").is_file():
         raise InputError(
-            f"{directory} holds no config.json",
-            hint="Give a directory with a Hugging Face checkpoint",
+            f"{directory} has no config.json",
+            hint="Use a directory with a Hugging Face checkpoint",
             subject="spec.baseModel",
         )
     try:
@@ -53,15 +48,15 @@ def load_config(directory: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{directory / 'config.json'} can't be read as a model configuration: {error}",
-            hint="Supported model types: " + ", ".join(sorted(families.FAMILIES)),
+            hint="Use a model of type " + ", ".join(sorted(families.FAMILIES)),
             subject="spec.baseModel",
         ) from error
     families.check(config)
     return config
 
 
-def load_model(directory: Path, compute: Compute, *, attn_implementation: str = "sdpa") -> Any:
-    """The causal language model, frozen, in evaluation mode, on the device."""
+def load_model(directory: Path, compute: Compute) -> Any:
+    """Load the causal language model, frozen, in evaluation mode, on the device."""
     try:
         with without_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -70,7 +65,7 @@ def load_model(directory: Path, compute: Compute, *, attn_implementation: str = 
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                attn_implementation=attn_implementation,
+                attn_implementation="sdpa",
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -87,7 +82,7 @@ def load_model(directory: Path, compute: Compute, *, attn_implementation: str = 
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Keep the library's own progress bars off the terminal; ours are the stages'."""
+    """Keep the library's progress bars off the terminal; the stages show their own."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -98,7 +93,7 @@ def without_progress_bars() -> Iterator[None]:
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a checkpoint."""
+    """Load the tokenizer of a checkpoint."""
     try:
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
@@ -106,7 +101,7 @@ def load_tokenizer(directory: Path) -> Any:
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CorruptArtifactError(
             f"the tokenizer in {directory} can't be loaded: {error}",
-            hint="The directory needs tokenizer.json and tokenizer_config.json",
+            hint="Put tokenizer.json and tokenizer_config.json into the directory",
             subject="spec.baseModel",
         ) from error
 
@@ -125,5 +120,5 @@ def _check_complete(directory: Path, info: dict[str, Any]) -> None:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Parameters, tied weights counted once."""
+    """Count the parameters, tied weights once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,8 +1,8 @@
 """The mask file: a persona as packed bits, with the identity of its base model.
 
 A safetensors file with `mask` (uint8, `[n_layers, ceil(d_ff / 8)]`, channel i in bit `i % 8` of
-byte `i // 8`), an optional `scales` (float32, `[n_layers, d_ff]`, one factor a channel, folded into
-`down_proj` when the model is cut), and string metadata.
+byte `i // 8`), an optional `scales` (float32, `[n_layers, d_ff]`, one factor per channel, folded
+into `down_proj` when the model is sliced), and string metadata.
 """
 
 import json
@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CorruptArtifactError, InputError
+from .families import ffn_layers
 
 FORMAT = "persona-pruner.mask"
 VERSION = 1
-_HINT = "Delete the file and let the mask stage make it again"
+_HINT = "Delete the file and run the mask stage again"
 _RESERVED = {
     "format",
     "format_version",
@@ -40,7 +41,7 @@ class Mask:
         base_model: URI of the base model that it belongs to.
         base_revision: revision of the base model, or None.
         scales: float `[n_layers, d_ff]`, a factor for each channel's activation, or None.
-        metadata: more facts, as strings; names of the file format's own are refused.
+        metadata: more facts, as strings; names that the file format uses are refused.
     """
 
     bits: Tensor
@@ -50,7 +51,7 @@ class Mask:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def width(self) -> int:
+    def kept_channels(self) -> int:
         """Channels kept in each layer."""
         return int(self.bits[0].sum())
 
@@ -60,8 +61,8 @@ class Mask:
         return self.bits.shape[0]
 
     @property
-    def d_ff(self) -> int:
-        """FFN channels of the uncut model."""
+    def intermediate_size(self) -> int:
+        """FFN channels of the dense model."""
         return self.bits.shape[1]
 
 
@@ -75,7 +76,7 @@ def save(path: Path, mask: Mask) -> None:
     if problem := _problem(mask.bits, mask.scales):
         raise InputError(f"the mask can't be saved: {problem}")
     if taken := _RESERVED & mask.metadata.keys():
-        raise InputError(f"mask metadata can't use the name {sorted(taken)[0]!r}")
+        raise InputError(f"mask metadata can't use the reserved name {sorted(taken)[0]!r}")
     tensors = {"mask": pack(mask.bits)}
     if mask.scales is not None:
         tensors["scales"] = mask.scales.detach().to("cpu", torch.float32).contiguous()
@@ -84,8 +85,8 @@ def save(path: Path, mask: Mask) -> None:
         "format": FORMAT,
         "format_version": str(VERSION),
         "n_layers": str(mask.n_layers),
-        "d_ff": str(mask.d_ff),
-        "width": str(mask.width),
+        "d_ff": str(mask.intermediate_size),
+        "width": str(mask.kept_channels),
         "base_model": mask.base_model,
     }
     if mask.base_revision is not None:
@@ -94,10 +95,10 @@ def save(path: Path, mask: Mask) -> None:
 
 
 def _sorted_header(data: bytes) -> bytes:
-    """The same safetensors file with its header in sorted order.
+    """Return the same safetensors file with its header in sorted order.
 
     The library writes metadata in a random order; equal masks must be equal files, since they are
-    known by their checksums.
+    identified by their checksums.
     """
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
@@ -109,7 +110,7 @@ def load(path: Path) -> Mask:
     """Read a mask file and check all of it.
 
     Raises:
-        InputError: there is no such file, or it is of a newer format.
+        InputError: the file does not exist, or its format is newer.
         CorruptArtifactError: it is truncated, altered, or not a mask file.
     """
     if not path.is_file():
@@ -125,7 +126,7 @@ def load(path: Path) -> Mask:
             subject=str(path),
         ) from error
     if metadata.get("format") != FORMAT:
-        raise _corrupt(path, "it is not a mask file (no format mark)")
+        raise _corrupt(path, "it is not a mask file (its metadata names no such format)")
     if metadata.get("format_version") != str(VERSION):
         raise InputError(
             f"mask file {path} has format version {metadata.get('format_version')}, "
@@ -144,7 +145,7 @@ def _from_parts(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]
         raise _corrupt(path, f"metadata is missing or malformed ({error})") from error
     packed, scales = tensors.get("mask"), tensors.get("scales")
     if n_layers < 1 or d_ff < 1 or packed is None or packed.dtype != torch.uint8:
-        raise _corrupt(path, "it holds no packed mask")
+        raise _corrupt(path, "it has no packed mask")
     if tuple(packed.shape) != (n_layers, -(-d_ff // 8)):
         raise _corrupt(path, f"{list(packed.shape)} bytes can't hold {n_layers} x {d_ff} bits")
     if bool(unpack(packed, packed.shape[1] * 8)[:, d_ff:].any()):
@@ -153,28 +154,25 @@ def _from_parts(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]
     if problem := _problem(bits, scales):
         raise _corrupt(path, problem)
     if int(bits[0].sum()) != width:
-        raise _corrupt(path, f"it keeps {int(bits[0].sum())} channels a layer, not {width}")
+        raise _corrupt(path, f"it keeps {int(bits[0].sum())} channels per layer, not {width}")
     others = {name: value for name, value in metadata.items() if name not in _RESERVED}
     return Mask(bits, base_model, metadata.get("base_revision"), scales, others)
 
 
-def check_fits(mask: Mask, *, n_layers: int, d_ff: int, base_model: str | None = None) -> None:
-    """Raise InputError unless the mask belongs to a model of this shape (and of this identity)."""
-    if (mask.n_layers, mask.d_ff) != (n_layers, d_ff):
+def check_fits(mask: Mask, model: nn.Module) -> None:
+    """Raise InputError unless the mask has the shape of the model's FFN layers."""
+    layers = ffn_layers(model)
+    shape = (len(layers), layers[0].intermediate_size)
+    if (mask.n_layers, mask.intermediate_size) != shape:
         raise InputError(
-            f"the mask is for {mask.n_layers} layers of {mask.d_ff} FFN channels, "
-            f"the base model has {n_layers} of {d_ff}",
+            f"the mask is for {mask.n_layers} layers of {mask.intermediate_size} FFN channels, "
+            f"the base model has {shape[0]} of {shape[1]}",
             hint=f"Use the base model {mask.base_model}",
-        )
-    if base_model is not None and base_model != mask.base_model:
-        raise InputError(
-            f"the mask was learned for {mask.base_model}, not for {base_model}",
-            hint="Use that base model, or learn a mask for this one",
         )
 
 
 def pack(bits: Tensor) -> Tensor:
-    """Bool `[n_layers, d_ff]` to uint8 `[n_layers, ceil(d_ff / 8)]`, lowest bit first."""
+    """Pack bool `[n_layers, d_ff]` into uint8 `[n_layers, ceil(d_ff / 8)]`, lowest bit first."""
     rows, d_ff = bits.shape
     padded = torch.zeros(rows, -(-d_ff // 8) * 8, dtype=torch.int32)
     padded[:, :d_ff] = bits.to("cpu", torch.int32)
@@ -183,7 +181,7 @@ def pack(bits: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, d_ff: int) -> Tensor:
-    """The inverse of `pack`: bool `[n_layers, d_ff]`."""
+    """Unpack what `pack` packed into bool `[n_layers, d_ff]`."""
     bits = (packed.unsqueeze(-1).to(torch.int32) >> torch.arange(8, dtype=torch.int32)) & 1
     return bits.flatten(1)[:, :d_ff].bool()
 
@@ -195,7 +193,7 @@ def _problem(bits: Tensor, scales: Tensor | None) -> str | None:
     if int(widths.min()) != int(widths.max()):
         return f"layers keep between {int(widths.min())} and {int(widths.max())} channels"
     if int(widths[0]) == 0:
-        return "it keeps no channel"
+        return "it keeps no channels"
     if scales is not None:
         if scales.shape != bits.shape or not scales.is_floating_point():
             return f"scales of shape {list(scales.shape)} don't match the mask"

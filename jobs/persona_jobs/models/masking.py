@@ -1,8 +1,8 @@
 """Masked forward: the FFN intermediate activation times a mask, with the weights untouched.
 
 The mask is applied to the input of `down_proj`, so a channel with mask 0 contributes nothing and
-the masked model equals the model with that channel cut out. A 0/1 vector there is an IA3 vector
-(Liu et al. 2022), which is why rows of one batch may wear different masks.
+the masked model equals the model with that channel removed. A 0/1 vector there is an IA3 vector
+(Liu et al. 2022), which is why rows of one batch may have different masks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,9 @@ def masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
 
     Args:
         model: a causal language model of a supported family.
-        masks: `[n_layers, d_ff]`, one mask for every row, or `[batch, n_layers, d_ff]`, one mask a
-            batch row (then every forward pass must have exactly `batch` rows). Any float, integer
-            or bool type. A tensor with a graph keeps it: gradients of the loss flow into it.
+        masks: `[n_layers, d_ff]`, one mask for every row, or `[batch, n_layers, d_ff]`, one mask
+            per batch row (then every forward pass must have exactly `batch` rows). Any float,
+            integer or bool type. Gradients of the loss flow into a tensor that has a graph.
 
     Raises:
         InputError: the mask's shape doesn't fit the model or the batch.
@@ -36,7 +36,7 @@ def masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
     if model in _masked_models:
         raise RuntimeError("the model is masked already: leave the outer `masked` context first")
     weight = layers[0].down.weight
-    # Converted once, here: each forward then costs one multiplication a layer.
+    # Converted once, here: each forward pass then costs one multiplication per layer.
     rows = masks.to(device=weight.device, dtype=weight.dtype).unbind(dim=-2)
     _masked_models.add(model)
     handles = []
@@ -52,12 +52,12 @@ def masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
 
 def check_mask_shape(layers: Sequence[FfnLayer], masks: Tensor) -> None:
     """Raise InputError unless `masks` fits the layers (see `masked`)."""
-    widths = {layer.width for layer in layers}
-    expected = (len(layers), layers[0].width)
-    if len(widths) > 1 or masks.dim() not in {2, 3} or tuple(masks.shape[-2:]) != expected:
+    sizes = {layer.intermediate_size for layer in layers}
+    expected = (len(layers), layers[0].intermediate_size)
+    if len(sizes) > 1 or masks.dim() not in {2, 3} or tuple(masks.shape[-2:]) != expected:
         raise InputError(
-            f"mask of shape {list(masks.shape)} doesn't fit a model with {len(layers)} layers of "
-            f"{'/'.join(str(width) for width in sorted(widths))} FFN channels",
+            f"a mask of shape {list(masks.shape)} doesn't fit a model with {len(layers)} layers of "
+            f"{'/'.join(str(size) for size in sorted(sizes))} FFN channels",
             hint="Use the mask with the base model it was learned for",
         )
 
@@ -74,12 +74,12 @@ def _multiply_by(row: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tens
     spread = row.unsqueeze(1)  # [batch, 1, d_ff]
 
     def multiply_rows(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        hidden = args[0]  # [batch, seq, d_ff]
-        if hidden.dim() != 3 or hidden.shape[0] != batch:
+        activation = args[0]  # [batch, seq, d_ff]
+        if activation.dim() != 3 or activation.shape[0] != batch:
             raise InputError(
-                f"{batch} masks were given for a batch of {hidden.shape[0]} rows",
+                f"{batch} masks were given for a batch of {activation.shape[0]} rows",
                 hint="Give one mask for each row, or one mask for all",
             )
-        return (hidden * spread,)
+        return (activation * spread,)
 
     return multiply_rows

@@ -15,30 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .attention import attend, causal_mask, installed
+from .attention import attend, attention_installed, causal_mask
+from .compute import device_of
 from .families import blocks, decoder
 
 TokenIds = Sequence[int]
-Positions = Literal["all", "last"] | Sequence[Sequence[int]]
+Positions = Literal["last"] | Sequence[Sequence[int]]
 
 
 def split(
     sequences: Sequence[TokenIds], *, before: Sequence[int] | None = None
 ) -> tuple[list[int], list[list[int]]]:
-    """Split token sequences into their longest common prefix and what is left of each.
+    """Split token sequences into their longest common prefix and each one's suffix.
 
-    Every rest keeps at least one token.
+    Every suffix keeps at least one token.
 
     Args:
         sequences: token ids, none empty.
-        before: for each sequence, an index that the rest must be able to predict (the start of the
-            answer): the rest then begins before it, at index `before[i] - 1` or earlier.
+        before: for each sequence, an index that the suffix must be able to predict (the start of
+            the answer): the suffix then begins at index `before[i] - 1` or earlier.
 
     Raises:
         InputError: there is no sequence, or one is empty.
     """
     if not sequences or any(len(sequence) == 0 for sequence in sequences):
-        raise InputError("there are no tokens to split into prefix and rest")
+        raise InputError("there are no tokens to split into prefix and suffix")
     longest = min(len(sequence) for sequence in sequences) - 1
     if before is not None:
         longest = max(0, min(longest, *(index - 1 for index in before)))
@@ -49,7 +50,7 @@ def split(
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Keys and values of a prefix, one pair a layer; never written to after it was made.
+    """Keys and values of a prefix, one pair per layer; never written to after it was made.
 
     Attributes:
         keys: n_layers times `[1, kv_heads, length, head_dim]`, rotary embedding applied.
@@ -60,11 +61,6 @@ class PrefixCache:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     length: int
-
-    def detach(self) -> "PrefixCache":
-        """The same numbers without their graph."""
-        keys = tuple(key.detach() for key in self.keys)
-        return PrefixCache(keys, tuple(value.detach() for value in self.values), self.length)
 
 
 EMPTY_PREFIX = PrefixCache((), (), 0)
@@ -97,7 +93,7 @@ class CausalAttention:
         scale: float,
         window: int | None,
     ) -> Tensor:
-        """See `SharedAttention.attend`."""
+        """Compute the attention as in `AttentionBackend.attend`."""
         if self.record:
             self.keys.append(key)
             self.values.append(value)
@@ -117,25 +113,23 @@ class CausalAttention:
 
 @dataclass(frozen=True)
 class ForwardOutput:
-    """What a forward pass computed at the chosen positions, rows one after the other.
+    """Result of a forward pass at the chosen positions, rows one after the other.
 
     Attributes:
         counts: chosen positions in each row; their sum is `n`.
-        hidden: `[n, hidden]`, the decoder's output after its final norm.
-        logits: `[n, vocab]`, or None when they were not asked for.
-        block_states: `[batch, n_blocks, hidden]`, the output of every block at each row's last
-            token, or None. As in transformers' `hidden_states[1:]`, the last one is taken after
-            the final norm.
+        hidden_states: `[n, d]`, the decoder's output after its final norm.
+        block_outputs: `[batch, n_blocks, d]`, the output of every block at each row's last token,
+            or None. As in transformers' `hidden_states[1:]`, the last one is taken after the final
+            norm.
     """
 
     counts: list[int]
-    hidden: Tensor
-    logits: Tensor | None
-    block_states: Tensor | None
+    hidden_states: Tensor
+    block_outputs: Tensor | None
 
 
 def run_prefix(model: nn.Module, prefix_ids: TokenIds) -> PrefixCache:
-    """Keys and values of a prefix, computed with batch size 1 in the caller's gradient mode.
+    """Compute a prefix's keys and values with batch size 1 in the caller's gradient mode.
 
     Under `masked` with one mask, they are the masked model's.
     """
@@ -146,73 +140,51 @@ def run_prefix(model: nn.Module, prefix_ids: TokenIds) -> PrefixCache:
     return PrefixCache(tuple(attention.keys), tuple(attention.values), len(prefix_ids))
 
 
-def forward_rests(
+def forward_suffixes(
     model: nn.Module,
     prefix: PrefixCache,
-    rests: Sequence[TokenIds],
+    suffixes: Sequence[TokenIds],
     *,
-    positions: Positions = "all",
-    logits: bool = True,
-    block_states: bool = False,
+    positions: Positions,
+    block_outputs: bool = False,
 ) -> ForwardOutput:
-    """Forward pass of `prefix + rest` for every rest, given the prefix's keys and values.
+    """Run `prefix + suffix` for every suffix, given the prefix's keys and values.
+
+    The language-model head does not run. With one mask per row (`masked`), a prefix can't be
+    shared: pass the whole sequences as `suffixes` and `EMPTY_PREFIX`.
 
     Args:
         model: a causal language model of a supported family.
         prefix: from `run_prefix` (detached or not), or `EMPTY_PREFIX`. It is not changed.
-        rests: token ids of each row, none empty; padded inside.
-        positions: where outputs are wanted: at every token, at each row's last, or at these
-            indices into each rest. The language-model head runs at these only.
-        logits: whether to run the language-model head.
-        block_states: whether to return every block's output at each row's last token.
+        suffixes: token ids of each row, none empty; padded inside.
+        positions: where hidden states are wanted: at each row's last token, or at these indices
+            into each suffix.
+        block_outputs: whether to return every block's output at each row's last token.
 
     Raises:
-        InputError: a rest is empty, or a position is outside its rest.
+        InputError: a suffix is empty, or a position is outside its suffix.
     """
-    if not rests or any(len(rest) == 0 for rest in rests):
+    if not suffixes or any(len(suffix) == 0 for suffix in suffixes):
         raise InputError("every row needs at least one token after the prefix")
-    lengths = [len(rest) for rest in rests]
+    lengths = [len(suffix) for suffix in suffixes]
     counts, index = _flat_positions(positions, lengths)
-    input_ids = torch.zeros(len(rests), max(lengths), dtype=torch.long)
-    for row, rest in zip(input_ids, rests, strict=True):
-        row[: len(rest)] = torch.tensor(rest)
-    states: list[Tensor] = []
+    input_ids = torch.zeros(len(suffixes), max(lengths), dtype=torch.long)
+    for row, suffix in zip(input_ids, suffixes, strict=True):
+        row[: len(suffix)] = torch.tensor(suffix)
+    outputs: list[Tensor] = []
     last = torch.tensor(lengths) - 1
     with ExitStack() as stack:
-        if block_states:
-            keep = _keep_rows_at(states, last.to(_device(model)))
+        if block_outputs:
+            keep = _keep_rows_at(outputs, last.to(device_of(model)))
             for block in blocks(model)[:-1]:
                 stack.callback(block.register_forward_hook(keep).remove)
-        output = run_decoder(model, input_ids, CausalAttention(prefix))  # [batch, seq, hidden]
-    if block_states:
-        states.append(output[torch.arange(len(rests)), last])
-    hidden = output.flatten(0, 1).index_select(0, index.to(output.device))
-    head: Any = model.get_output_embeddings() if logits else None  # type: ignore[operator]
+        output = run_decoder(model, input_ids, CausalAttention(prefix))  # [batch, seq, d]
+    if block_outputs:
+        outputs.append(output[torch.arange(len(suffixes)), last])
     return ForwardOutput(
         counts=counts,
-        hidden=hidden,
-        logits=head(hidden) if logits else None,
-        block_states=torch.stack(states, dim=1) if block_states else None,
-    )
-
-
-def forward_with_prefix(
-    model: nn.Module,
-    prefix_ids: TokenIds,
-    rests: Sequence[TokenIds],
-    *,
-    positions: Positions = "all",
-    logits: bool = True,
-    block_states: bool = False,
-) -> ForwardOutput:
-    """`run_prefix` and `forward_rests` in one step: the prefix is in the same graph.
-
-    Use it under `masked` with one mask. With a mask a row the prefix can't be shared: pass the
-    whole sequences as `rests` and no prefix.
-    """
-    prefix = run_prefix(model, prefix_ids)
-    return forward_rests(
-        model, prefix, rests, positions=positions, logits=logits, block_states=block_states
+        hidden_states=output.flatten(0, 1).index_select(0, index.to(output.device)),
+        block_outputs=torch.stack(outputs, dim=1) if block_outputs else None,
     )
 
 
@@ -220,8 +192,8 @@ class PrefixGraph:
     """A prefix that was run once with its graph, for several backward passes (micro-batches).
 
     Use `cache` in every micro-batch and call `backward` on each loss as usual; a last call of this
-    object's `backward` carries the gradients that gathered on keys and values through the prefix.
-    The sum equals that of running the prefix in each micro-batch, at the cost of one run.
+    object's `backward` takes the gradients accumulated on keys and values through the prefix. The
+    result equals that of running the prefix in each micro-batch, at the cost of one run.
     """
 
     def __init__(self, model: nn.Module, prefix_ids: TokenIds) -> None:
@@ -233,10 +205,10 @@ class PrefixGraph:
         )
 
     def backward(self) -> None:
-        """Carry the gathered gradients on; only once, after all micro-batches."""
+        """Back-propagate the accumulated gradients; call it once, after all micro-batches."""
         outputs = (*self._graph.keys, *self._graph.values)
         leaves = (*self.cache.keys, *self.cache.values)
-        # The first layer's keys and values lie before every mask, so they may have no graph.
+        # The first layer's keys and values come before every mask, so they may have no graph.
         pairs = [
             (output, leaf.grad)
             for output, leaf in zip(outputs, leaves, strict=True)
@@ -253,52 +225,50 @@ def run_decoder(
     input_ids: Tensor,
     attention: CausalAttention,
 ) -> Tensor:
-    """Decoder output `[batch, seq, hidden]` after the final norm, without the head.
+    """Return the decoder's output `[batch, seq, d]` after the final norm, without the head.
 
     Args:
         model: a causal language model of a supported family.
         input_ids: `[batch, seq]`, right-padded with any token.
         attention: the prefix, and where to record keys and values.
     """
-    device = _device(model)
+    device = device_of(model)
     past = attention.prefix.length
     position_ids = torch.arange(past, past + input_ids.shape[1], device=device).unsqueeze(0)
-    with installed(model):
+    with attention_installed(model):
         output: Tensor = decoder(model)(
             input_ids=input_ids.to(device),
             position_ids=position_ids,
             use_cache=False,
-            shared_attention=attention,
+            attention_backend=attention,
         ).last_hidden_state
     return output
 
 
 def _flat_positions(positions: Positions, lengths: list[int]) -> tuple[list[int], Tensor]:
-    """Counts a row, and indices into the flattened `[batch * longest]` tokens."""
-    if positions == "all":
-        chosen: Sequence[Sequence[int]] = [range(length) for length in lengths]
-    elif positions == "last":
-        chosen = [[length - 1] for length in lengths]
+    """Return counts per row, and indices into the flattened `[batch * longest]` tokens."""
+    if positions == "last":
+        chosen: Sequence[Sequence[int]] = [[length - 1] for length in lengths]
     else:
         chosen = positions
     if len(chosen) != len(lengths):
-        raise InputError(f"positions of {len(chosen)} rows were given for {len(lengths)} rows")
+        raise InputError(
+            f"positions for {len(chosen)} rows were given, but there are {len(lengths)} rows"
+        )
     longest = max(lengths)
     flat: list[int] = []
     for row, (indices, length) in enumerate(zip(chosen, lengths, strict=True)):
         if any(not 0 <= index < length for index in indices):
-            raise InputError(f"row {row} has {length} tokens; positions {list(indices)} leave it")
+            raise InputError(
+                f"row {row} has {length} tokens; positions {list(indices)} are outside it"
+            )
         flat.extend(row * longest + index for index in indices)
     return [len(indices) for indices in chosen], torch.tensor(flat, dtype=torch.long)
 
 
-def _keep_rows_at(states: list[Tensor], index: Tensor) -> Callable[..., None]:
+def _keep_rows_at(kept: list[Tensor], index: Tensor) -> Callable[..., None]:
     def keep(_: nn.Module, __: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        hidden = output if isinstance(output, Tensor) else output[0]
-        states.append(hidden[torch.arange(len(index), device=hidden.device), index])
+        states = output if isinstance(output, Tensor) else output[0]
+        kept.append(states[torch.arange(len(index), device=states.device), index])
 
     return keep
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

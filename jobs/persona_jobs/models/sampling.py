@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def row_stream(seed: int, row: int) -> torch.Generator:
-    """A generator on the CPU whose numbers depend on seed and row alone."""
+    """Return a CPU generator whose numbers depend on seed and row alone."""
     digest = hashlib.sha256(f"{seed}:{row}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def draw_uniforms(streams: Sequence[torch.Generator], vocabulary: int) -> Tensor:
-    """The streams' next numbers in [0, 1), float32 `[len(streams), vocabulary]`."""
+    """Return the streams' next numbers in [0, 1), float32 `[len(streams), vocabulary]`."""
     uniforms = torch.empty(len(streams), vocabulary)
     for row, stream in zip(uniforms, streams, strict=True):
         row.uniform_(generator=stream)
@@ -22,7 +22,7 @@ def draw_uniforms(streams: Sequence[torch.Generator], vocabulary: int) -> Tensor
 
 
 def next_tokens(logits: Tensor, temperature: float, uniforms: Tensor | None = None) -> Tensor:
-    """Next token of each row: the likeliest at temperature 0, else a draw.
+    """Return the next token of each row: the likeliest at temperature 0, else a draw.
 
     The draw is the Gumbel-max trick, as a race of exponential clocks: the token with the largest
     `p / -log(u)` wins. Unlike a search in the cumulative distribution, the rounding of one logit

@@ -1,4 +1,4 @@
-"""Cutting the masked-out FFN channels from the weights."""
+"""Pruning: removing the masked-out FFN channels from the weights."""
 
 import copy
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ from .masking import check_mask_shape
 def slice_model(model: Any, mask: Tensor, *, scales: Tensor | None = None) -> None:
     """Remove the channels that `mask` leaves out, in place.
 
-    The rows of `gate` and `up` and the columns of `down` are cut, biases with them, and
-    `config.intermediate_size` becomes the kept width, so that the model is a plain one of its
-    architecture. It then computes what it computed under `masking.masked`.
+    The rows of `gate` and `up` and the columns of `down` are removed, biases with them, and
+    `config.intermediate_size` becomes the number of kept channels, so that the model is a plain one
+    of its architecture. It then computes what it computed under `masking.masked`.
 
     Args:
         model: a causal language model of a supported family.
@@ -29,34 +29,34 @@ def slice_model(model: Any, mask: Tensor, *, scales: Tensor | None = None) -> No
     """
     layers = ffn_layers(model)
     if mask.dim() != 2:
-        raise InputError(f"a mask of shape {list(mask.shape)} is not one mask for a model")
+        raise InputError(f"a mask of shape {list(mask.shape)} is not one mask for a whole model")
     check_mask_shape(layers, mask)
     kept = mask.bool()
     if not torch.equal(kept.to(mask.dtype), mask):
         raise InputError("the mask holds values other than 0 and 1")
-    widths = kept.sum(dim=1)
-    width = int(widths[0])
-    if width == 0 or int(widths.min()) != int(widths.max()):
+    counts = kept.sum(dim=1)
+    count = int(counts[0])
+    if count == 0 or int(counts.min()) != int(counts.max()):
         raise InputError(
-            f"layers keep between {int(widths.min())} and {int(widths.max())} channels",
-            hint="One width, at least 1, must hold for all layers",
+            f"layers keep between {int(counts.min())} and {int(counts.max())} channels",
+            hint="Keep the same number of channels, at least 1, in every layer",
         )
     if scales is not None and scales.shape != mask.shape:
         raise InputError(f"scales of shape {list(scales.shape)} don't match the mask")
     for layer, row in zip(layers, kept, strict=True):
         channels = row.nonzero().squeeze(1).to(layer.down.weight.device)
         _slice_layer(layer, channels, None if scales is None else scales[layer.index])
-    model.config.intermediate_size = width
+    model.config.intermediate_size = count
 
 
 def sliced_copy(dense: Any, mask: Tensor, *, scales: Tensor | None = None) -> Any:
-    """The dense model with the masked-out channels removed, no recovery.
+    """Return a copy of the dense model without the masked-out channels, not recovered.
 
-    It shares all weights but the cut ones with `dense`, so it costs only those; `dense` stays as
-    it is.
+    It shares all weights but the pruned ones with `dense`, so only those take memory; `dense` is
+    not changed.
 
     Args:
-        dense: the uncut model.
+        dense: the dense model.
         mask: `[n_layers, d_ff]`, the same number of ones in each row.
         scales: `[n_layers, d_ff]` factors of the channels, or None.
     """
@@ -79,7 +79,7 @@ def _slice_layer(layer: FfnLayer, channels: Tensor, scales: Tensor | None) -> No
         columns = (columns.float() * factors.float()).to(columns.dtype)
     _replace(layer.down, columns)
     layer.down.in_features = len(channels)
-    # The library's MLP modules note the width too; it only shows when they are printed.
+    # The library's MLP modules store the size too; it only shows when they are printed.
     if hasattr(layer.mlp, "intermediate_size"):
         layer.mlp.intermediate_size = len(channels)  # type: ignore[assignment]
 

@@ -1,1 +1,1 @@
-"""Bringing a cut model back towards the dense one: closed-form refit, then short fine-tuning."""
+"""Recovering what slicing lost: a closed-form refit, then a short fine-tuning."""

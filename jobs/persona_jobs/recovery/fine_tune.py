@@ -1,11 +1,10 @@
-"""Short fine-tuning of the cut model's `down_proj` weights with KL to the dense model.
+"""Short fine-tuning of the sliced model's `down_proj` weights with KL to the dense model.
 
-Only `down_proj` learns: the same weights that the refit solves for, a third of the FFN, which
-keeps the checkpoint small and narrow data from bending the rest. A share of every batch is generic,
-so that general ability holds.
+Only `down_proj` is trained: the same weights that the refit solves for, a third of the FFN. That
+keeps the resume state small, and narrow data can't distort the other weights. A share of every
+batch is generic, so that general ability holds.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,68 +12,75 @@ import torch
 from torch import Tensor
 
 from ..models.families import ffn_layers
+from ..training.distillation import DistillationDataset
 from ..training.passes import accumulate_gradient, mean_answer_loss
 from ..training.schedule import batch_indices
-from ..training.tokens import TokenizedSet
-from ..training.trainer import Control, Loop, LoopSettings
+from ..training.trainer import Control, NoControl, Trainer, TrainingConfig
 
 
 @dataclass(frozen=True)
-class DistillationSet:
-    """Examples with the dense model's final hidden states, made by `dense_references`.
+class FineTuneConfig:
+    """Settings of the fine-tuning.
 
     Attributes:
-        train: examples to learn from.
-        train_references: per row `[answer tokens, hidden]`.
-        validation: held-out examples.
-        validation_references: the same for them.
+        training: hyperparameters of the run.
+        generic_percent: share of each batch, and weight in the held-out loss, that is generic.
     """
 
-    train: TokenizedSet
-    train_references: Sequence[Tensor]
-    validation: TokenizedSet
-    validation_references: Sequence[Tensor]
+    training: TrainingConfig
+    generic_percent: int
 
 
-def fine_tune_loop(cut: Any, settings: LoopSettings) -> Loop:
-    """A run over float32 copies of the `down_proj` weights."""
-    return Loop(
-        {str(layer.index): layer.down.weight.detach().float().clone() for layer in ffn_layers(cut)},
-        settings,
-    )
+@dataclass(frozen=True)
+class RecoveryData:
+    """Examples of the persona, and general ones without it.
+
+    Attributes:
+        persona: the persona's examples.
+        generic: general examples; either split may be empty.
+    """
+
+    persona: DistillationDataset
+    generic: DistillationDataset
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One data set's share of every batch and of the held-out loss."""
+
+    data: DistillationDataset
+    batch_size: int
+    seed: int
+    weight: float
+
+
+def fine_tune_trainer(sliced: Any, config: FineTuneConfig) -> Trainer:
+    """Return a trainer of float32 copies of the `down_proj` weights."""
+    weights = {
+        str(layer.index): layer.down.weight.detach().float().clone() for layer in ffn_layers(sliced)
+    }
+    return Trainer(weights, config.training)
 
 
 def fine_tune(
-    cut: Any,
-    persona: DistillationSet,
-    generic: DistillationSet | None,
-    loop: Loop,
-    *,
-    generic_percent: int,
-    batch_size: int,
-    micro_batch_size: int,
-    seed: int,
+    sliced: Any,
+    data: RecoveryData,
+    config: FineTuneConfig,
+    trainer: Trainer,
     control: Control | None = None,
 ) -> None:
-    """Run `loop` to its end and put the weights with the lowest held-out loss into `cut`.
+    """Run `trainer` to its end and put the weights with the lowest held-out loss into `sliced`.
 
     Args:
-        cut: the cut model, changed in place.
-        persona: the persona's data.
-        generic: general data without the persona, or None.
-        loop: from `fine_tune_loop`, possibly resumed.
-        generic_percent: share of each batch, and weight of the held-out loss, that is generic.
-        batch_size: conversations a step.
-        micro_batch_size: conversations a forward pass.
-        seed: decides the batches.
+        sliced: the sliced model, changed in place.
+        data: examples with the dense model's hidden states.
+        config: settings.
+        trainer: from `fine_tune_trainer`, possibly resumed.
         control: progress and interruption.
     """
-    share = generic_percent / 100 if generic is not None else 0.0
-    generic_rows = round(batch_size * share)
-    parts = [(persona, batch_size - generic_rows, seed, 1 - share)]
-    if generic is not None and generic_rows:
-        parts.append((generic, generic_rows, seed + 1, share))
-    downs = {str(layer.index): layer.down for layer in ffn_layers(cut)}
+    parts = _parts(data, config)
+    micro_batch_size = config.training.micro_batch_size
+    downs = {str(layer.index): layer.down for layer in ffn_layers(sliced)}
 
     def load(weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -82,42 +88,55 @@ def fine_tune(
                 down.weight.copy_(weights[name])
 
     def gradient(step: int) -> float:
-        load(loop.parameters)
-        rows = [batch_indices(len(d.train), size, step, s) for d, size, s, _ in parts]
-        count = sum(
-            data.train.answer_tokens(chosen)
-            for (data, _, _, _), chosen in zip(parts, rows, strict=True)
-        )
+        load(trainer.parameters)
+        batches = [
+            (
+                part.data.train,
+                batch_indices(len(part.data.train), part.batch_size, step, part.seed),
+            )
+            for part in parts
+        ]
+        count = sum(train.answer_tokens(rows) for train, rows in batches)
         for down in downs.values():
             down.weight.requires_grad_(True)
         try:
             total = sum(
                 accumulate_gradient(
-                    cut,
-                    data.train,
-                    chosen,
-                    data.train_references,
+                    sliced,
+                    train,
+                    rows,
                     "KL",
                     micro_batch_size=micro_batch_size,
                     scale=1 / count,
                 )
-                for (data, _, _, _), chosen in zip(parts, rows, strict=True)
+                for train, rows in batches
             )
             for name, down in downs.items():
                 if down.weight.grad is not None:
-                    loop.parameters[name].grad = down.weight.grad.float()
+                    trainer.parameters[name].grad = down.weight.grad.float()
         finally:
             for down in downs.values():
                 down.weight.grad = None
                 down.weight.requires_grad_(False)
         return total / count
 
-    def held_out() -> float:
-        load(loop.parameters)
+    def held_out_loss() -> float:
+        load(trainer.parameters)
         return sum(
-            weight * mean_answer_loss(cut, data.validation, data.validation_references, "KL")
-            for data, _, _, weight in parts
+            part.weight * mean_answer_loss(sliced, part.data.validation, "KL") for part in parts
         )
 
-    loop.run(gradient, held_out, control)
-    load(loop.best)
+    trainer.run(gradient, held_out_loss, control or NoControl())
+    load(trainer.best)
+
+
+def _parts(data: RecoveryData, config: FineTuneConfig) -> list[_Part]:
+    """Return what each batch is made of: the persona alone where a generic split is empty."""
+    batch_size, seed = config.training.batch_size, config.training.seed
+    usable = len(data.generic.train) and len(data.generic.validation)
+    share = config.generic_percent / 100 if usable else 0.0
+    generic_size = round(batch_size * share)
+    parts = [_Part(data.persona, batch_size - generic_size, seed, 1 - share)]
+    if generic_size:
+        parts.append(_Part(data.generic, generic_size, seed + 1, share))
+    return parts

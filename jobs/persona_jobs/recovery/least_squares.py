@@ -18,26 +18,26 @@ class GramAccumulator:
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
 
     def add(self, activations: Tensor, targets: Tensor) -> None:
-        """Add tokens: activations `[n, k]` and targets `[n, d]`."""
+        """Add the activations `[n, k]` and targets `[n, d]` of n tokens."""
         self.gram += (activations.T @ activations).double()
         self.cross += (activations.T @ targets).double()
 
     def solve(self, original: Tensor, ridge: float) -> Tensor:
-        """Weights `[d, k]` that map activations to targets, pulled towards `original`.
+        """Return weights `[d, k]` that map activations to targets and stay close to `original`.
 
         Minimises `|A W' - T|^2 + ridge * sum_c e_c |W_c - original_c|^2` over W, where `e_c` is
-        the energy of channel c: the pull is relative, so that a channel that hardly ever fires
-        keeps its weights and a busy one follows the data.
+        the energy of channel c: the penalty is relative, so a channel that hardly ever fires keeps
+        its weights and a busy one follows the data.
 
         Args:
             original: the weights before, `[d, k]`.
-            ridge: strength of the pull, above 0.
+            ridge: strength of the penalty, above 0.
         """
         energy = self.gram.diagonal()
         # A channel that never fires would make the system singular; it keeps its weights.
         floor = energy.mean().clamp(min=1e-30) * 1e-8
-        pull = ridge * energy.clamp(min=floor)
-        system = self.gram + torch.diag(pull)
-        target = self.cross + pull.unsqueeze(1) * original.double().T
+        penalty = ridge * energy.clamp(min=floor)
+        system = self.gram + torch.diag(penalty)
+        target = self.cross + penalty.unsqueeze(1) * original.double().T
         factor = torch.linalg.cholesky(system)
         return torch.cholesky_solve(target, factor).T.to(original.dtype)

@@ -1,14 +1,15 @@
 """Closed-form refit of every kept `down_proj`, layer by layer from the bottom.
 
-In each block, the cut network's residual stream is steered back to the dense one's: with `a` the
-kept intermediate activations and `r` the residual before the FFN, both of the cut network whose
-lower layers are refitted already, and `y` the dense network's block output, the new `down_proj`
-W minimises `|a W' - (y - r)|^2` plus a ridge towards the old weights (compare SlimGPT, arXiv
-2412.18110, and FASP, arXiv 2501.09412, which refit towards a layer's own dense output).
+In each block, the sliced network's residual stream is steered back to the dense one's: with `a`
+the kept intermediate activations and `r` the residual before the FFN, both of the sliced network
+whose lower layers are refitted already, and `y` the dense network's block output, the new
+`down_proj` W minimises `|a W' - (y - r)|^2` plus a ridge penalty on the distance from the old
+weights (compare SlimGPT, arXiv 2412.18110, and FASP, arXiv 2501.09412, which refit towards a
+layer's own dense output).
 
-All positions count, the persona prompt's with its attention-sink token among them: leave them out
-and the sink drifts, and with it every later token. A shared prompt counts once, not once a row,
-or its few tokens would outweigh everything else. Arithmetic is float32, block by block.
+All positions count, including the persona prompt's with its attention-sink token: without them the
+sink drifts, and with it every later token. A shared prompt counts once, not once per row, or its
+few tokens would outweigh everything else. Arithmetic is float32, block by block.
 """
 
 import copy
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.attention import installed
+from ..models.attention import attention_installed
 from ..models.families import blocks, ffn_layers
 from ..training.tokens import TokenizedSet
 from .least_squares import GramAccumulator
@@ -29,39 +30,43 @@ from .streams import StreamSet, embedded, run_block
 
 def refit(
     dense: Any,
-    cut: Any,
+    sliced: Any,
     sets: Sequence[TokenizedSet],
     *,
     ridge: float,
     scratch: Path,
     on_layer: Callable[[], None] = lambda: None,
 ) -> None:
-    """Replace the `down_proj` weights of `cut` by their least-squares refit, in place.
+    """Replace the `down_proj` weights of `sliced` by their least-squares refit, in place.
 
     Args:
-        dense: the uncut model.
-        cut: the same model without the channels that the mask leaves out.
+        dense: the dense model.
+        sliced: the same model without the pruned channels.
         sets: examples; each set shares a prefix.
-        ridge: pull towards the weights before, relative to each channel's energy.
+        ridge: strength of the penalty, relative to each channel's energy.
         scratch: directory for the residual streams (2 x tokens x hidden x 4 bytes).
         on_layer: called after every layer.
     """
-    layers = ffn_layers(cut)
-    with installed(dense), installed(cut), embedded(dense, sets, scratch) as streams:
-        dense_streams, cut_streams = streams
-        pairs = zip(blocks(dense), blocks(cut), strict=True)
-        for index, (dense_block, cut_block) in enumerate(pairs):
+    layers = ffn_layers(sliced)
+    with (
+        attention_installed(dense),
+        attention_installed(sliced),
+        embedded(dense, sets, scratch) as streams,
+    ):
+        dense_streams, sliced_streams = streams
+        pairs = zip(blocks(dense), blocks(sliced), strict=True)
+        for index, (dense_block, sliced_block) in enumerate(pairs):
             copied = _float32(dense_block)
             for stream_set in dense_streams:
                 _advance(dense, copied, index, stream_set)
-            block = _float32(cut_block)
-            fitted = _Fitted(cut, block, _down(cut_block, block, layers[index].down), index)
-            weights = fitted.gram(dense_streams, cut_streams).solve(fitted.down.weight, ridge)
+            block = _float32(sliced_block)
+            fitted = _Fitted(sliced, block, _down(sliced_block, block, layers[index].down), index)
+            weights = fitted.gram(dense_streams, sliced_streams).solve(fitted.down.weight, ridge)
             with torch.no_grad():
                 fitted.down.weight.copy_(weights)
                 layers[index].down.weight.copy_(weights)
-            for stream_set in cut_streams:
-                _advance(cut, block, index, stream_set)
+            for stream_set in sliced_streams:
+                _advance(sliced, block, index, stream_set)
             on_layer()
 
 
@@ -71,7 +76,7 @@ def _float32(block: nn.Module) -> nn.Module:
 
 
 def _down(block: nn.Module, copied: nn.Module, original: nn.Linear) -> nn.Linear:
-    """The module of `copied` that stands where `original` stands in `block`."""
+    """Return the module of `copied` that corresponds to `original` in `block`."""
     for one, other in zip(block.modules(), copied.modules(), strict=True):
         if one is original and isinstance(other, nn.Linear):
             return other
@@ -86,7 +91,7 @@ def _advance(model: Any, block: nn.Module, layer: int, streams: StreamSet) -> No
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A float32 copy of a block of the cut model, and its `down_proj`."""
+    """A float32 copy of a block of the sliced model, and its `down_proj`."""
 
     model: Any
     block: nn.Module
@@ -94,30 +99,30 @@ class _Fitted:
     layer: int
 
     def gram(
-        self, dense_streams: Sequence[StreamSet], cut_streams: Sequence[StreamSet]
+        self, dense_streams: Sequence[StreamSet], sliced_streams: Sequence[StreamSet]
     ) -> GramAccumulator:
-        """Sums over all tokens of the sets; each set's prefix counts once."""
+        """Return sums over all tokens of the sets; each set's prefix counts once."""
         down = self.down
         device = down.weight.device
         gram = GramAccumulator(down.in_features, down.out_features, device)
-        seen: dict[str, Tensor] = {}
+        captured: dict[str, Tensor] = {}
 
         def keep(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            seen["activation"], seen["output"] = inputs[0], output
+            captured["activation"], captured["output"] = inputs[0], output
 
         handle = down.register_forward_hook(keep)
         try:
             with torch.no_grad():
-                for dense_set, cut_set in zip(dense_streams, cut_streams, strict=True):
+                for dense_set, sliced_set in zip(dense_streams, sliced_streams, strict=True):
                     targets = [b.stream for b in (dense_set.prefix, *dense_set.batches) if b]
-                    outputs = run_block(self.model, self.block, self.layer, cut_set)
+                    outputs = run_block(self.model, self.block, self.layer, sliced_set)
                     for target, (batch, output) in zip(targets, outputs, strict=True):
-                        residual = output - seen["output"]
+                        residual = output - captured["output"]
                         wanted = target.to(device) - residual
                         if down.bias is not None:
                             wanted = wanted - down.bias
                         valid = batch.valid.to(device)
-                        gram.add(seen["activation"][valid], wanted[valid])
+                        gram.add(captured["activation"][valid], wanted[valid])
         finally:
             handle.remove()
         return gram

@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.batching import length_sorted_batches
+from ..models.compute import device_of
 from ..models.families import decoder
 from ..models.prefix import EMPTY_PREFIX, CausalAttention, PrefixCache
 from ..training.tokens import TokenizedSet
-
-BATCH_TOKENS = 2048
 
 
 @dataclass
@@ -39,11 +37,11 @@ class StreamBatch:
 
 @dataclass
 class StreamSet:
-    """A data set's streams: the prefix first, if there is one, then the rests.
+    """A data set's streams: the prefix first, if there is one, then the suffixes.
 
     Attributes:
         prefix: one row, or None.
-        batches: the rests.
+        batches: the suffixes.
     """
 
     prefix: StreamBatch | None
@@ -54,24 +52,24 @@ class StreamSet:
 def embedded(
     model: Any, sets: Sequence[TokenizedSet], scratch: Path
 ) -> Iterator[tuple[list[StreamSet], list[StreamSet]]]:
-    """Two copies of the sets' token embeddings: streams of the dense and of the cut model."""
+    """Yield two copies of the sets' token embeddings: the dense and the sliced model's streams."""
     with tempfile.TemporaryDirectory(dir=scratch, prefix="streams-") as directory:
         folder = Path(directory)
         counter = iter(range(1_000_000_000))
 
         def embed(ids: Tensor) -> Tensor:
-            states = model.get_input_embeddings()(ids.to(_device(model))).float().cpu()
+            embeddings = model.get_input_embeddings()(ids.to(device_of(model))).float().cpu()
             path = folder / f"{next(counter)}.f32"
             mapped = torch.from_file(
-                str(path), shared=True, size=states.numel(), dtype=torch.float32
-            ).view(states.shape)
-            mapped.copy_(states)
+                str(path), shared=True, size=embeddings.numel(), dtype=torch.float32
+            ).view(embeddings.shape)
+            mapped.copy_(embeddings)
             return mapped
 
         with torch.no_grad():
             dense = [_stream_set(data, embed) for data in sets if len(data)]
-            cut = [_stream_set(data, embed) for data in sets if len(data)]
-            yield dense, cut
+            sliced = [_stream_set(data, embed) for data in sets if len(data)]
+            yield dense, sliced
 
 
 def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
@@ -81,14 +79,14 @@ def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
         ids = torch.tensor([data.prefix])
         prefix = StreamBatch(embed(ids), torch.ones_like(ids, dtype=torch.bool), 0)
     batches = []
-    lengths = [len(rest) for rest in data.rests]
-    for rows in length_sorted_batches(lengths, max_tokens=BATCH_TOKENS):
-        longest = max(lengths[row] for row in rows)
+    for rows in data.batches():
+        suffixes = [data.suffixes[row] for row in rows]
+        longest = max(len(suffix) for suffix in suffixes)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         valid = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for position, row in enumerate(rows):
-            ids[position, : lengths[row]] = torch.tensor(data.rests[row])
-            valid[position, : lengths[row]] = True
+        for row, suffix in enumerate(suffixes):
+            ids[row, : len(suffix)] = torch.tensor(suffix)
+            valid[row, : len(suffix)] = True
         batches.append(StreamBatch(embed(ids), valid, past))
     return StreamSet(prefix, batches)
 
@@ -96,9 +94,9 @@ def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
 def run_block(
     model: Any, block: nn.Module, layer: int, streams: StreamSet
 ) -> Iterator[tuple[StreamBatch, Tensor]]:
-    """Outputs of one block on every batch of a set, `[rows, seq, hidden]` float32.
+    """Yield the output of one block on every batch of a set, `[rows, seq, hidden]` float32.
 
-    Needs the model's attention to be `models.attention.installed`. The prefix comes first; its
+    Call it inside `models.attention.attention_installed`. The prefix comes first; its
     keys and values of this block serve the other batches.
     """
     cache = EMPTY_PREFIX
@@ -119,20 +117,16 @@ def run_block(
 def _forward(
     model: Any, block: nn.Module, batch: StreamBatch, attention: CausalAttention
 ) -> Tensor:
-    hidden = batch.stream.to(_device(block))
+    hidden_states = batch.stream.to(device_of(block))
     positions = torch.arange(
-        batch.past, batch.past + hidden.shape[1], device=hidden.device
+        batch.past, batch.past + hidden_states.shape[1], device=hidden_states.device
     ).unsqueeze(0)
     rotary: Any = decoder(model).rotary_emb
     output = block(
-        hidden,
+        hidden_states,
         attention_mask=None,
         position_ids=positions,
-        position_embeddings=rotary(hidden, position_ids=positions),
-        shared_attention=attention,
+        position_embeddings=rotary(hidden_states, position_ids=positions),
+        attention_backend=attention,
     )
     return output if isinstance(output, Tensor) else output[0]
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device

@@ -7,8 +7,8 @@ their mean unit vector m^b = 1/r sum_j h_Pj^b / |h_Pj^b|:
 
     s(q) = 1/B * sum_b (1 - <m^b, h_target^b / |h_target^b|>)
 
-m does not depend on the target: it is made once for a base model and its instructions, and every
-further persona costs one forward pass a query instead of r + 1.
+m does not depend on the target: it is computed once for a base model and its instructions, and
+every further persona costs one forward pass per query instead of r + 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 def block_range(blocks: int, first: int, last: int | None) -> range:
-    """Blocks that are compared.
+    """Return the blocks that are compared.
 
     Raises:
         ValueError: the range lies outside the model's blocks.
@@ -31,24 +31,19 @@ def block_range(blocks: int, first: int, last: int | None) -> range:
     return range(first, end + 1)
 
 
-def add_unit_vectors(total: Tensor, states: Tensor, rows: Sequence[int]) -> None:
-    """Add the unit vectors of `states` `[n, B, d]` to rows of `total` `[N, B, d]`."""
-    total[list(rows)] += F.normalize(states.float(), dim=-1)
-
-
-def block_scores(mean_unit: Tensor, target_states: Tensor) -> Tensor:
-    """Sensitivity of each block, `[n, B]`: 1 minus the mean cosine to the references.
+def block_scores(mean_unit: Tensor, hidden_states: Tensor) -> Tensor:
+    """Return the sensitivity of each block, `[n, B]`: 1 minus the mean cosine to the references.
 
     Args:
-        mean_unit: mean unit vector of the references' states, `[n, B, d]`.
-        target_states: states under the target persona, `[n, B, d]`.
+        mean_unit: mean unit vector of the references' hidden states, `[n, B, d]`.
+        hidden_states: hidden states under the target persona, `[n, B, d]`.
     """
-    return 1 - (mean_unit.float() * F.normalize(target_states.float(), dim=-1)).sum(dim=-1)
+    return 1 - (mean_unit.float() * F.normalize(hidden_states.float(), dim=-1)).sum(dim=-1)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Queries in order of falling sensitivity.
+    """Queries in order of decreasing sensitivity.
 
     Attributes:
         order: indices of the queries, best first.
@@ -77,6 +72,7 @@ def rank(scores: Tensor, keep_percent: int) -> Ranking:
 def accumulate(
     batches: Iterable[tuple[Sequence[int], Tensor]], total: Tensor, blocks: range
 ) -> None:
-    """Add the unit vectors of all batches of states to `total` `[N, len(blocks), d]`."""
-    for rows, states in batches:
-        add_unit_vectors(total, states[:, blocks.start : blocks.stop], rows)
+    """Add the unit vectors of the hidden states in all batches to `total` `[N, len(blocks), d]`."""
+    for rows, hidden_states in batches:
+        chosen = hidden_states[:, blocks.start : blocks.stop].float()
+        total[list(rows)] += F.normalize(chosen, dim=-1)

@@ -1,4 +1,4 @@
-"""What several stages do: find the base model, load it on the chosen device."""
+"""Shared steps of the stages: find the base model and load it on the chosen device."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..sources import base_model
 
 
 def base_directory(context: StageContext) -> Path:
-    """Local directory of the base model, fetched or converted on first use."""
+    """Return the local directory of the base model, fetched or converted on first use."""
     source = context.spec.base_model
     return base_model.resolve(
         source.uri,
@@ -25,24 +25,24 @@ def base_directory(context: StageContext) -> Path:
 
 
 def hub_revision(uri: str, revision: str | None) -> str | None:
-    """The revision to ask the hub for; for other sources it is a label of the content only."""
+    """Return the revision to ask the Hub for; for other sources it only labels the content."""
     return revision if uri.startswith("hf://") else None
 
 
 def chosen_compute(context: StageContext) -> Compute:
-    """Device and number format by the spec and the hardware."""
+    """Return the device and number format that spec and hardware ask for."""
     return resolve(context.spec.compute.device, context.spec.compute.dtype)
 
 
 def load_base(context: StageContext) -> tuple[Any, Any, Compute]:
-    """The frozen base model, its tokenizer, and where it runs."""
+    """Return the frozen base model, its tokenizer, and where it runs."""
     compute = chosen_compute(context)
     model, tokenizer = load(base_directory(context), compute)
     return model, tokenizer, compute
 
 
 def environment(compute: Compute) -> dict[str, JsonValue]:
-    """What the manifest records of the machine."""
+    """Return what the stage's manifest records of the machine."""
     return {
         "device": str(compute.device),
         "dtype": compute.dtype_name,

@@ -1,4 +1,4 @@
-"""Progress, periodic checkpoints and interruption of a training loop within a stage."""
+"""Progress, interruption and resume state of long work within a stage."""
 
 import tempfile
 import time
@@ -6,32 +6,69 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..pipeline.context import StageContext
-from ..training.trainer import Loop
+from ..training.trainer import Trainer
 
 SAVE_SECONDS = 120.0
 
 
-class StageControl:
-    """Draws the stage's progress and keeps its checkpoints in the store.
+class StageProgress:
+    """The stage's progress; `advance` also stops the stage when that was requested."""
 
-    A checkpoint is saved every two minutes and when a stop is requested.
+    def __init__(self, context: StageContext, prefix: str = "") -> None:
+        self._context = context
+        self._prefix = prefix
+
+    def begin(self, what: str, total: int) -> None:
+        """Start a part, its name after the prefix."""
+        self._context.progress.begin(self._prefix + what, total)
+
+    def advance(self, count: int = 1) -> None:
+        """Report `count` more finished units.
+
+        Raises:
+            StageInterruptedError: a stop was requested.
+        """
+        self._context.advance(count)
+
+    def note(self, message: str) -> None:
+        """Pass the message on."""
+        self._context.progress.note(message)
+
+
+class StageControl:
+    """A training run's control that keeps its resume state in the store.
+
+    The state is saved every two minutes and when a stop is requested.
     """
 
     def __init__(self, context: StageContext) -> None:
         self._context = context
         self._saved = time.monotonic()
 
+    def resume(self, trainer: Trainer) -> bool:
+        """Load the newest saved state; one that doesn't fit is reported and ignored."""
+        directory = self._context.load_state()
+        if directory is None:
+            return False
+        try:
+            trainer.load_state(directory)
+        except (ValueError, OSError) as error:
+            self._context.progress.note(f"starting over: the saved state can't be used ({error})")
+            return False
+        self._context.progress.note(f"resuming after step {trainer.step} of {trainer.config.steps}")
+        return True
+
     def step_done(self) -> None:
-        """Advance the progress by one step."""
+        """Report one finished step; a stop waits until the state is saved."""
         self._context.progress.advance()
 
     @property
     def save_due(self) -> bool:
-        """Whether two minutes have passed or a stop is requested."""
+        """Whether two minutes have passed or a stop was requested."""
         return self._context.stop.requested or time.monotonic() - self._saved >= SAVE_SECONDS
 
-    def checkpoint(self, write: Callable[[Path], None]) -> None:
-        """Save the state.
+    def save_state(self, write: Callable[[Path], None]) -> None:
+        """Save the state in the store.
 
         Raises:
             StageInterruptedError: a stop was requested; the state is saved.
@@ -41,16 +78,3 @@ class StageControl:
             self._context.save_state(Path(directory))
         self._saved = time.monotonic()
         self._context.stop.check()
-
-
-def resume(context: StageContext, loop: Loop) -> None:
-    """Go on from the stage's newest checkpoint; one that doesn't fit is ignored and said so."""
-    directory = context.load_state()
-    if directory is None:
-        return
-    try:
-        loop.read(directory)
-    except (ValueError, OSError) as error:
-        context.progress.note(f"the checkpoint can't be used ({error}): starting over")
-        return
-    context.progress.note(f"going on after step {loop.step} of {loop.settings.steps}")

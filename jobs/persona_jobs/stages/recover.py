@@ -1,7 +1,7 @@
 """recover: refit and fine-tune the kept `down_proj` columns.
 
 Writes `recovered.safetensors` with `layers.<i>.down.weight` `[hidden, width]` in the base
-model's stored number format, and `curve.jsonl`. Everything else of the cut model is the base
+model's stored number format, and `curve.jsonl`. All other weights of the sliced model are the base
 model's.
 """
 
@@ -14,62 +14,47 @@ from ..models import mask_file
 from ..models.families import ffn_layers
 from ..models.slicing import sliced_copy
 from ..pipeline.context import StageContext, StageOutcome
-from ..recovery.recover import RecoveryHooks, recover
-from ..training.trainer import Loop
+from ..recovery.recover import recover
 from .common import environment, load_base
-from .control import StageControl, resume
-from .recovery_settings import recovery_data, recovery_settings
+from .control import StageControl, StageProgress
+from .recovery_settings import recovery_config, recovery_data
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Make the stage's files."""
+    """Write the stage's files."""
     started = time.monotonic()
     dense, tokenizer, compute = load_base(context)
     mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
-    layers = ffn_layers(dense)
-    mask_file.check_fits(mask, n_layers=len(layers), d_ff=layers[0].width)
-    pruned = sliced_copy(dense, mask.bits, scales=mask.scales)
+    mask_file.check_fits(mask, dense)
+    sliced = sliced_copy(dense, mask.bits, scales=mask.scales)
     data = recovery_data(context, tokenizer)
-
-    def advance(count: int) -> None:
-        context.progress.advance(count)
-        context.stop.check()
-
-    def resumed(loop: Loop) -> bool:
-        resume(context, loop)
-        return loop.step > 0
-
-    loop = recover(
+    trainer = recover(
         dense,
-        pruned,
+        sliced,
         data,
-        recovery_settings(context.spec),
+        recovery_config(context.spec),
         scratch=context.scratch,
-        hooks=RecoveryHooks(
-            begin=context.progress.begin,
-            advance=advance,
-            resume=resumed,
-            control=StageControl(context),
-        ),
+        progress=StageProgress(context),
+        control=StageControl(context),
     )
     save_file(
         {
             f"layers.{layer.index}.down.weight": layer.down.weight.detach().cpu().contiguous()
-            for layer in ffn_layers(pruned)
+            for layer in ffn_layers(sliced)
         },
         context.output / "recovered.safetensors",
     )
-    curve = loop.curve if loop is not None else []
+    curve = trainer.curve if trainer is not None else []
     write_jsonl(context.output / "curve.jsonl", curve)
     return StageOutcome(
         metrics={
             "refit": context.spec.recovery.refit.enabled,
-            "fineTuneSteps": loop.step if loop is not None else 0,
-            "bestStep": loop.best_step if loop is not None else None,
+            "fineTuneSteps": trainer.step if trainer is not None else 0,
+            "bestStep": trainer.best_step if trainer is not None else None,
             "validationLossStart": curve[0].validation_loss if curve else None,
-            "validationLoss": loop.best_loss if loop is not None else None,
-            "trainExamples": len(data.train),
-            "genericExamples": len(data.generic_train),
+            "validationLoss": trainer.best_loss if trainer is not None else None,
+            "trainExamples": len(data.persona.train),
+            "genericExamples": len(data.generic.train),
         },
         timings={"recover": time.monotonic() - started},
         environment=environment(compute),

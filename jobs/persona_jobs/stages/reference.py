@@ -1,4 +1,4 @@
-"""reference: hidden states of all queries under the reference personas. Independent of the target.
+"""reference: hidden states of all queries under the reference personas; the target plays no role.
 
 Writes `queries.jsonl`, `personas.jsonl` and `reference.safetensors` with `mean_unit`
 `[N, B, d]` float32 (see `scoring.sensitivity`).
@@ -11,8 +11,8 @@ from ..dataset import ReferencePersona, write_jsonl
 from ..errors import InputError
 from ..models.families import blocks
 from ..pipeline.context import StageContext, StageOutcome
+from ..scoring.last_token import last_token_hidden_states
 from ..scoring.sensitivity import accumulate, block_range
-from ..scoring.states import last_token_states
 from ..sources import instructions, personas
 from .common import environment, hub_revision, load_base
 
@@ -20,7 +20,7 @@ MINIMUM_QUERIES = 20
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Make the stage's files."""
+    """Write the stage's files."""
     source = context.spec.instructions
     columns = source.columns
     loaded = instructions.load(
@@ -41,8 +41,10 @@ def run(context: StageContext) -> StageOutcome:
     context.progress.begin("reference personas x queries", len(references) * len(queries))
     texts = [query.query for query in queries]
     for persona in references:
-        states = last_token_states(model, tokenizer, persona.text, texts, on_rows=context.advance)
-        accumulate(states, total, chosen)
+        batches = last_token_hidden_states(
+            model, tokenizer, persona.text, texts, on_rows=context.advance
+        )
+        accumulate(batches, total, chosen)
     save_file(
         {"mean_unit": (total / len(references)).contiguous()},
         context.output / "reference.safetensors",
@@ -73,7 +75,7 @@ def _block_range(context: StageContext, count: int) -> range:
         return block_range(count, scoring.first_block, scoring.last_block)
     except ValueError as error:
         raise InputError(
-            f"asks for {error}",
+            f"the spec asks to compare {error}",
             hint="Leave firstBlock and lastBlock out to compare all blocks",
             subject="spec.scoring",
         ) from None

@@ -11,13 +11,13 @@ from ..dataset import Instruction, ScoredQuery, read_jsonl, write_jsonl
 from ..errors import CorruptArtifactError
 from ..models.families import blocks
 from ..pipeline.context import StageContext, StageOutcome
+from ..scoring.last_token import last_token_hidden_states
 from ..scoring.sensitivity import block_range, block_scores, rank
-from ..scoring.states import last_token_states
 from .common import environment, load_base
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Make the stage's files."""
+    """Write the stage's files."""
     spec = context.spec
     queries = read_jsonl(context.input_file("reference", "queries.jsonl"), Instruction)
     mean_unit = load_file(context.input_file("reference", "reference.safetensors"))["mean_unit"]
@@ -25,17 +25,17 @@ def run(context: StageContext) -> StageOutcome:
     chosen = block_range(len(blocks(model)), spec.scoring.first_block, spec.scoring.last_block)
     if mean_unit.shape != (len(queries), len(chosen), model.config.hidden_size):
         raise CorruptArtifactError(
-            f"reference states have shape {list(mean_unit.shape)}, which doesn't fit the model",
+            f"the reference hidden states of shape {list(mean_unit.shape)} don't fit the model",
             hint="Delete the reference stage's folder in the store and run again",
         )
     context.progress.begin("queries", len(queries))
 
     scores = torch.zeros(mean_unit.shape[:2])
     texts = [query.query for query in queries]
-    for rows, states in last_token_states(
+    for rows, hidden_states in last_token_hidden_states(
         model, tokenizer, context.persona_text, texts, on_rows=context.advance
     ):
-        scores[rows] = block_scores(mean_unit[rows], states[:, chosen.start : chosen.stop])
+        scores[rows] = block_scores(mean_unit[rows], hidden_states[:, chosen.start : chosen.stop])
     ranking = rank(scores, spec.scoring.keep_percent)
     write_jsonl(
         context.output / "queries.jsonl",

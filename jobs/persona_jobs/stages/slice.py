@@ -1,6 +1,6 @@
-"""slice: cut the channels and write a plain Hugging Face checkpoint.
+"""slice: prune the model's channels and write a plain Hugging Face checkpoint.
 
-The base model's weights are cut in their stored number format, so what is kept is byte for byte
+The base model's weights are sliced in their stored number format, so what is kept is byte for byte
 the base model's, except the recovered `down_proj` columns. The persona's text becomes the chat
 template's default system message.
 """
@@ -24,7 +24,7 @@ from .common import base_directory
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Make the stage's files."""
+    """Write the stage's files."""
     directory = base_directory(context)
     compute = Compute(torch.device("cpu"), stored_dtype(directory), "as stored")
     context.progress.begin("parts", 3)
@@ -32,8 +32,7 @@ def run(context: StageContext) -> StageOutcome:
     dense_parameters = parameter_count(model)
     context.progress.advance()
     mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
-    layers = ffn_layers(model)
-    mask_file.check_fits(mask, n_layers=len(layers), d_ff=layers[0].width)
+    mask_file.check_fits(mask, model)
     slice_model(model, mask.bits, scales=mask.scales)
     if "recover" in context.planned.inputs:
         put_recovered(model, context.input_file("recover", "recovered.safetensors"))
@@ -45,7 +44,7 @@ def run(context: StageContext) -> StageOutcome:
     parameters = parameter_count(model)
     return StageOutcome(
         metrics={
-            "width": mask.width,
+            "width": mask.kept_channels,
             "parameters": parameters,
             "denseParameters": dense_parameters,
             "checkpointBytes": kept_bytes,
@@ -57,7 +56,7 @@ def run(context: StageContext) -> StageOutcome:
 
 
 def put_recovered(model: Any, path: Path) -> None:
-    """Put the recover stage's weights into the cut model.
+    """Put the recover stage's weights into the sliced model.
 
     Raises:
         CorruptArtifactError: they don't fit the model.
@@ -76,7 +75,7 @@ def put_recovered(model: Any, path: Path) -> None:
 
 
 def stored_dtype(directory: Path) -> torch.dtype:
-    """Number format of a checkpoint's weights, from the headers of its safetensors files."""
+    """Return the number format of a checkpoint's weights, from its safetensors headers."""
     from safetensors import safe_open
 
     names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

@@ -1,1 +1,1 @@
-"""What mask learning and fine-tuning share: batches, losses, schedule, early stop, checkpoints."""
+"""What mask learning and fine-tuning share: batches, losses, schedule, trainer, resume state."""

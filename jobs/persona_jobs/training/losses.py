@@ -1,12 +1,14 @@
-"""Losses on answer tokens, from final hidden states.
+"""Losses on answer tokens, from final hidden states, a bounded number of positions at a time.
 
-The dense model's reference is kept as final hidden states, `d` numbers a token, rather than as
-log-probabilities, one number a token and vocabulary entry: the head turns one into the other with
-one matrix product, and a data set fits into memory (SmolLM2: 85 times less).
+A forward pass ends with final hidden states; the language-model head turns them into logits in
+chunks of positions, so memory never grows with batch x vocabulary. For the same reason the dense
+model's reference is kept as hidden states, `d` numbers per token, rather than as
+log-probabilities, one number per token and vocabulary entry: one matrix product turns one into the
+other, and a data set fits into memory (SmolLM2: 85 times less).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,76 +21,91 @@ Head = Callable[[Tensor], Tensor]
 CHUNK_POSITIONS = 512
 
 
+def chunks(count: int) -> Iterator[slice]:
+    """Yield slices of at most `CHUNK_POSITIONS` positions that cover `count` positions."""
+    for start in range(0, count, CHUNK_POSITIONS):
+        yield slice(start, min(count, start + CHUNK_POSITIONS))
+
+
+def logits(model: Any, hidden_states: Tensor) -> Tensor:
+    """Return the model's logits `[n, vocabulary]` of final hidden states `[n, d]`, in float32."""
+    return _logits(model.get_output_embeddings(), hidden_states)
+
+
 def answer_loss(
     head: Head,
-    hidden: Tensor,
-    targets: Tensor,
-    dense_hidden: Tensor | None,
+    hidden_states: Tensor,
+    labels: Tensor,
+    dense_hidden_states: Tensor | None,
     objective: Objective,
 ) -> Tensor:
-    """Sum over positions of the loss on the next token, in nats, float32.
+    """Return the loss on the next token, in nats, summed over positions, float32.
 
     Args:
         head: maps hidden states `[n, d]` to logits `[n, vocabulary]`.
-        hidden: final hidden states `[n, d]` of the model at the positions before answer tokens.
-        targets: the answer tokens `[n]`.
-        dense_hidden: the dense model's final hidden states `[n, d]`; needed for KL and Sum.
+        hidden_states: the model's final hidden states `[n, d]` before each answer token.
+        labels: the answer tokens `[n]`.
+        dense_hidden_states: the dense model's, `[n, d]`; needed for KL and Sum.
         objective: KL(dense || model), cross-entropy, or their sum.
     """
-    log_q = F.log_softmax(head(hidden).float(), dim=-1)
-    loss = hidden.new_zeros((), dtype=torch.float32)
+    log_q = F.log_softmax(_logits(head, hidden_states), dim=-1)
+    loss = hidden_states.new_zeros((), dtype=torch.float32)
     if objective != "KL":
-        loss = loss + F.nll_loss(log_q, targets, reduction="sum")
+        loss = loss + F.nll_loss(log_q, labels, reduction="sum")
     if objective != "CrossEntropy":
-        if dense_hidden is None:
+        if dense_hidden_states is None:
             raise ValueError("KL needs the dense model's hidden states")
         with torch.no_grad():
-            log_p = F.log_softmax(head(dense_hidden).float(), dim=-1)
+            log_p = F.log_softmax(_logits(head, dense_hidden_states), dim=-1)
         loss = loss + F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     return loss
 
 
-def _chunks(
-    hidden: Tensor, targets: Tensor, dense_hidden: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    for start in range(0, hidden.shape[0], CHUNK_POSITIONS):
-        part = slice(start, start + CHUNK_POSITIONS)
-        yield hidden[part], targets[part], None if dense_hidden is None else dense_hidden[part]
-
-
 def answer_loss_value(
     head: Head,
-    hidden: Tensor,
-    targets: Tensor,
-    dense_hidden: Tensor | None,
+    hidden_states: Tensor,
+    labels: Tensor,
+    dense_hidden_states: Tensor | None,
     objective: Objective,
 ) -> float:
-    """`answer_loss` without a gradient, in chunks of positions."""
+    """Return `answer_loss` without a gradient, computed in chunks of positions."""
     with torch.no_grad():
         return sum(
-            float(answer_loss(head, h, t, d, objective))
-            for h, t, d in _chunks(hidden, targets, dense_hidden)
+            float(answer_loss(head, *part, objective))
+            for part in _parts(hidden_states, labels, dense_hidden_states)
         )
 
 
 def backward_answer_loss(
     head: Head,
-    hidden: Tensor,
-    targets: Tensor,
-    dense_hidden: Tensor | None,
+    hidden_states: Tensor,
+    labels: Tensor,
+    dense_hidden_states: Tensor | None,
     objective: Objective,
     scale: float,
 ) -> float:
-    """Back-propagate `scale * answer_loss` through `hidden` and return the unscaled loss.
+    """Back-propagate `scale * answer_loss` through `hidden_states` and return the unscaled loss.
 
-    The head's part is done in chunks of positions, so that the logits of one chunk at a time are
-    in memory; the gradient is the same.
+    The head runs forward and backward on one chunk of positions at a time, so that only one
+    chunk's logits are in memory; the gradient is the same.
     """
-    leaf = hidden.detach().requires_grad_(True)
+    leaf = hidden_states.detach().requires_grad_(True)
     total = 0.0
-    for h, t, d in _chunks(leaf, targets, dense_hidden):
-        loss = answer_loss(head, h, t, d, objective)
+    for part in _parts(leaf, labels, dense_hidden_states):
+        loss = answer_loss(head, *part, objective)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
-    hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]
+    hidden_states.backward(leaf.grad)  # type: ignore[no-untyped-call]
     return total
+
+
+def _logits(head: Head, hidden_states: Tensor) -> Tensor:
+    return head(hidden_states).float()
+
+
+def _parts(
+    hidden_states: Tensor, labels: Tensor, dense_hidden_states: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    for part in chunks(len(labels)):
+        dense = None if dense_hidden_states is None else dense_hidden_states[part]
+        yield hidden_states[part], labels[part], dense

@@ -7,71 +7,66 @@ goes through the prefix once. That is exactly the gradient of the plain batch.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..models.batching import length_sorted_batches
-from ..models.prefix import ForwardOutput, PrefixCache, PrefixGraph, forward_rests, run_prefix
+from ..models.prefix import ForwardOutput, PrefixCache, PrefixGraph, forward_suffixes, run_prefix
 from .losses import Objective, answer_loss_value, backward_answer_loss
 from .tokens import TokenizedSet
 
-EVALUATION_TOKENS = 2048
 Masking = Callable[[], AbstractContextManager[Any]]
 
 
-def answer_hidden(
+def answer_hidden_states(
     model: Any, prefix: PrefixCache, data: TokenizedSet, rows: Sequence[int]
 ) -> ForwardOutput:
-    """Final hidden states at the positions before answer tokens, row after row."""
-    return forward_rests(
+    """Return the final hidden states at the positions before answer tokens, row after row."""
+    return forward_suffixes(
         model,
         prefix,
-        [data.rests[row] for row in rows],
+        [data.suffixes[row] for row in rows],
         positions=[data.positions[row] for row in rows],
-        logits=False,
     )
 
 
-def targets_of(data: TokenizedSet, rows: Iterable[int], device: torch.device) -> Tensor:
-    """Answer tokens of the rows, one after the other, `[n]`."""
-    return torch.tensor([t for row in rows for t in data.targets[row]], device=device)
+def labels_of(data: TokenizedSet, rows: Iterable[int], device: torch.device) -> Tensor:
+    """Return the answer tokens of the rows, one after the other, `[n]`."""
+    return torch.tensor([label for row in rows for label in data.labels[row]], device=device)
 
 
-def dense_references(
-    model: Any, data: TokenizedSet, *, on_rows: Callable[[int], None] = lambda _rows: None
-) -> list[Tensor]:
-    """The model's final hidden states before each answer token: per row `[n_i, hidden]`.
+def with_dense_hidden_states(
+    dense: Any, data: TokenizedSet, *, on_rows: Callable[[int], None] = lambda _rows: None
+) -> TokenizedSet:
+    """Return the set with the dense model's final hidden states before each answer token.
 
-    Computed once and kept; the head turns them into log-probabilities when they are needed.
+    They are computed once and kept; the head turns them into log-probabilities when needed.
     """
-    references: list[Tensor] = [torch.empty(0)] * len(data)
+    kept: list[Tensor] = [torch.empty(0)] * len(data)
     with torch.no_grad():
-        prefix = run_prefix(model, data.prefix)
-        lengths = [len(rest) for rest in data.rests]
-        for rows in length_sorted_batches(lengths, max_tokens=EVALUATION_TOKENS):
-            output = answer_hidden(model, prefix, data, rows)
-            for row, states in zip(rows, torch.split(output.hidden, output.counts), strict=True):
-                references[row] = states.clone()
+        prefix = run_prefix(dense, data.prefix)
+        for rows in data.batches():
+            output = answer_hidden_states(dense, prefix, data, rows)
+            by_row = torch.split(output.hidden_states, output.counts)
+            for row, hidden_states in zip(rows, by_row, strict=True):
+                kept[row] = hidden_states.clone()
             on_rows(len(rows))
-    return references
+    return replace(data, dense_hidden_states=kept)
 
 
-def mean_answer_loss(
-    model: Any, data: TokenizedSet, references: Sequence[Tensor] | None, objective: Objective
-) -> float:
-    """Mean loss an answer token over the whole set, in nats, without gradients."""
+def mean_answer_loss(model: Any, data: TokenizedSet, objective: Objective) -> float:
+    """Return the mean loss per answer token over the whole set, in nats, without gradients."""
     total = 0.0
     head = model.get_output_embeddings()
     with torch.no_grad():
         prefix = run_prefix(model, data.prefix)
-        lengths = [len(rest) for rest in data.rests]
-        for rows in length_sorted_batches(lengths, max_tokens=EVALUATION_TOKENS):
-            hidden = answer_hidden(model, prefix, data, rows).hidden
-            dense = None if references is None else torch.cat([references[row] for row in rows])
-            targets = targets_of(data, rows, hidden.device)
-            total += answer_loss_value(head, hidden, targets, dense, objective)
+        for rows in data.batches():
+            hidden_states = answer_hidden_states(model, prefix, data, rows).hidden_states
+            labels = labels_of(data, rows, hidden_states.device)
+            dense = data.dense_hidden_states_of(rows)
+            total += answer_loss_value(head, hidden_states, labels, dense, objective)
     return total / max(1, data.answer_tokens(range(len(data))))
 
 
@@ -79,7 +74,6 @@ def accumulate_gradient(
     model: Any,
     data: TokenizedSet,
     rows: Sequence[int],
-    references: Sequence[Tensor] | None,
     objective: Objective,
     *,
     micro_batch_size: int,
@@ -89,29 +83,28 @@ def accumulate_gradient(
     """Add the gradient of `scale` times the summed answer loss of the rows to the leaves.
 
     Args:
-        model: the model; what requires grad (mask scores, weights) is up to the caller.
-        data: the set.
+        model: the model; the caller decides what requires a gradient (mask scores, weights).
+        data: the set; KL and Sum need its dense hidden states.
         rows: the step's rows of it.
-        references: from `dense_references`; needed for KL and Sum.
         objective: the loss.
-        micro_batch_size: rows in one forward pass; the gradient does not depend on it.
+        micro_batch_size: rows per forward pass; the gradient does not depend on it.
         scale: factor, usually 1 / answer tokens of the step.
         masking: makes the context in which forward passes run (`models.masking.masked`).
 
     Returns:
-        the unscaled summed loss.
+        The unscaled summed loss.
     """
     with masking():
         prefix = PrefixGraph(model, data.prefix)
     total = 0.0
-    by_length = sorted(rows, key=lambda row: len(data.rests[row]))
+    by_length = sorted(rows, key=lambda row: len(data.suffixes[row]))
     head = model.get_output_embeddings()
     for start in range(0, len(by_length), micro_batch_size):
         part = by_length[start : start + micro_batch_size]
         with masking():
-            hidden = answer_hidden(model, prefix.cache, data, part).hidden
-        dense = None if references is None else torch.cat([references[row] for row in part])
-        targets = targets_of(data, part, hidden.device)
-        total += backward_answer_loss(head, hidden, targets, dense, objective, scale)
+            hidden_states = answer_hidden_states(model, prefix.cache, data, part).hidden_states
+        labels = labels_of(data, part, hidden_states.device)
+        dense = data.dense_hidden_states_of(part)
+        total += backward_answer_loss(head, hidden_states, labels, dense, objective, scale)
     prefix.backward()
     return total

@@ -1,7 +1,7 @@
-"""The training loop shared by mask learning and fine-tuning: Adam, cosine, early stop, resume.
+"""The training loop of mask learning and fine-tuning: Adam, cosine schedule, early stop, resume.
 
-All randomness is a function of the seed and the step, and the checkpoint holds everything else, so
-a run that was stopped and resumed ends with the same numbers as one that was not.
+All randomness is a function of the seed and the step, and the saved state holds everything else,
+so a run that was stopped and resumed ends with the same numbers as one that was not.
 """
 
 import json
@@ -16,58 +16,70 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..dataset import CurvePoint
-from .schedule import EarlyStop, cosine
+from .schedule import EarlyStopping, cosine_learning_rate
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "state.safetensors"
+BETA1 = 0.9
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """Settings of a run.
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Hyperparameters of a run.
 
     Attributes:
         steps: optimizer steps at most.
-        learning_rate: Adam's peak step size.
-        beta1: Adam's first-moment decay.
+        batch_size: conversations per step.
+        micro_batch_size: conversations per forward pass; does not change the result.
+        learning_rate: Adam's peak learning rate.
         beta2: Adam's second-moment decay.
+        warmup: steps of linear warm-up.
         evaluate_every: steps between evaluations of the held-out loss.
         patience: evaluations without improvement after which to stop.
-        warmup: steps of linear warm-up.
+        seed: decides the batches.
     """
 
     steps: int
+    batch_size: int
+    micro_batch_size: int
     learning_rate: float
-    beta1: float = 0.9
-    beta2: float = 0.98
-    evaluate_every: int = 10
-    patience: int = 5
+    beta2: float
     warmup: int = 0
+    evaluate_every: int
+    patience: int
+    seed: int
 
 
 class Control(Protocol):
-    """Progress and interruption of a run, as its caller wants them."""
+    """Interruption and resume state of a run, as its caller wants them."""
+
+    def resume(self, trainer: "Trainer") -> bool:
+        """Load the newest saved state into the trainer; returns whether there was one."""
 
     def step_done(self) -> None:
-        """Called after every step."""
+        """Take note that one more step is done."""
 
     @property
     def save_due(self) -> bool:
         """Whether the state is to be saved now."""
 
-    def checkpoint(self, write: Callable[[Path], None]) -> None:
+    def save_state(self, write: Callable[[Path], None]) -> None:
         """Save the state with `write(directory)`; raises if the run is to stop."""
 
 
 class NoControl:
-    """Runs to the end without checkpoints."""
+    """A control that runs to the end and saves nothing."""
 
     save_due = False
+
+    def resume(self, trainer: "Trainer") -> bool:
+        """Start from the beginning."""
+        return False
 
     def step_done(self) -> None:
         """Ignore it."""
 
-    def checkpoint(self, write: Callable[[Path], None]) -> None:
+    def save_state(self, write: Callable[[Path], None]) -> None:
         """Ignore it."""
 
 
@@ -80,29 +92,29 @@ class _Scalars(BaseModel):
 
 
 @dataclass
-class Loop:
+class Trainer:
     """A resumable run over named parameters.
 
     Attributes:
         parameters: leaf tensors that are trained, in float32.
-        settings: the run's settings.
+        config: the run's hyperparameters.
         curve: losses so far.
         best: copy of the parameters at the lowest held-out loss.
         step: finished steps.
     """
 
     parameters: dict[str, Tensor]
-    settings: LoopSettings
+    config: TrainingConfig
     curve: list[CurvePoint] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
 
     def __post_init__(self) -> None:
-        self._stop = EarlyStop(self.settings.patience)
+        self._early_stopping = EarlyStopping(self.config.patience)
         self._optimizer = torch.optim.Adam(
             list(self.parameters.values()),
-            lr=self.settings.learning_rate,
-            betas=(self.settings.beta1, self.settings.beta2),
+            lr=self.config.learning_rate,
+            betas=(BETA1, self.config.beta2),
         )
         for parameter in self.parameters.values():
             # Made here rather than at the first step, so that fresh and resumed runs agree.
@@ -115,65 +127,66 @@ class Loop:
     @property
     def best_step(self) -> int:
         """Step of the lowest held-out loss."""
-        return self._stop.best_step
+        return self._early_stopping.best_step
 
     @property
     def best_loss(self) -> float:
         """Lowest held-out loss."""
-        return self._stop.best
+        return self._early_stopping.best_loss
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done or patience has run out."""
-        return self.step >= self.settings.steps or self._stop.exhausted
+        """Whether all steps are done or the held-out loss has stopped improving."""
+        return self.step >= self.config.steps or self._early_stopping.should_stop
 
     def run(
         self,
         gradient: Callable[[int], float],
-        held_out: Callable[[], float],
-        control: Control | None = None,
+        held_out_loss: Callable[[], float],
+        control: Control,
     ) -> None:
-        """Run to the end, or until `control.checkpoint` raises.
+        """Train to the end, or until `control.save_state` raises.
 
         Args:
-            gradient: adds the gradient of the given step to the parameters and returns its mean
-                loss.
-            held_out: the held-out loss of the parameters as they are.
+            gradient: adds the gradient of the given step to the parameters and returns the step's
+                mean loss.
+            held_out_loss: returns the held-out loss of the parameters as they are.
             control: progress and interruption.
         """
-        control = control or NoControl()
+        config = self.config
         if not self.curve:
-            self._record(CurvePoint(step=0, validation_loss=held_out()))
-        settings = self.settings
+            self._record(CurvePoint(step=0, validation_loss=held_out_loss()))
         while not self.finished:
-            rate = cosine(self.step, settings.steps, settings.learning_rate, warmup=settings.warmup)
-            self._optimizer.param_groups[0]["lr"] = rate
+            learning_rate = cosine_learning_rate(
+                self.step, config.steps, config.learning_rate, warmup=config.warmup
+            )
+            self._optimizer.param_groups[0]["lr"] = learning_rate
             self._optimizer.zero_grad(set_to_none=True)
             loss = gradient(self.step)
             self._optimizer.step()
             self.step += 1
-            due = self.step % settings.evaluate_every == 0 or self.step == settings.steps
+            due = self.step % config.evaluate_every == 0 or self.step == config.steps
             self._record(
                 CurvePoint(
                     step=self.step,
                     train_loss=loss,
-                    validation_loss=held_out() if due else None,
-                    learning_rate=rate,
+                    validation_loss=held_out_loss() if due else None,
+                    learning_rate=learning_rate,
                 )
             )
             control.step_done()
             if not self.finished and control.save_due:
-                control.checkpoint(self.write)
+                control.save_state(self.save_state)
 
     def _record(self, point: CurvePoint) -> None:
         self.curve.append(point)
-        if point.validation_loss is not None and self._stop.update(
+        if point.validation_loss is not None and self._early_stopping.update(
             point.validation_loss, point.step
         ):
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
 
-    def write(self, directory: Path) -> None:
-        """Write the state into `directory`."""
+    def save_state(self, directory: Path) -> None:
+        """Write everything that a resumed run needs into `directory`."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             state = self._optimizer.state[parameter]
@@ -184,15 +197,15 @@ class Loop:
         save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, directory / TENSORS_FILE)
         scalars = _Scalars(
             step=self.step,
-            best=self._stop.best,
-            best_step=self._stop.best_step,
-            waited=self._stop.waited,
+            best=self._early_stopping.best_loss,
+            best_step=self._early_stopping.best_step,
+            waited=self._early_stopping.evaluations_since_best,
             curve=self.curve,
         )
         (directory / STATE_FILE).write_text(json.dumps(scalars.model_dump()), encoding="utf-8")
 
-    def read(self, directory: Path) -> None:
-        """Go on from a state that `write` wrote.
+    def load_state(self, directory: Path) -> None:
+        """Resume from a state that `save_state` wrote.
 
         Raises:
             ValueError: the state does not fit these parameters.
@@ -200,19 +213,19 @@ class Loop:
         scalars = _Scalars.model_validate_json((directory / STATE_FILE).read_text("utf-8"))
         tensors = load_file(directory / TENSORS_FILE)
         for name, parameter in self.parameters.items():
+            for part in ("parameter", "best", "exp_avg", "exp_avg_sq"):
+                stored = tensors.get(f"{part}/{name}")
+                if stored is None or stored.shape != parameter.shape:
+                    raise ValueError(f"the saved state doesn't fit parameter {name}")
+        for name, parameter in self.parameters.items():
             state = self._optimizer.state[parameter]
-            stored = {
-                part: tensors.get(f"{part}/{name}")
-                for part in ("parameter", "best", "exp_avg", "exp_avg_sq")
-            }
-            if any(t is None or t.shape != parameter.shape for t in stored.values()):
-                raise ValueError(f"the checkpoint doesn't fit parameter {name}")
             with torch.no_grad():
-                parameter.copy_(stored["parameter"])
-                state["exp_avg"].copy_(stored["exp_avg"])
-                state["exp_avg_sq"].copy_(stored["exp_avg_sq"])
+                parameter.copy_(tensors[f"parameter/{name}"])
+                state["exp_avg"].copy_(tensors[f"exp_avg/{name}"])
+                state["exp_avg_sq"].copy_(tensors[f"exp_avg_sq/{name}"])
                 state["step"].fill_(scalars.step)
-            self.best[name] = stored["best"].to(parameter.device)
+            self.best[name] = tensors[f"best/{name}"].to(parameter.device)
         self.step, self.curve = scalars.step, scalars.curve
-        self._stop.best, self._stop.best_step = scalars.best, scalars.best_step
-        self._stop.waited = scalars.waited
+        self._early_stopping.best_loss = scalars.best
+        self._early_stopping.best_step = scalars.best_step
+        self._early_stopping.evaluations_since_best = scalars.waited

@@ -31,7 +31,7 @@ def _plain(model: torch.nn.Module, data: TokenizedSet) -> torch.Tensor:
                     model(torch.tensor([[*data.prefix, *rest]])).logits[0, -len(answer) - 1 : -1],
                     dim=-1,
                 )
-                for rest, answer in zip(data.rests, data.targets, strict=True)
+                for rest, answer in zip(data.suffixes, data.labels, strict=True)
             ]
         )
 
@@ -40,7 +40,7 @@ def test_losses_equal_the_plain_computation(data: TokenizedSet):
     dense, other = tiny_model(seed=0), tiny_model(seed=1)
     ours_dense, ours = held_out_losses(dense, {"other": other}, data)
     log_p, log_q = _plain(dense, data), _plain(other, data)
-    targets = torch.tensor([token for answer in data.targets for token in answer])
+    targets = torch.tensor([token for answer in data.labels for token in answer])
     assert ours_dense.tokens == ours["other"].tokens == len(targets)
     assert ours_dense.cross_entropy == pytest.approx(float(F.nll_loss(log_p, targets)), abs=1e-4)
     assert ours_dense.kl == 0.0
@@ -53,8 +53,8 @@ def test_losses_equal_the_plain_computation(data: TokenizedSet):
 def test_losses_don_t_depend_on_batches(data: TokenizedSet, monkeypatch: pytest.MonkeyPatch):
     dense, other = tiny_model(seed=0), tiny_model(seed=1)
     _, together = held_out_losses(dense, {"other": other}, data)
-    monkeypatch.setattr("persona_jobs.training.logits.CHUNK_POSITIONS", 5)
-    monkeypatch.setattr("persona_jobs.evaluation.losses.EVALUATION_TOKENS", 1)
+    monkeypatch.setattr("persona_jobs.training.losses.CHUNK_POSITIONS", 5)
+    monkeypatch.setattr("persona_jobs.training.tokens.MAX_BATCH_TOKENS", 1)
     done: list[int] = []
     _, apart = held_out_losses(dense, {"other": other}, data, on_rows=done.append)
     assert apart["other"].kl == pytest.approx(together["other"].kl, abs=1e-5)

@@ -67,7 +67,7 @@ def test_posteriors_equal_the_plain_computation(family: str):
 
 
 def test_log_probabilities_of_many_rows_equal_the_plain_ones(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("persona_jobs.training.logits.CHUNK_POSITIONS", 7)
+    monkeypatch.setattr("persona_jobs.training.losses.CHUNK_POSITIONS", 7)
     model = tiny_model()
     rows = answer_set([prompt(TARGET, a.query) for a in ANSWERS * 5], [a.ids for a in ANSWERS * 5])
     assert len(rows.prefix) > len(TARGET)

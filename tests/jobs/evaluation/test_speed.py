@@ -18,7 +18,7 @@ def test_models_alternate_and_run_in_their_context():
 
     models = {
         "a": Runnable(tiny_model(), lambda: marked("a")),
-        "b": Runnable(tiny_model(d_ff=32), lambda: marked("b")),
+        "b": Runnable(tiny_model(intermediate_size=32), lambda: marked("b")),
     }
     speeds = measure(models, min_rounds=3, max_rounds=3, prompt_tokens=16, decode_tokens=4)
     assert order == ["a", "b"] * 4  # the first pair warms up

@@ -12,47 +12,41 @@ from persona_jobs.mask_learning.learn import (
     MaskProblem,
     held_out_loss,
     learn,
-    mask_loop,
+    mask_trainer,
     score_gradient,
 )
 from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.topk import top_k_mask
-from persona_jobs.training.passes import dense_references
+from persona_jobs.training.distillation import DistillationDataset
 from persona_jobs.training.tokens import tokenize
-from persona_jobs.training.trainer import LoopSettings
 from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.training import training_config
 
 PERSONA = "You are a captain."
 QUERIES = ["Who are you?", "Sing.", "What is rum?", "Where do you live?", "Why so sad?", "Go!"]
 EXAMPLES = [Example.of(PERSONA, q, f"Aye, {q.lower()} Ask the sea.") for q in QUERIES]
 
 
-def make_problem(family="llama", objective="KL", width=32):
+def make_problem(family="llama", objective="KL", kept_channels=32):
     model, tokenizer = tiny_model(family), tiny_tokenizer()
-    train = tokenize(tokenizer, EXAMPLES[:4], max_tokens=500)
-    validation = tokenize(tokenizer, EXAMPLES[4:], max_tokens=500)
-    return MaskProblem(
-        model,
-        train,
-        validation,
-        dense_references(model, train),
-        dense_references(model, validation),
-        width,
-        objective,
+    data = DistillationDataset(
+        train=tokenize(tokenizer, EXAMPLES[:4], max_tokens=500),
+        validation=tokenize(tokenizer, EXAMPLES[4:], max_tokens=500),
     )
+    return MaskProblem(model, data.with_dense_hidden_states(model), kept_channels, objective)
 
 
 def start(problem):
-    return scores_from_rank(activation_rms(problem.model, problem.train))
+    return scores_from_rank(activation_rms(problem.model, problem.data.train))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activation_rms_equals_a_plain_pass(family):
     model, tokenizer = tiny_model(family), tiny_tokenizer()
     data = tokenize(tokenizer, EXAMPLES, max_tokens=500)
-    squares = [torch.zeros(layer.width) for layer in ffn_layers(model)]
+    squares = [torch.zeros(layer.intermediate_size) for layer in ffn_layers(model)]
     count = 0
-    for rest in data.rests:
+    for suffix in data.suffixes:
         seen = {}
         handles = [
             layer.down.register_forward_pre_hook(
@@ -60,12 +54,12 @@ def test_activation_rms_equals_a_plain_pass(family):
             )
             for layer in ffn_layers(model)
         ]
-        model(torch.tensor([data.prefix + rest]))
+        model(torch.tensor([data.prefix + suffix]))
         for handle in handles:
             handle.remove()
         for index, activation in seen.items():
             squares[index] += activation[len(data.prefix) :].square().sum(dim=0)
-        count += len(rest)
+        count += len(suffix)
     expected = torch.stack(squares).div(count).sqrt()
     assert torch.allclose(activation_rms(model, data), expected, atol=1e-5, rtol=1e-4)
 
@@ -94,11 +88,11 @@ def test_score_gradient_does_not_depend_on_micro_batches(objective):
 
 
 def test_score_gradient_is_the_masks_own_gradient():
-    """Straight through: d loss / d z equals d loss / d mask, also for channels that are cut."""
+    """Straight through: d loss / d z equals d loss / d mask, also for pruned channels."""
     problem = make_problem(objective="CrossEntropy")
     scores = start(problem).requires_grad_(True)
     loss = score_gradient(problem, scores, [0, 1], micro_batch_size=2)
-    mask = top_k_mask(scores, problem.width).float()
+    mask = top_k_mask(scores, problem.kept_channels).float()
     layer = int(scores.grad.abs().max(dim=1).values.argmax())
     channel = int(scores.grad[layer].abs().argmax())
 
@@ -110,15 +104,15 @@ def test_score_gradient_is_the_masks_own_gradient():
         total, count = 0.0, 0
         with masked(problem.model, changed), torch.no_grad():
             for row in (0, 1):
-                data = problem.train
-                logits = problem.model(torch.tensor([data.prefix + data.rests[row]])).logits[0]
+                data = problem.data.train
+                logits = problem.model(torch.tensor([data.prefix + data.suffixes[row]])).logits[0]
                 at = torch.tensor(data.positions[row]) + len(data.prefix)
                 total += float(
                     torch.nn.functional.cross_entropy(
-                        logits[at].double(), torch.tensor(data.targets[row]), reduction="sum"
+                        logits[at].double(), torch.tensor(data.labels[row]), reduction="sum"
                     )
                 )
-                count += len(data.targets[row])
+                count += len(data.labels[row])
         return total / count
 
     assert loss == pytest.approx(loss_at(float(mask[layer, channel])), rel=1e-4)
@@ -131,28 +125,28 @@ def test_score_gradient_is_the_masks_own_gradient():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_learning_lowers_the_loss_it_follows_and_touches_no_weight(family):
     problem = make_problem(family)
-    problem = replace(
-        problem, validation=problem.train, validation_references=problem.train_references
-    )
+    train = problem.data.train
+    problem = replace(problem, data=DistillationDataset(train=train, validation=train))
     before = {n: p.clone() for n, p in problem.model.named_parameters()}
     scores = start(problem)
     first = held_out_loss(problem, scores)
-    settings = LoopSettings(steps=30, learning_rate=0.01, evaluate_every=3, patience=20)
-    loop = mask_loop(scores.clone(), settings)
-    best = learn(problem, loop, batch_size=4, micro_batch_size=4, seed=0)
-    assert held_out_loss(problem, best) == pytest.approx(loop.best_loss, rel=1e-5)
-    assert loop.best_loss < first
-    assert top_k_mask(best, problem.width).sum(dim=1).tolist() == [problem.width] * 3
+    config = training_config(steps=30, learning_rate=0.01, patience=20, micro_batch_size=4, seed=0)
+    trainer = mask_trainer(scores.clone(), config)
+    best = learn(problem, trainer)
+    assert held_out_loss(problem, best) == pytest.approx(trainer.best_loss, rel=1e-5)
+    assert trainer.best_loss < first
+    assert (
+        top_k_mask(best, problem.kept_channels).sum(dim=1).tolist() == [problem.kept_channels] * 3
+    )
     for name, parameter in problem.model.named_parameters():
         assert torch.equal(parameter, before[name])
         assert parameter.grad is None
 
 
 def test_learning_is_deterministic():
-    settings = LoopSettings(steps=6, learning_rate=0.1, evaluate_every=3)
+    config = training_config(steps=6, learning_rate=0.1, batch_size=2, micro_batch_size=1, seed=5)
     results = []
     for _ in range(2):
         problem = make_problem()
-        loop = mask_loop(start(problem), settings)
-        results.append(learn(problem, loop, batch_size=2, micro_batch_size=1, seed=5))
+        results.append(learn(problem, mask_trainer(start(problem), config)))
     assert torch.equal(*results)

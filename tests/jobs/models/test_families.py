@@ -10,10 +10,10 @@ from support.tiny import FAMILIES, tiny_model
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_finds_every_block_and_projection(family):
-    model = tiny_model(family, layers=4, d_ff=48)
+    model = tiny_model(family, layers=4, intermediate_size=48)
     layers = families.ffn_layers(model)
     assert [layer.index for layer in layers] == [0, 1, 2, 3]
-    assert [layer.width for layer in layers] == [48] * 4
+    assert [layer.intermediate_size for layer in layers] == [48] * 4
     for layer, block in zip(layers, families.blocks(model), strict=True):
         assert block.mlp.down_proj is layer.down
         assert layer.gate.weight.shape == layer.up.weight.shape == (48, 32)

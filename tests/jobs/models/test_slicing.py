@@ -61,7 +61,7 @@ def test_the_kept_channels_keep_their_order_and_weights():
         assert torch.equal(new.down.bias, old.down.bias)
         assert (new.gate.out_features, new.up.out_features, new.down.in_features) == (40, 40, 40)
         assert all(not parameter.requires_grad for parameter in new.mlp.parameters())
-        # Cut weights must not keep the whole ones in memory.
+        # Sliced weights must not keep the whole ones in memory.
         assert new.down.weight.untyped_storage().nbytes() == 32 * 40 * 4
         assert new.gate.bias.untyped_storage().nbytes() == 40 * 4
 
@@ -93,7 +93,7 @@ def test_a_bad_mask_leaves_the_model_alone(mask):
     with pytest.raises(InputError):
         slice_model(model, mask)
     assert model.config.intermediate_size == 64
-    assert families.ffn_layers(model)[0].width == 64
+    assert families.ffn_layers(model)[0].intermediate_size == 64
 
 
 def test_scales_of_another_shape_are_refused():

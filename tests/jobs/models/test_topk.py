@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona_jobs.errors import InputError
-from persona_jobs.models.topk import MAX_ROUNDING, hard_top_k, kept_width, top_k_mask
+from persona_jobs.models.topk import MAX_ROUNDING, hard_top_k, kept_channels, top_k_mask
 
 
 def test_forward_keeps_the_k_largest():
@@ -47,7 +47,7 @@ def test_scores_that_are_not_numbers():
 
 
 @pytest.mark.parametrize(
-    ("d_ff", "sparsity", "alignment", "width", "used"),
+    ("intermediate_size", "sparsity", "alignment", "count", "used"),
     [
         (8192, 25, 256, 6144, 256),
         (8192, 50, 256, 4096, 256),
@@ -62,25 +62,30 @@ def test_scores_that_are_not_numbers():
         (96, 50, 12, 48, 12),
     ],
 )
-def test_kept_width(d_ff, sparsity, alignment, width, used):
-    kept = kept_width(d_ff, sparsity, alignment)
-    assert (kept.width, kept.alignment_used, kept.lowered) == (width, used, used < alignment)
+def test_kept_channels(intermediate_size, sparsity, alignment, count, used):
+    kept = kept_channels(intermediate_size, sparsity, alignment)
+    assert (kept.count, kept.alignment_used, kept.lowered) == (count, used, used < alignment)
 
 
 @settings(max_examples=300, deadline=None)
-@given(d_ff=st.integers(2, 30_000), sparsity=st.integers(1, 99), alignment=st.integers(1, 4096))
-def test_kept_width_is_aligned_near_and_less_than_all(d_ff, sparsity, alignment):
-    kept = kept_width(d_ff, sparsity, alignment)
-    assert 1 <= kept.width < d_ff
-    assert kept.width % kept.alignment_used == 0
+@given(
+    intermediate_size=st.integers(2, 30_000),
+    sparsity=st.integers(1, 99),
+    alignment=st.integers(1, 4096),
+)
+def test_the_kept_channels_are_aligned_and_fewer_than_all(intermediate_size, sparsity, alignment):
+    kept = kept_channels(intermediate_size, sparsity, alignment)
+    assert 1 <= kept.count < intermediate_size
+    assert kept.count % kept.alignment_used == 0
     assert kept.alignment_used <= alignment
-    target = d_ff * (100 - sparsity) / 100
-    assert abs(kept.width - target) <= max(1, MAX_ROUNDING * d_ff)
+    target = intermediate_size * (100 - sparsity) / 100
+    assert abs(kept.count - target) <= max(1, MAX_ROUNDING * intermediate_size)
 
 
 @pytest.mark.parametrize(
-    ("d_ff", "sparsity", "alignment"), [(64, -1, 8), (64, 100, 8), (64, 50, 0), (1, 50, 1)]
+    ("intermediate_size", "sparsity", "alignment"),
+    [(64, -1, 8), (64, 100, 8), (64, 50, 0), (1, 50, 1)],
 )
-def test_kept_width_refuses(d_ff, sparsity, alignment):
+def test_sizes_out_of_range_are_refused(intermediate_size, sparsity, alignment):
     with pytest.raises(InputError):
-        kept_width(d_ff, sparsity, alignment)
+        kept_channels(intermediate_size, sparsity, alignment)

@@ -12,7 +12,7 @@ from persona_jobs.models.slicing import slice_model
 from persona_jobs.models.topk import top_k_mask
 from persona_jobs.recovery.least_squares import GramAccumulator
 from persona_jobs.recovery.refit import refit
-from persona_jobs.training.passes import dense_references, mean_answer_loss
+from persona_jobs.training.passes import mean_answer_loss, with_dense_hidden_states
 from persona_jobs.training.tokens import tokenize
 from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -22,20 +22,20 @@ EXAMPLES = [Example.of(PERSONA, q, f"Aye {q[::-1]}") for q in QUERIES]
 RIDGE = 0.1
 
 
-def cut_model(dense, width=40):
-    mask = top_k_mask(torch.rand(3, 64, generator=torch.Generator().manual_seed(1)), width)
-    cut = copy.deepcopy(dense)
-    slice_model(cut, mask)
-    return cut, mask
+def sliced_model(dense, kept=40):
+    mask = top_k_mask(torch.rand(3, 64, generator=torch.Generator().manual_seed(1)), kept)
+    sliced = copy.deepcopy(dense)
+    slice_model(sliced, mask)
+    return sliced, mask
 
 
-def plain_refit(dense, cut, data):
+def plain_refit(dense, sliced, data):
     """The same with whole sequences, library forward passes and a dense solve."""
-    for index, layer in enumerate(ffn_layers(cut)):
-        gram = torch.zeros(layer.width, layer.width, dtype=torch.float64)
-        cross = torch.zeros(layer.width, layer.down.out_features, dtype=torch.float64)
-        for row, rest in enumerate(data.rests):
-            ids = torch.tensor([data.prefix + rest])
+    for index, layer in enumerate(ffn_layers(sliced)):
+        gram = torch.zeros(layer.intermediate_size, layer.intermediate_size, dtype=torch.float64)
+        cross = torch.zeros(layer.intermediate_size, layer.down.out_features, dtype=torch.float64)
+        for row, suffix in enumerate(data.suffixes):
+            ids = torch.tensor([data.prefix + suffix])
             # The shared prompt counts once.
             first = 0 if row == 0 else len(data.prefix)
             seen = {}
@@ -43,7 +43,7 @@ def plain_refit(dense, cut, data):
                 blocks(dense)[index].register_forward_hook(
                     lambda _m, _a, out: seen.__setitem__("y", out)
                 ),
-                blocks(cut)[index].register_forward_hook(
+                blocks(sliced)[index].register_forward_hook(
                     lambda _m, _a, out: seen.__setitem__("out", out)
                 ),
                 layer.down.register_forward_hook(
@@ -52,7 +52,7 @@ def plain_refit(dense, cut, data):
             ]
             with torch.no_grad():
                 dense(ids)
-                cut(ids)
+                sliced(ids)
             for handle in handles:
                 handle.remove()
             target = (seen["y"] - (seen["out"] - seen["down"]))[0].double()
@@ -61,8 +61,8 @@ def plain_refit(dense, cut, data):
             a, target = seen["a"][0, first:].double(), target[first:]
             gram += a.T @ a
             cross += a.T @ target
-        pull = torch.diag(RIDGE * gram.diagonal())
-        solved = torch.linalg.solve(gram + pull, cross + pull @ layer.down.weight.double().T)
+        penalty = torch.diag(RIDGE * gram.diagonal())
+        solved = torch.linalg.solve(gram + penalty, cross + penalty @ layer.down.weight.double().T)
         with torch.no_grad():
             layer.down.weight.copy_(solved.T)
 
@@ -71,8 +71,8 @@ def plain_refit(dense, cut, data):
 def test_equals_the_plain_refit(family, tmp_path):
     dense = tiny_model(family)
     data = tokenize(tiny_tokenizer(), EXAMPLES, max_tokens=500)
-    expected, _ = cut_model(dense)
-    actual, _ = cut_model(dense)
+    expected, _ = sliced_model(dense)
+    actual, _ = sliced_model(dense)
     plain_refit(dense, expected, data)
     refit(dense, actual, [data], ridge=RIDGE, scratch=tmp_path)
     for one, other in zip(ffn_layers(actual), ffn_layers(expected), strict=True):
@@ -80,28 +80,26 @@ def test_equals_the_plain_refit(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_brings_the_cut_model_closer_to_the_dense_one(family, tmp_path):
+def test_the_refit_moves_the_sliced_model_closer_to_the_dense_one(family, tmp_path):
     dense = tiny_model(family)
     tokenizer = tiny_tokenizer()
     train = tokenize(tokenizer, EXAMPLES[:9], max_tokens=500)
     held_out = tokenize(tokenizer, EXAMPLES[9:], max_tokens=500)
-    references = dense_references(dense, held_out)
-    cut, mask = cut_model(dense)
+    held_out = with_dense_hidden_states(dense, held_out)
+    sliced, mask = sliced_model(dense)
     untouched = {n: p.clone() for n, p in dense.named_parameters()}
-    before = mean_answer_loss(cut, held_out, references, "KL")
+    before = mean_answer_loss(sliced, held_out, "KL")
     with masked(dense, mask):
-        assert mean_answer_loss(dense, held_out, references, "KL") == pytest.approx(
-            before, rel=1e-3
-        )
+        assert mean_answer_loss(dense, held_out, "KL") == pytest.approx(before, rel=1e-3)
     calls = []
-    refit(dense, cut, [train], ridge=RIDGE, scratch=tmp_path, on_layer=lambda: calls.append(1))
+    refit(dense, sliced, [train], ridge=RIDGE, scratch=tmp_path, on_layer=lambda: calls.append(1))
     assert len(calls) == 3
-    assert mean_answer_loss(cut, held_out, references, "KL") < 0.8 * before
+    assert mean_answer_loss(sliced, held_out, "KL") < 0.8 * before
     assert all(torch.equal(p, untouched[n]) for n, p in dense.named_parameters())
     assert not list(tmp_path.iterdir()), "the streams are removed"
 
 
-def test_nothing_cut_means_nothing_changed(tmp_path):
+def test_without_pruned_channels_the_refit_changes_nothing(tmp_path):
     dense = tiny_model()
     same = copy.deepcopy(dense)
     data = tokenize(tiny_tokenizer(), EXAMPLES, max_tokens=500)

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from persona_jobs.models.chat import messages, render
+from persona_jobs.scoring.last_token import last_token_hidden_states
 from persona_jobs.scoring.sensitivity import accumulate, block_range, block_scores, rank
-from persona_jobs.scoring.states import last_token_states
 from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 TARGET = "You are a captain who speaks in salty words."
@@ -43,10 +43,11 @@ def plain_scores(model, tokenizer, blocks):
 def fast_scores(model, tokenizer, blocks):
     total = torch.zeros(len(QUERIES), len(blocks), model.config.hidden_size)
     for reference in REFERENCES:
-        accumulate(last_token_states(model, tokenizer, reference, QUERIES), total, blocks)
+        batches = last_token_hidden_states(model, tokenizer, reference, QUERIES)
+        accumulate(batches, total, blocks)
     mean_unit = total / len(REFERENCES)
     scores = torch.zeros(len(QUERIES), len(blocks))
-    for rows, states in last_token_states(model, tokenizer, TARGET, QUERIES):
+    for rows, states in last_token_hidden_states(model, tokenizer, TARGET, QUERIES):
         scores[rows] = block_scores(mean_unit[rows], states[:, blocks.start : blocks.stop])
     return scores
 

@@ -5,7 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from persona_jobs.dataset import Example
-from persona_jobs.training.passes import accumulate_gradient, dense_references, mean_answer_loss
+from persona_jobs.training.passes import (
+    accumulate_gradient,
+    mean_answer_loss,
+    with_dense_hidden_states,
+)
 from persona_jobs.training.tokens import tokenize
 from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -26,16 +30,16 @@ def data():
 def plain_cross_entropy(model, data):
     """Sum over answer tokens, one whole sequence at a time."""
     total = torch.zeros(())
-    for rest, positions, targets in zip(data.rests, data.positions, data.targets, strict=True):
-        logits = model(torch.tensor([data.prefix + rest])).logits[0]
+    for suffix, positions, labels in zip(data.suffixes, data.positions, data.labels, strict=True):
+        logits = model(torch.tensor([data.prefix + suffix])).logits[0]
         chosen = logits[torch.tensor(positions) + len(data.prefix)]
-        total = total + F.cross_entropy(chosen, torch.tensor(targets), reduction="sum")
+        total = total + F.cross_entropy(chosen, torch.tensor(labels), reduction="sum")
     return total
 
 
-def test_only_answer_tokens_are_targets(data):
+def test_only_answer_tokens_are_labels(data):
     tokenizer = tiny_tokenizer()
-    texts = [tokenizer.decode(targets) for targets in data.targets]
+    texts = [tokenizer.decode(labels) for labels in data.labels]
     assert texts == [f"{example.answer}<|im_end|>" for example in EXAMPLES]
     assert PERSONA in tokenizer.decode(data.prefix)
 
@@ -61,7 +65,6 @@ def test_weight_gradient_equals_the_plain_batch(family, micro_batch_size, data):
         model,
         data,
         range(len(data)),
-        None,
         "CrossEntropy",
         micro_batch_size=micro_batch_size,
         scale=0.1,
@@ -74,8 +77,8 @@ def test_weight_gradient_equals_the_plain_batch(family, micro_batch_size, data):
 
 def test_kl_of_the_dense_model_to_itself_is_zero(data):
     model = tiny_model()
-    references = dense_references(model, data)
-    assert [len(r) for r in references] == [len(t) for t in data.targets]
-    assert mean_answer_loss(model, data, references, "KL") == pytest.approx(0, abs=1e-5)
+    data = with_dense_hidden_states(model, data)
+    assert [len(r) for r in data.dense_hidden_states] == [len(t) for t in data.labels]
+    assert mean_answer_loss(model, data, "KL") == pytest.approx(0, abs=1e-5)
     other = tiny_model(seed=1)
-    assert mean_answer_loss(other, data, references, "KL") > 0.01
+    assert mean_answer_loss(other, data, "KL") > 0.01

@@ -1,19 +1,19 @@
-"""Step size, batches and early stop."""
+"""Learning rate, batches and early stopping."""
 
 import pytest
 
-from persona_jobs.training.schedule import EarlyStop, batch_indices, cosine
+from persona_jobs.training.schedule import EarlyStopping, batch_indices, cosine_learning_rate
 
 
 def test_cosine_starts_at_the_peak_and_ends_near_zero():
-    rates = [cosine(step, 10, 0.04) for step in range(10)]
+    rates = [cosine_learning_rate(step, 10, 0.04) for step in range(10)]
     assert rates[0] == pytest.approx(0.04)
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 0.002
 
 
 def test_warmup_rises_to_the_peak():
-    assert [cosine(step, 10, 1.0, warmup=3) for step in range(4)] == pytest.approx(
+    assert [cosine_learning_rate(step, 10, 1.0, warmup=3) for step in range(4)] == pytest.approx(
         [0.25, 0.5, 0.75, 1.0]
     )
 
@@ -35,13 +35,13 @@ def test_few_examples_make_one_full_batch():
     assert sorted(batch_indices(3, 32, 5, 0)) == [0, 1, 2]
 
 
-def test_early_stop_waits_for_its_patience():
-    stop = EarlyStop(patience=2)
+def test_early_stopping_waits_for_its_patience():
+    stop = EarlyStopping(patience=2)
     assert [stop.update(loss, step) for step, loss in enumerate([3.0, 2.0, 2.5, 2.4])] == [
         True,
         True,
         False,
         False,
     ]
-    assert stop.exhausted
-    assert (stop.best, stop.best_step) == (2.0, 1)
+    assert stop.should_stop
+    assert (stop.best_loss, stop.best_step) == (2.0, 1)

@@ -12,16 +12,17 @@ from ...mask_learning.activation_rms import activation_rms
 from ...models import mask_file
 from ...models.checkpoint_size import checkpoint_bytes
 from ...models.compute import Compute
-from ...models.families import ffn_layers
 from ...models.loading import load, load_model, parameter_count
 from ...models.mask_file import Mask
 from ...models.slicing import sliced_copy
 from ...pipeline.context import StageContext
 from ...pipeline.graph import recovers
 from ...pipeline.results import Variant
-from ...recovery.recover import RecoveryHooks, recover
+from ...recovery.recover import recover
+from ...training.trainer import Trainer
 from ..common import base_directory
-from ..recovery_settings import recovery_data, recovery_settings
+from ..control import StageProgress
+from ..recovery_settings import recovery_config, recovery_data
 
 
 @dataclass
@@ -56,8 +57,7 @@ def load_models(context: StageContext, compute: Compute) -> tuple[Models, Any]:
     directory = base_directory(context)
     dense, tokenizer = load(directory, compute)
     mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
-    layers = ffn_layers(dense)
-    mask_file.check_fits(mask, n_layers=len(layers), d_ff=layers[0].width)
+    mask_file.check_fits(mask, dense)
     checkpoint = context.artifacts.local_dir("slice", context.planned.inputs["slice"])
     stored = load_model(checkpoint, compute)
     running: dict[Variant, Any] = {"dense": dense}
@@ -66,7 +66,7 @@ def load_models(context: StageContext, compute: Compute) -> tuple[Models, Any]:
         served = "recovered"
         running["sliced"] = sliced_copy(dense, mask.bits, scales=mask.scales)
     running[served] = stored
-    baseline = _baseline(context, dense, tokenizer, mask.width)
+    baseline = _baseline(context, dense, tokenizer, mask.kept_channels)
     if baseline is not None:
         running["baseline"] = baseline.model
     dense_bytes = checkpoint_bytes(directory)
@@ -88,7 +88,7 @@ def _baseline(context: StageContext, dense: Any, tokenizer: Any, width: int) -> 
         return None
     data = recovery_data(context, tokenizer)
     context.progress.begin("baseline: activation RMS", 1)
-    rms = activation_rms(dense, data.train)
+    rms = activation_rms(dense, data.persona.train)
     context.progress.advance()
     context.stop.check()
 
@@ -97,13 +97,10 @@ def _baseline(context: StageContext, dense: Any, tokenizer: Any, width: int) -> 
             dense,
             model,
             data,
-            recovery_settings(context.spec),
+            recovery_config(context.spec),
             scratch=context.scratch,
-            hooks=RecoveryHooks(
-                begin=lambda what, total: context.progress.begin(f"baseline: {what}", total),
-                advance=advance_and_check(context),
-                control=_Interruptible(context),
-            ),
+            progress=StageProgress(context, prefix="baseline: "),
+            control=_Interruptible(context),
         )
         return model
 
@@ -111,10 +108,14 @@ def _baseline(context: StageContext, dense: Any, tokenizer: Any, width: int) -> 
 
 
 class _Interruptible:
-    """Progress and interruption of the baseline's fine-tuning, which keeps no checkpoint."""
+    """Progress and interruption of the baseline's fine-tuning, which saves no state."""
 
     def __init__(self, context: StageContext) -> None:
         self._context = context
+
+    def resume(self, _: Trainer) -> bool:
+        """Start from the beginning."""
+        return False
 
     def step_done(self) -> None:
         """Advance the progress by one step."""
@@ -125,7 +126,7 @@ class _Interruptible:
         """Whether a stop is requested."""
         return self._context.stop.requested
 
-    def checkpoint(self, _: Callable[[Path], None]) -> None:
+    def save_state(self, _: Callable[[Path], None]) -> None:
         """Stop."""
         self._context.stop.check()
 

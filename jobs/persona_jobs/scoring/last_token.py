@@ -6,16 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.batching import length_sorted_batches
+from ..models.batching import MAX_BATCH_TOKENS, length_sorted_batches
 from ..models.chat import messages, render
-from ..models.prefix import forward_rests, run_prefix, split
-
-# Padded tokens in one forward pass: large enough to keep the processor busy, small enough for the
-# attention scores of a long batch.
-BATCH_TOKENS = 2048
+from ..models.prefix import forward_suffixes, run_prefix, split
 
 
-def last_token_states(
+def last_token_hidden_states(
     model: Any,
     tokenizer: Any,
     persona: str,
@@ -23,7 +19,7 @@ def last_token_states(
     *,
     on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Block outputs at the last prompt token of every query, with `persona` as system prompt.
+    """Yield block outputs at the last prompt token of every query, with `persona` as system prompt.
 
     The persona's prompt is a common prefix: it runs once and all queries read its keys and values.
     The language-model head never runs.
@@ -36,24 +32,24 @@ def last_token_states(
         on_rows: called with the number of queries of each finished batch.
 
     Yields:
-        indices into `queries` and the states `[len(indices), B, hidden]` in float32, where
-        block b's state is transformers' `hidden_states[b + 1]` (the last one after the final
-        norm).
+        Indices into `queries` and hidden states `[len(indices), B, d]` in float32, where block b's
+        is transformers' `hidden_states[b + 1]` (the last one after the
+        final norm).
     """
     prompts = [render(tokenizer, messages(persona, query)) for query in queries]
-    prefix_ids, rests = split(prompts)
+    prefix_ids, suffixes = split(prompts)
+    lengths = [len(suffix) for suffix in suffixes]
     with torch.inference_mode():
         prefix = run_prefix(model, prefix_ids)
-        for rows in length_sorted_batches([len(r) for r in rests], max_tokens=BATCH_TOKENS):
-            output = forward_rests(
+        for rows in length_sorted_batches(lengths, max_tokens=MAX_BATCH_TOKENS):
+            output = forward_suffixes(
                 model,
                 prefix,
-                [rests[row] for row in rows],
+                [suffixes[row] for row in rows],
                 positions="last",
-                logits=False,
-                block_states=True,
+                block_outputs=True,
             )
-            if output.block_states is None:
-                raise RuntimeError("the forward pass returned no block states")
-            yield rows, output.block_states.float().cpu()
+            if output.block_outputs is None:
+                raise RuntimeError("the forward pass returned no block outputs")
+            yield rows, output.block_outputs.float().cpu()
             on_rows(len(rows))

@@ -1,4 +1,4 @@
-"""Attention of one decoding step: a shared prefix and a growing cache for each row."""
+"""Keys and values of the rows being decoded, after a shared prefix."""
 
 from dataclasses import dataclass, field
 
@@ -9,12 +9,12 @@ from .prefix import PrefixCache
 
 
 @dataclass
-class DecodeAttention:
-    """Keys and values of the rows being decoded, in buffers allocated once.
+class KVCache:
+    """An attention backend for decoding: keys and values in buffers allocated once.
 
     Rows occupy the slots 0 to `active - 1`; a row that leaves is replaced by the last one, so a
-    step only ever works on rows that still generate. The prefix is held once and read once a step
-    for all rows: scores over prefix and own tokens are joined before one softmax, which is exact.
+    step only works on rows that still generate. The prefix is held once and read once per step for
+    all rows: scores over prefix and own tokens are joined before one softmax, which is exact.
 
     Attributes:
         prefix: keys and values that every row sees.
@@ -33,8 +33,8 @@ class DecodeAttention:
     @classmethod
     def allocate(
         cls, prefix: PrefixCache, like: list[Tensor], *, slots: int, capacity: int
-    ) -> "DecodeAttention":
-        """Empty buffers for `slots` rows of up to `capacity` own tokens.
+    ) -> "KVCache":
+        """Allocate empty buffers for `slots` rows of up to `capacity` own tokens.
 
         Args:
             prefix: keys and values that every row sees, or `EMPTY_PREFIX`.
@@ -87,13 +87,13 @@ class DecodeAttention:
             rows=torch.arange(self.active, device=lengths.device),
             at=lengths.clone(),
             total=total,
-            hidden=positions > lengths.unsqueeze(1),
+            excluded=positions > lengths.unsqueeze(1),
             positions=positions,
         )
         self.lengths[: self.active] += 1
 
     def position_ids(self) -> Tensor:
-        """Position of each active row's new token in its whole sequence, `[active, 1]`."""
+        """Return the position of each active row's new token in its sequence, `[active, 1]`."""
         return (self._current().at + self.prefix.length).unsqueeze(1)
 
     def attend(
@@ -106,7 +106,7 @@ class DecodeAttention:
         scale: float,
         window: int | None,
     ) -> Tensor:
-        """See `SharedAttention.attend`; `seq` is 1."""
+        """Compute the attention as in `AttentionBackend.attend`; `seq` is 1."""
         step = self._current()
         rows, heads, _, size = query.shape
         kv_heads = key.shape[1]
@@ -117,10 +117,10 @@ class DecodeAttention:
         own_values = self.values[layer][:rows, :, : step.total]
         grouped = query.reshape(rows, kv_heads, groups, size) * scale
         scores = grouped @ own_keys.transpose(2, 3)  # [rows, kv_heads, groups, total]
-        hidden = step.hidden
+        excluded = step.excluded
         if window is not None:
-            hidden = hidden | (step.positions <= (step.at - window).unsqueeze(1))
-        scores = scores.masked_fill(hidden[:, None, None], float("-inf"))
+            excluded = excluded | (step.positions <= (step.at - window).unsqueeze(1))
+        scores = scores.masked_fill(excluded[:, None, None], float("-inf"))
         past = self.prefix.length
         if not past:
             weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
@@ -150,10 +150,10 @@ class DecodeAttention:
 
 @dataclass(frozen=True)
 class _Step:
-    """One decoding step: where new tokens go, and which buffer positions each row must not see."""
+    """One decoding step: where new tokens go, and which buffer positions each row must not read."""
 
     rows: Tensor  # [active]
     at: Tensor  # [active]
     total: int
-    hidden: Tensor  # bool [active, total]
+    excluded: Tensor  # bool [active, total]
     positions: Tensor  # [total]

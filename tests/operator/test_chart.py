@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from persona_jobs import __version__
-from persona_operator.crd import custom_resource_definition
+from persona_operator.crd import custom_resource_definition, recipe_definition
 from persona_operator.settings import Retry, Settings
 
 CHART = Path(__file__).parents[2] / "charts" / "persona-pruner"
@@ -166,6 +166,7 @@ def test_default_objects(tmp_path):
         ("ClusterRoleBinding", "persona-system-pruner-persona-pruner"),
         ("ConfigMap", "pruner-persona-pruner"),
         ("CustomResourceDefinition", "personamodels.persona-pruner.io"),
+        ("CustomResourceDefinition", "personarecipes.persona-pruner.io"),
         ("Deployment", "pruner-persona-pruner"),
         ("Service", "pruner-persona-pruner-metrics"),
         ("ServiceAccount", "pruner-persona-pruner"),
@@ -334,10 +335,11 @@ def test_secrets_are_never_read(tmp_path, values):
             assert "*" not in rule["resources"] + rule["verbs"] + rule["apiGroups"]
 
 
-def test_definition_is_the_generated_one_and_is_kept(tmp_path):
-    definition = only(template(tmp_path), "CustomResourceDefinition")
-    assert definition["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
-    assert definition == custom_resource_definition()
+def test_definitions_are_the_generated_ones_and_are_kept(tmp_path):
+    rendered = [m for m in template(tmp_path) if m["kind"] == "CustomResourceDefinition"]
+    for definition in rendered:
+        assert definition["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert rendered == [custom_resource_definition(), recipe_definition()]
 
 
 def test_parts_can_be_left_out(tmp_path):

@@ -49,7 +49,7 @@ def render(root: Path) -> dict[Path, str]:
     """Return the content of each generated file by its path below `root`."""
     return {
         **crd.render(),
-        SPEC_PAGE: spec_page(crd.custom_resource_definition()),
+        SPEC_PAGE: spec_page(crd.custom_resource_definition(), crd.recipe_definition()),
         CLI_PAGE: cli_page(app),
         CHART: chart(_read(root / CHART), project_version(root)),
     }
@@ -77,10 +77,13 @@ def chart(text: str, version: str) -> str:
 # docs/spec.md
 
 
-def spec_page(definition: dict[str, Any]) -> str:
+def spec_page(definition: dict[str, Any], recipe: dict[str, Any]) -> str:
     """Return a page with every field of spec and status, by section."""
     (version,) = definition["spec"]["versions"]
     root = version["schema"]["openAPIV3Schema"]["properties"]
+    (recipe_version,) = recipe["spec"]["versions"]
+    shared = recipe_version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    own = " and ".join(f"`{name}`" for name in root["spec"]["properties"] if name not in shared)
     lines = [
         NOTICE,
         "# The PersonaModel resource",
@@ -89,6 +92,9 @@ def spec_page(definition: dict[str, Any]) -> str:
         f"`kind: {definition['spec']['names']['kind']}`. The same file works with "
         "`kubectl apply` and with `persona run`, and both check every bound on this page. "
         "`kubectl explain persona.spec` prints the same descriptions.",
+        "",
+        f"A `{recipe['spec']['names']['kind']}` has the same `spec` without {own}. A PersonaModel "
+        "names it in `spec.recipeRef`; its own fields win over the recipe's.",
         "",
         "## spec",
         "",

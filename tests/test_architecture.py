@@ -193,29 +193,60 @@ def test_the_operator_folder_is_no_package():
 
 def test_every_hint_is_a_sentence_without_its_full_stop():
     wrong = [
-        f"{file.relative_to(ROOT)}:{keyword.value.lineno}: {ast.unparse(keyword.value)}"
+        f"{file.relative_to(ROOT)}:{node.lineno}: {text}"
         for file in modules().values()
-        for node in ast.walk(tree(file))
-        if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg == "hint"
-        for text in _texts(keyword.value)
+        for node in _hints(tree(file))
+        for text in _texts(node)
         if not _is_sentence(text)
     ]
     assert not wrong, "\n".join(wrong)
 
 
+def _hints(module: ast.Module) -> Iterator[ast.expr]:
+    """Yield what becomes a hint: an argument or variable called so, or returned by `…_hint`."""
+    for node in ast.walk(module):
+        match node:
+            case ast.Call():
+                yield from (item.value for item in node.keywords if item.arg == "hint")
+                if _last_name(node.func) == "get" and len(node.args) == 2:
+                    known = node.func.value if isinstance(node.func, ast.Attribute) else None
+                    if known is not None and _is_hint(known):
+                        yield node.args[1]
+            case (
+                ast.Assign(targets=[target], value=value)
+                | ast.AnnAssign(target=target, value=value)
+            ) if value is not None:
+                if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                    pairs = zip(target.elts, value.elts, strict=True)
+                    yield from (part for name, part in pairs if _is_hint(name))
+                elif _is_hint(target):
+                    yield value
+            case ast.FunctionDef():
+                if node.name.endswith("_hint"):
+                    returns = [item for item in ast.walk(node) if isinstance(item, ast.Return)]
+                    yield from (item.value for item in returns if item.value is not None)
+
+
+def _is_hint(node: ast.expr) -> bool:
+    name = _last_name(node).lower().strip("_")
+    return name in {"hint", "hints"} or name.endswith(("_hint", "_hints"))
+
+
 def _texts(node: ast.expr) -> Iterator[str]:
     """Yield the literals that an expression may become, `{}` in the place of each value."""
-    if isinstance(node, ast.IfExp):
-        yield from _texts(node.body)
-        yield from _texts(node.orelse)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield node.value
-    elif isinstance(node, ast.JoinedStr):
-        yield "".join(
-            str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values
-        )
+    match node:
+        case ast.IfExp():
+            yield from _texts(node.body)
+            yield from _texts(node.orelse)
+        case ast.Dict():
+            for value in node.values:
+                yield from _texts(value)
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr():
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values
+            )
 
 
 def _is_sentence(text: str) -> bool:

@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Run the operator; returns the exit code."""
+    """Run the operator and return the exit code."""
     try:
         settings = Settings.from_environment()
     except InputError as error:
         configure_logging("INFO")
-        logger.error("%s", error)  # noqa: TRY400 -- a sentence for people, not a traceback
+        logger.error("%s", error)  # noqa: TRY400 -- one clear line instead of a traceback
         return EXIT_INPUT
     configure_logging(settings.log_level)
     from . import handlers  # noqa: F401 -- registers the handlers
@@ -37,7 +37,7 @@ def main() -> int:
         asyncio.run(operator)
     except Exception as error:
         # kopf has logged where it happened.
-        logger.error("the operator can't start: %s", error.__cause__ or error)  # noqa: TRY400
+        logger.error("The operator can't start: %s", error.__cause__ or error)  # noqa: TRY400
         return EXIT_RETRY
     return 0
 

@@ -16,7 +16,7 @@ from .resources.common import Owner
 
 
 async def apply_action(api: KubeApi, owner: Owner, action: Action) -> dict[str, Any] | None:
-    """Do one action and return the object that the API server made or changed.
+    """Carry out one action and return the object that the API server created or changed.
 
     Raises:
         ApiRefusedError: the API server refuses the request.
@@ -58,11 +58,11 @@ async def write_status(api: KubeApi, persona: Persona, status: dict[str, Any]) -
     return str(written["metadata"]["resourceVersion"]) if written else None
 
 
-async def post_event(api: KubeApi, owner: Owner, event: Event, now: datetime | None = None) -> None:
+async def post_event(api: KubeApi, owner: Owner, event: Event) -> None:
     """Post one Event on the PersonaModel; a refused one is lost, as the status shows the same."""
-    moment = now or datetime.now(UTC)
+    moment = datetime.now(UTC)
     stamp = format_time(moment)
-    # Names of Events only have to be unique; this is how client-go makes them.
+    # Names of Events only have to be unique; client-go builds them the same way.
     suffix = format(int(moment.timestamp() * 1e9), "x")
     manifest = {
         "apiVersion": "v1",

@@ -1,9 +1,9 @@
-"""Liveness: whether the watches still deliver what is known to have happened.
+"""Liveness: whether the watches still deliver every change that is known to have happened.
 
-A watch whose connection died silently delivers nothing, and looks just like a quiet cluster. So the
-operator remembers what must arrive: its own writes, and what a LIST shows that no watch delivered.
-Anything that hasn't arrived in time proves a deaf watch. While the API server is away nothing is
-expected, because a restart would not help.
+A watch whose connection died silently delivers nothing, just like the watch of a quiet cluster. The
+operator therefore records which changes must arrive: its own writes, and those that a LIST shows.
+A change that hasn't arrived in time proves a stalled watch. While the API server is unreachable no
+change is expected, because a restart would not help.
 """
 
 import time
@@ -21,11 +21,11 @@ class _Expectation:
 
 
 class WatchHealth:
-    """What the watches still have to deliver.
+    """The changes that the watches still have to deliver.
 
     Args:
         deadline: seconds within which a change must arrive.
-        clock: seconds of a steady clock.
+        clock: returns the seconds of a steady clock.
     """
 
     def __init__(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,18 +36,18 @@ class WatchHealth:
         self._last_event: dict[str, float] = {}
 
     def expect(self, target: Object, version: str) -> None:
-        """An object has this resource version: some watch must deliver it or a newer one."""
+        """Expect a watch to deliver this resource version of an object, or a newer one."""
         if _reached(self._seen.get(target), version):
             return
         pending = self._expected.get(target)
         if pending is None:
             self._expected[target] = _Expectation(version, self._clock())
         else:
-            # The time of the oldest change counts: later ones must not keep a deaf watch alive.
+            # The time of the oldest change counts: later ones must not hide a stalled watch.
             pending.version = version
 
     def seen(self, target: Object, version: str, *, deleted: bool = False) -> None:
-        """A watch delivered an object."""
+        """Record that a watch delivered an object."""
         self._last_event[target[0]] = self._clock()
         if deleted:
             self.forget(target)
@@ -62,24 +62,24 @@ class WatchHealth:
             pending.since = self._clock()
 
     def forget(self, target: Object) -> None:
-        """An object is gone."""
+        """Expect nothing more of a deleted object."""
         self._seen.pop(target, None)
         self._expected.pop(target, None)
 
     def event_ages(self) -> dict[str, float]:
-        """Seconds since the last event by kind."""
+        """Return the seconds since the last event by kind."""
         now = self._clock()
         return {kind: now - moment for kind, moment in self._last_event.items()}
 
     def problem(self) -> str | None:
-        """What has not arrived in time, None while all is well."""
+        """Return which change hasn't arrived in time, None where there is no such change."""
         now = self._clock()
         for (kind, namespace, name), pending in self._expected.items():
             age = now - pending.since
             if age > self._deadline:
                 return (
-                    f"the watch of {kind} is deaf: version {pending.version} of "
-                    f"{namespace}/{name} hasn't arrived for {age:.0f} s"
+                    f"The watch of {kind} has stalled: version {pending.version} of "
+                    f"{namespace}/{name} hasn't arrived for {age:.0f} s."
                 )
         return None
 

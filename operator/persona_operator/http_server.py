@@ -15,8 +15,8 @@ class HttpServers:
 
     Args:
         metrics: rendered at each scrape.
-        health: asked at each liveness probe.
-        ready: whether the operator watches the cluster.
+        health: checked at each liveness probe.
+        ready: returns whether the operator watches the cluster.
     """
 
     def __init__(
@@ -27,8 +27,8 @@ class HttpServers:
         self._ready = ready
         self._runners: list[web.AppRunner] = []
 
-    async def start(self, *, metrics_port: int, health_port: int, host: str = "0.0.0.0") -> None:  # noqa: S104 -- pods are reached by their address
-        """Listen on both ports; 0 leaves one out."""
+    async def start(self, *, metrics_port: int, health_port: int, host: str = "0.0.0.0") -> None:  # noqa: S104 -- a pod is reached at its own address
+        """Listen on both ports; port 0 switches a server off."""
         metrics, probes = web.Application(), web.Application()
         metrics.router.add_get("/metrics", self._serve_metrics)
         probes.router.add_get("/healthz", self._serve_health)
@@ -41,7 +41,7 @@ class HttpServers:
                 self._runners.append(runner)
 
     async def stop(self) -> None:
-        """Close both."""
+        """Close both servers."""
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()

@@ -1,4 +1,4 @@
-"""kopf's own settings: names, time limits, what is stored in annotations, what is watched."""
+"""kopf's own settings: names, time limits, stored annotations, watched resources."""
 
 import logging
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from persona_jobs.api import GROUP
 
 from .labels import MANAGED_SELECTOR
 
-CHILD_RESOURCES = (
+OWNED_RESOURCES = (
     ("batch", "jobs"),
     ("", "pods"),
     ("apps", "deployments"),
@@ -24,16 +24,16 @@ FINALIZER = f"{GROUP}/artifacts"
 
 
 class SpecFreeDiffBaseStorage(kopf.AnnotationsDiffBaseStorage):
-    """Remembers of a PersonaModel only what deletion depends on.
+    """Stores only the part of a PersonaModel that deletion depends on.
 
-    kopf would else copy the whole spec into an annotation: the persona's text twice, and
-    annotations hold 262,144 bytes in all.
+    By default kopf copies the whole spec into an annotation, the persona's text included, and
+    all annotations of an object together hold at most 262,144 bytes.
     """
 
     def build(
         self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None
     ) -> kopf.BodyEssence:
-        """The essence: the artifact policy alone."""
+        """Return the stored part: the artifact policy alone."""
         essence = super().build(body=body, extra_fields=extra_fields)
         policy = essence.get("spec", {}).get("artifactPolicy")
         essence.clear()  # type: ignore[attr-defined]
@@ -43,16 +43,16 @@ class SpecFreeDiffBaseStorage(kopf.AnnotationsDiffBaseStorage):
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
-    """Set kopf up for this operator."""
+    """Configure kopf for this operator."""
     settings.persistence.finalizer = FINALIZER
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
     settings.persistence.diffbase_storage = SpecFreeDiffBaseStorage(
         prefix=GROUP, key="last-handled-configuration"
     )
-    # The status tells everything; Events are posted by the controller, one for each transition.
+    # The status reports everything; the controller posts Events, one per transition.
     settings.posting.enabled = False
     settings.posting.level = logging.ERROR
-    # The CRD comes with the chart, before the operator: no permission to watch CRDs is needed.
+    # The chart installs the CRD before the operator: no permission to watch CRDs is needed.
     settings.scanning.disabled = True
     settings.watching.inactivity_timeout = 70
     settings.watching.server_timeout = 300
@@ -61,13 +61,13 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 12)
     settings.process.ultimate_exiting_timeout = 30
-    # Only the operator's own objects are sent at all.
-    for group, plural in CHILD_RESOURCES:
+    # The API server sends no objects but the operator's own.
+    for group, plural in OWNED_RESOURCES:
         settings.watching.label_selectors[_selector(group, plural)] = MANAGED_SELECTOR
 
 
 def seconds_since(moment: Any) -> float:
-    """Seconds since a time that kopf remembers; 0 where it remembers none."""
+    """Return the seconds since a time that kopf has stored, 0 where it has stored none."""
     if not isinstance(moment, datetime):
         return 0.0
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

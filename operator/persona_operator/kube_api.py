@@ -1,4 +1,4 @@
-"""The few requests to the API server that the operator makes; no decisions.
+"""The operator's few requests to the API server; no decisions.
 
 Every method is a coroutine that runs the blocking client in a thread. ApiException and broken
 connections become the operator's own errors in `_request` and nowhere else.
@@ -42,7 +42,7 @@ _MERGE = "application/merge-patch+json"
 
 
 def load_client() -> client.ApiClient:
-    """A client of the cluster that the pod runs in, else of the one that KUBECONFIG names.
+    """Return a client of the cluster that the pod runs in, else of the one in KUBECONFIG.
 
     Raises:
         ApiRefusedError: there is neither a service account nor a usable kubeconfig file.
@@ -55,7 +55,7 @@ def load_client() -> client.ApiClient:
             config.load_kube_config(client_configuration=configuration)
         except config.ConfigException as error:
             raise ApiRefusedError(
-                f"no cluster: neither a service account nor a kubeconfig file ({error})",
+                f"There is neither a service account nor a usable kubeconfig file: {error}",
                 status=0,
                 reason="NoConfiguration",
             ) from None
@@ -80,7 +80,7 @@ class KubeApi:
         self._timeout = timeout
 
     async def get(self, kind: str, namespace: str, name: str) -> Raw | None:
-        """Read one object, None when there is none."""
+        """Return one object, None when it doesn't exist."""
         try:
             return await self._call("GET", kind, namespace, name)
         except ApiRefusedError as error:
@@ -89,37 +89,37 @@ class KubeApi:
             raise
 
     async def find(self, kind: str, namespace: str | None, **query: str) -> list[Raw]:
-        """Read all objects of a namespace, or of all namespaces."""
+        """Return all objects of a kind in a namespace, or in all namespaces."""
         found = await self._call("GET", kind, namespace, None, query=query)
         return list(found.get("items") or [])
 
     async def create(self, manifest: Raw) -> Raw | None:
-        """Make an object; None when one of that name exists."""
-        head = manifest["metadata"]
+        """Create an object and return it, None when one of that name exists."""
+        metadata = manifest["metadata"]
         query = {"fieldManager": FIELD_MANAGER}
         try:
             return await self._call(
-                "POST", manifest["kind"], head["namespace"], None, query=query, body=manifest
+                "POST", manifest["kind"], metadata["namespace"], None, query=query, body=manifest
             )
         except ExistsError:
             return None
 
     async def apply(self, manifest: Raw) -> Raw:
-        """Apply an object server-side; fields that others set elsewhere stay."""
-        head = manifest["metadata"]
+        """Apply an object server-side; fields that belong to other managers stay."""
+        metadata = manifest["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._call(
             "PATCH",
             manifest["kind"],
-            head["namespace"],
-            head["name"],
+            metadata["namespace"],
+            metadata["name"],
             query=query,
             body=manifest,
             content_type=_APPLY,
         )
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Remove an object, its dependents in the background; an absent one is no error."""
+        """Delete an object, and its dependents in the background; an absent one is no error."""
         body = {"propagationPolicy": "Background"}
         try:
             await self._call("DELETE", kind, namespace, name, body=body)
@@ -128,11 +128,11 @@ class KubeApi:
                 raise
 
     async def merge(self, kind: str, namespace: str, name: str, patch: Raw) -> Raw | None:
-        """Merge a patch into an object; None when there is none."""
+        """Merge a patch into an object and return it, None when it doesn't exist."""
         return await self._merge(kind, namespace, name, patch, "")
 
     async def merge_status(self, kind: str, namespace: str, name: str, patch: Raw) -> Raw | None:
-        """Merge a patch into an object's status; None when there is none."""
+        """Merge a patch into a status and return the object, None when it doesn't exist."""
         return await self._merge(kind, namespace, name, {"status": patch}, "/status")
 
     async def _merge(
@@ -173,7 +173,7 @@ class KubeApi:
         return await asyncio.to_thread(self._request, method, path, plural, body, content_type)
 
     def _request(self, method: str, path: str, resource: str, body: Any, content_type: str) -> Raw:
-        """One blocking request: the only place where foreign exceptions are converted."""
+        """Send one blocking request; the only place that converts other libraries' exceptions."""
         what = f"{method} {path.split('?', maxsplit=1)[0]}"
         headers = {"Accept": "application/json"}
         if body is not None:

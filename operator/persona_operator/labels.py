@@ -1,4 +1,4 @@
-"""Names, labels and annotations of everything the operator makes."""
+"""Names, labels and annotations of all objects that the operator creates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ MAX_LABEL_LENGTH = 63
 
 
 def common_labels(persona: str, component: str) -> dict[str, str]:
-    """Labels of every object of a persona."""
+    """Return the labels of every object of a persona."""
     return {
         NAME_LABEL: "persona-pruner",
         MANAGED_BY_LABEL: FIELD_MANAGER,
@@ -41,7 +41,7 @@ def common_labels(persona: str, component: str) -> dict[str, str]:
 
 
 def key_label(key: str) -> str:
-    """The part of a content key that a label holds."""
+    """Return the part of a content key that fits in a label."""
     return key[:MAX_LABEL_LENGTH]
 
 
@@ -52,7 +52,7 @@ def job_name(persona: str, stage: str, key: str, attempt: int) -> str:
 
 
 def owner_reference(name: str, uid: str) -> dict[str, Any]:
-    """Makes the cluster's garbage collector remove the object with its PersonaModel."""
+    """Return an owner reference: the object is deleted together with its PersonaModel."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -64,5 +64,5 @@ def owner_reference(name: str, uid: str) -> dict[str, Any]:
 
 
 def is_managed(labels: Mapping[str, str]) -> bool:
-    """Whether the operator made an object with these labels."""
+    """Return whether the operator created an object with these labels."""
     return labels.get(MANAGED_BY_LABEL) == FIELD_MANAGER

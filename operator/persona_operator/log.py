@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with the persona and the stage where there is one."""
+"""Structured logs: one JSON object per line, with the persona and the stage where there is one."""
 
 import json
 import logging
@@ -35,6 +35,6 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # These tell of every request.
+    # These log every request.
     for name in ("urllib3", "aiohttp.access", "kopf.objects", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

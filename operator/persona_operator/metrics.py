@@ -19,10 +19,10 @@ STATES = ("Ready", "Reconciling", "Stalled", "Suspended")
 
 
 class OperatorMetrics:
-    """All metrics; per-persona series vanish with their persona.
+    """All metrics; per-persona series disappear with their persona.
 
     Args:
-        event_ages: seconds since the last watch event by kind, read at each scrape.
+        event_ages: returns the seconds since the last watch event by kind at each scrape.
     """
 
     def __init__(self, event_ages: Callable[[], Mapping[str, float]] = dict) -> None:
@@ -36,7 +36,7 @@ class OperatorMetrics:
         )
         self.reconcile_errors = Counter(
             f"{_PREFIX}_reconcile_errors",
-            "Reconciliations that failed, by kind of error.",
+            "Failed reconciliations by kind of error.",
             ["error"],
             registry=self.registry,
         )
@@ -61,7 +61,7 @@ class OperatorMetrics:
         )
         self.healthy = Gauge(
             f"{_PREFIX}_watch_healthy",
-            "1 while the watches deliver what is known to have happened.",
+            "1 while the watches deliver every known change, 0 once one has stalled.",
             registry=self.registry,
         )
         self.healthy.set(1)
@@ -69,7 +69,7 @@ class OperatorMetrics:
         self.registry.register(_EventAgeCollector(event_ages))
 
     def render(self) -> bytes:
-        """The exposition text."""
+        """Return the exposition text."""
         return generate_latest(self.registry)
 
     def request(self, method: str, resource: str, status: int) -> None:
@@ -79,14 +79,14 @@ class OperatorMetrics:
     def observe(
         self, persona: PersonaKey, old: PersonaModelStatus, new: PersonaModelStatus
     ) -> None:
-        """Take over a persona's new status; ended attempts are counted once."""
+        """Record a persona's new status; each ended attempt is counted once."""
         self._personas[persona] = new
         before = {(item.name, item.key): item for item in old.stages}
         for stage in new.stages:
             self._ended(before.get((stage.name, stage.key)), stage)
 
     def forget(self, persona: PersonaKey) -> None:
-        """A persona is gone, and its series with it."""
+        """Remove the series of a deleted persona."""
         self._personas.pop(persona, None)
 
     def _ended(self, old: StageStatus | None, new: StageStatus) -> None:
@@ -180,12 +180,12 @@ _PERSONA_METRICS: tuple[tuple[str, str, Callable[[RevisionStatus], _Pair]], ...]
     ),
     (
         "generic_loss",
-        "Held-out loss on general instructions, in nats a token.",
+        "Held-out loss on general instructions, in nats per token.",
         lambda item: (item.generic_loss, item.dense_generic_loss),
     ),
     (
         "prefill_seconds_per_token",
-        "Time a prompt token in the evaluation.",
+        "Time per prompt token in the evaluation.",
         lambda item: (
             _per_token(item.prefill_tokens_per_second),
             _per_token(item.dense_prefill_tokens_per_second),
@@ -193,7 +193,7 @@ _PERSONA_METRICS: tuple[tuple[str, str, Callable[[RevisionStatus], _Pair]], ...]
     ),
     (
         "decode_seconds_per_token",
-        "Time a generated token in the evaluation, batch of one.",
+        "Time per generated token in the evaluation, batch of one.",
         lambda item: (
             _per_token(item.decode_tokens_per_second),
             _per_token(item.dense_decode_tokens_per_second),
@@ -203,7 +203,7 @@ _PERSONA_METRICS: tuple[tuple[str, str, Callable[[RevisionStatus], _Pair]], ...]
 
 
 def _shown(status: PersonaModelStatus) -> RevisionStatus | None:
-    """The served revision, else the newest one."""
+    """Return the served revision, else the newest one."""
     served = status.serving.revision if status.serving else None
     found = next((item for item in status.revisions if item.id == served), None)
     return found or (status.revisions[0] if status.revisions else None)

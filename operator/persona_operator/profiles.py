@@ -1,4 +1,4 @@
-"""Which resource profile a stage or the serving pods get."""
+"""The resource profiles of the stages and of the serving pods."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,11 @@ from .settings import DEFAULT_PROFILE, SERVING_PROFILE, Profile
 DEFAULT_DEADLINE_SECONDS = 86_400
 
 
-def stage_profile(
-    stage: str, execution: Execution, profiles: Mapping[str, Profile]
-) -> Profile:
-    """The stage's profile with the spec's own resources on top.
+def stage_profile(stage: str, execution: Execution, profiles: Mapping[str, Profile]) -> Profile:
+    """Return the stage's profile, overridden by the spec's own resources.
 
     Raises:
-        InputError: the spec names a profile that the administrator didn't set.
+        InputError: the spec names a profile that the administrator hasn't configured.
     """
     own = next((item for item in execution.stages if item.name == stage), None)
     if own is not None and own.profile is not None:
@@ -38,10 +36,10 @@ def stage_profile(
 
 
 def serving_profile(serving: Serving, profiles: Mapping[str, Profile]) -> Profile:
-    """The serving pods' profile.
+    """Return the serving pods' profile.
 
     Raises:
-        InputError: the spec names a profile that the administrator didn't set.
+        InputError: the spec names a profile that the administrator hasn't configured.
     """
     if serving.profile is not None:
         return _named(serving.profile, "spec.serving.profile", profiles)
@@ -49,7 +47,7 @@ def serving_profile(serving: Serving, profiles: Mapping[str, Profile]) -> Profil
 
 
 def max_retries(stage: str, execution: Execution, default: int) -> int:
-    """Further attempts of a stage after a failure that retrying can help."""
+    """Return how often a stage is tried again after a failure that another attempt can fix."""
     own = next((item for item in execution.stages if item.name == stage), None)
     return default if own is None or own.max_retries is None else own.max_retries
 
@@ -59,7 +57,7 @@ def _named(name: str, field: str, profiles: Mapping[str, Profile]) -> Profile:
         return profiles[name]
     known = ", ".join(sorted(profiles)) or "none"
     raise InputError(
-        f"names the resource profile {name!r}, which is not set up",
+        f"{field} names the resource profile {name!r}, which doesn't exist",
         hint=f"Use one of the administrator's profiles ({known}) or ask for this one",
         subject=field,
     )

@@ -1,4 +1,4 @@
-"""What the administrator sets: images, the store, resource profiles, limits. Read from YAML."""
+"""The administrator's settings: images, the store, resource profiles, limits. Read from YAML."""
 
 import os
 from pathlib import Path
@@ -60,12 +60,12 @@ class MountedVolume(Volume):
 
 
 class Store(SettingsModel):
-    """The artifact store of all PersonaModels that name none."""
+    """The artifact store of all PersonaModels that name no store."""
 
     uri: str | None = None
     """`s3://BUCKET/PREFIX`, or `file:///DIRECTORY` within `volume`."""
     endpoint: str | None = None
-    """S3 endpoint URL; AWS where it is left out."""
+    """S3 endpoint URL; AWS by default."""
     region: str | None = None
     """S3 region."""
     addressing_style: str | None = None
@@ -92,7 +92,7 @@ class Profile(SettingsModel):
     scratch: str | None = None
     """Size limit of the scratch volume."""
     scratch_storage_class: str | None = None
-    """Storage class of the scratch volume; node-local `emptyDir` where it is left out."""
+    """Storage class of the scratch volume; node-local `emptyDir` by default."""
     node_selector: dict[str, str] = {}
     """Node labels to schedule on."""
     tolerations: list[dict[str, Any]] = []
@@ -102,7 +102,7 @@ class Profile(SettingsModel):
     priority_class_name: str | None = None
     """PriorityClass of the pods."""
     active_deadline_seconds: Annotated[int, Field(ge=30)] | None = None
-    """Time limit of one attempt of a stage; 86,400 where it is left out."""
+    """Time limit of one attempt of a stage; 86,400 by default."""
     pod_annotations: dict[str, str] = {}
     """Further annotations of the pods."""
     pod_labels: dict[str, str] = {}
@@ -110,14 +110,14 @@ class Profile(SettingsModel):
 
 
 class Retry(SettingsModel):
-    """How failed stages are tried again, where that can help."""
+    """Retries of failed stages, where another attempt can help."""
 
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """Further attempts, where the spec sets no other number."""
+    """Number of retries, unless the spec sets its own."""
     backoff_seconds: Annotated[float, Field(gt=0)] = 10.0
-    """Pause before the second attempt; doubled for each further one."""
+    """Delay before the first retry; doubled for each further one."""
     max_backoff_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """Longest pause."""
+    """Longest delay."""
 
 
 class Settings(SettingsModel):
@@ -134,17 +134,17 @@ class Settings(SettingsModel):
     store: Store = Store()
     """The artifact store."""
     cache: Volume | None = None
-    """Volume for downloaded base models; below the scratch volume where it is left out."""
+    """Volume for downloaded base models; by default a folder of the scratch volume."""
     env: dict[str, str] = {}
     """Further environment of stages and serving pods, such as HTTPS_PROXY or HF_ENDPOINT."""
     profiles: dict[str, Profile] = {}
-    """Resource profiles by name: `default`, `serving`, one of a stage's name, any other."""
+    """Resource profiles by name: `default`, `serving`, the name of a stage, or any other."""
     retry: Retry = Retry()
     """Retries of failed stages."""
     max_parallel_stages: Annotated[int, Field(ge=1)] | None = None
-    """At most this many stage Jobs at once, in all namespaces; no limit where it is left out."""
+    """Most stage Jobs at once, in all namespaces; no limit by default."""
     blocked_grace_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """A pod that finds no node, or a Job that a quota stops, counts as stalled after this time."""
+    """Time after which a pod that fits no node, or a Job over its quota, counts as stalled."""
     namespaces: list[str] = []
     """Namespaces that are watched; all of them where the list is empty."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9090
@@ -154,11 +154,11 @@ class Settings(SettingsModel):
     reconcile_interval_seconds: Annotated[float, Field(gt=0)] = 20.0
     """How often every PersonaModel is reconciled without any event."""
     resync_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How often all objects of a PersonaModel are applied again, whether or not they changed."""
+    """How often all objects of a PersonaModel are applied again, changed or not."""
     watch_deadline_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """A change that no watch delivers within this time makes the liveness probe fail."""
+    """The liveness probe fails when no watch delivers a change within this time."""
     store_probe_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """How long an answer of the store that an artifact is absent is believed."""
+    """How long the operator remembers that a result is not in the store."""
     delete_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Longest time for removing artifacts before a deleted PersonaModel is released anyway."""
     log_level: str = "INFO"
@@ -175,8 +175,8 @@ class Settings(SettingsModel):
             documents = yaml_documents(path.read_text(encoding="utf-8"), source=str(path))
         except OSError as error:
             raise InputError(
-                f"can't be read: {error.strerror}",
-                hint=f"Mount the configuration there, or name its file in {CONFIG_VARIABLE}",
+                f"{path} can't be read: {error.strerror}",
+                hint=f"Mount the configuration at this path, or set {CONFIG_VARIABLE} to its path",
                 subject=str(path),
             ) from None
         except UnicodeDecodeError as error:
@@ -196,5 +196,5 @@ class Settings(SettingsModel):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Read the file that PERSONA_OPERATOR_CONFIG names."""
+        """Read the file whose path is in PERSONA_OPERATOR_CONFIG."""
         return cls.load(Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG))

@@ -1,4 +1,4 @@
-"""How the pods of one persona reach the artifact store: the spec's storage over the settings'."""
+"""How a persona's pods reach the artifact store: the spec's storage overrides the settings."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .settings import ConfigMapKey, MountedVolume, Store
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """An artifact store and the names of what is needed to reach it.
+    """An artifact store, and the names of the objects needed to reach it.
 
     Attributes:
         uri: `s3://BUCKET/PREFIX` or `file:///DIRECTORY`, without a trailing slash.
@@ -32,20 +32,20 @@ class StoreAccess:
 
     @property
     def identity(self) -> str:
-        """Tells stores apart: the same bucket name at another endpoint is another store."""
+        """Return what identifies the store: a bucket at another endpoint is another store."""
         return f"{self.uri} at {self.endpoint}" if self.endpoint else self.uri
 
 
 def store_access(storage: Storage, default: Store) -> StoreAccess:
-    """The store of a persona.
+    """Return the store of a persona.
 
     Raises:
-        InputError: no store is named, or a `file://` store that pods can't share.
+        InputError: no store is named, or it is a `file://` store that pods can't share.
     """
     uri = storage.uri or default.uri
     if uri is None:
         raise InputError(
-            "names no store, and the operator has none of its own",
+            "The spec names no store, and the operator has no default store",
             hint="Set spec.storage.uri, or ask the administrator to set the chart's store.uri",
             subject="spec.storage.uri",
         )
@@ -55,7 +55,7 @@ def store_access(storage: Storage, default: Store) -> StoreAccess:
         directory = uri.removeprefix("file://")
         if mount is None or not f"{directory}/".startswith(f"{mount}/"):
             raise InputError(
-                f"is {uri}, which pods on other nodes can't see",
+                f"Pods on other nodes can't see {uri}",
                 hint="Use an s3:// store, or a directory of the administrator's store volume"
                 + (f" ({mount})" if mount else ""),
                 subject="spec.storage.uri",
@@ -75,9 +75,9 @@ def store_access(storage: Storage, default: Store) -> StoreAccess:
 
 
 def is_operators_own(access: StoreAccess, default: Store) -> bool:
-    """Whether a persona's store is the administrator's.
+    """Return whether a persona's store is the administrator's.
 
-    The operator uses its own credentials on no other store: else a user could read or remove,
+    The operator uses its own credentials on no other store. Otherwise a user could read or remove,
     through the operator, what the user's own credentials give no access to.
     """
     return (

@@ -1,6 +1,6 @@
-"""Which results are in the store already, asked with the operator's own credentials.
+"""Which results the store holds already, looked up with the operator's own credentials.
 
-Answers are cached; questions are asked in threads, so that a slow store holds up nothing.
+Answers are cached; lookups run in threads, so a slow store delays nothing else.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from .store_access import StoreAccess, is_operators_own
 logger = logging.getLogger(__name__)
 StageKey = tuple[str, str]
 UNREACHABLE_SECONDS = 15.0
-ASKING_SECONDS = 12.0
+LOOKUP_SECONDS = 12.0
 _UNKNOWN = Stored("Unknown")
-_ASKING = Stored("Asking")
+_PENDING = Stored("Pending")
 
 
 @dataclass
@@ -34,9 +34,9 @@ class _Answer:
 def open_own_store(
     access: StoreAccess, default: StoreSettings, environ: Mapping[str, str] = os.environ
 ) -> Store | None:
-    """The persona's store with the operator's own credentials.
+    """Open the persona's store with the operator's own credentials.
 
-    None where the operator has none, or where the store isn't the administrator's.
+    Returns None where the operator has none, or where the store isn't the administrator's.
     """
     if not is_operators_own(access, default):
         return None
@@ -57,13 +57,13 @@ def open_own_store(
 
 
 class StoreProbe:
-    """Answers for content keys, from a cache that refills itself.
+    """Looks up content keys, in a cache that refills itself.
 
     Args:
         default: the administrator's store.
-        opener: opens a store, or returns None where the operator may not ask it.
-        absent_seconds: how long the answer that there is nothing is believed.
-        clock: seconds of a steady clock.
+        opener: opens a store, or returns None where the operator may not read it.
+        absent_seconds: how long the answer that there is no result stays valid.
+        clock: returns the seconds of a steady clock.
     """
 
     def __init__(
@@ -79,16 +79,15 @@ class StoreProbe:
         self._absent_seconds = absent_seconds
         self._clock = clock
         self._answers: dict[tuple[str, StageKey], _Answer] = {}
-        self._asking: dict[tuple[str, StageKey], float] = {}
+        self._pending: dict[tuple[str, StageKey], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.errors = 0
 
     def look_up(
         self, access: StoreAccess, keys: Iterable[StageKey], done: Callable[[], None]
     ) -> dict[StageKey, Stored]:
-        """What is known of `keys` now; unknown ones are asked for, and `done` is called then.
+        """Return what is known of `keys` now; look up the others, then call `done`.
 
-        Never blocks. A question that takes too long counts as unknown, so that work goes on.
+        Never blocks. A lookup that takes too long counts as unknown, so work continues.
         """
         now = self._clock()
         result: dict[StageKey, Stored] = {}
@@ -98,27 +97,27 @@ class StoreProbe:
             answer = self._answers.get(at)
             if answer is not None and answer.expires > now:
                 result[key] = answer.stored
-            elif at in self._asking:
-                patient = now - self._asking[at] < ASKING_SECONDS
-                result[key] = _ASKING if patient else _UNKNOWN
+            elif at in self._pending:
+                patient = now - self._pending[at] < LOOKUP_SECONDS
+                result[key] = _PENDING if patient else _UNKNOWN
             else:
                 missing.append(key)
         if missing and is_operators_own(access, self._default):
             for key in missing:
-                self._asking[(access.identity, key)] = now
-                result[key] = _ASKING
-            task = asyncio.get_running_loop().create_task(self._ask(access, missing, done))
+                self._pending[(access.identity, key)] = now
+                result[key] = _PENDING
+            task = asyncio.get_running_loop().create_task(self._look_up(access, missing, done))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return result
 
-    async def _ask(
+    async def _look_up(
         self, access: StoreAccess, keys: list[StageKey], done: Callable[[], None]
     ) -> None:
         try:
             answers = await asyncio.to_thread(self._read, access, keys)
         except Exception:
-            logger.exception("the store can't be asked", extra={"store": access.uri})
+            logger.exception("The lookup in the store failed", extra={"store": access.uri})
             answers = dict.fromkeys(keys, _UNKNOWN)
         now = self._clock()
         for key, stored in answers.items():
@@ -127,7 +126,7 @@ class StoreProbe:
                 "Absent": self._absent_seconds,
             }.get(stored.state, UNREACHABLE_SECONDS)
             self._answers[(access.identity, key)] = _Answer(stored, now + lifetime)
-            self._asking.pop((access.identity, key), None)
+            self._pending.pop((access.identity, key), None)
         self._answers = {at: item for at, item in self._answers.items() if item.expires > now}
         done()
 
@@ -135,7 +134,7 @@ class StoreProbe:
         try:
             store = self._opener(access, self._default)
         except PersonaError as error:
-            self._complain(access, error)
+            self._warn(access, error)
             store = None
         if store is None:
             return dict.fromkeys(keys, _UNKNOWN)
@@ -145,15 +144,14 @@ class StoreProbe:
             try:
                 manifest = artifacts.manifest(*key)
             except CorruptArtifactError:
-                # The stage process tells the user, by the object's name.
+                # The stage process reports it to the user, with the object's name.
                 result[key] = Stored("Absent")
                 continue
             except PersonaError as error:
-                self._complain(access, error)
+                self._warn(access, error)
                 return result | dict.fromkeys(keys[position:], _UNKNOWN)
             result[key] = Stored("Present", manifest.metrics) if manifest else Stored("Absent")
         return result
 
-    def _complain(self, access: StoreAccess, error: PersonaError) -> None:
-        self.errors += 1
-        logger.warning("the store can't be asked: %s", error, extra={"store": access.uri})
+    def _warn(self, access: StoreAccess, error: PersonaError) -> None:
+        logger.warning("The store can't be read: %s", error, extra={"store": access.uri})

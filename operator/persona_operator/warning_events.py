@@ -1,7 +1,6 @@
-"""Warnings that Kubernetes tells only by Events: refused pods of a Job, volumes that don't mount.
+"""Problems that Kubernetes reports in Events only: refused pods of a Job, volumes that don't mount.
 
-They are asked for only while a pod is missing or doesn't start, so that no watch on all Events is
-needed.
+Events are read only while a pod is missing or doesn't start, so no watch on all Events is needed.
 """
 
 import time
@@ -19,7 +18,7 @@ _POD_REASONS = frozenset({"FailedMount", "FailedAttachVolume", "FailedCreatePodS
 
 
 class WarningEvents:
-    """Newest warnings of Jobs and pods that wait for something.
+    """The newest warnings of Jobs and pods that don't start.
 
     Args:
         api: the API server.
@@ -30,7 +29,7 @@ class WarningEvents:
         self._cache: dict[tuple[str, str, str], tuple[float, str]] = {}
 
     async def read(self, jobs: Iterable[Job], serving_pods: Iterable[Pod]) -> dict[str, str]:
-        """Messages by `Job/NAME` and `Pod/NAME`."""
+        """Return the messages by `Job/NAME` and `Pod/NAME`."""
         now = datetime.now(UTC)
         result = {}
         pods = list(serving_pods)
@@ -69,7 +68,7 @@ class WarningEvents:
 
 
 def _creating(pod: Pod) -> bool:
-    """Whether a node has the pod, but no container has come up."""
+    """Return whether the pod is on a node, but no container has started."""
     return (
         pod.phase == "Pending"
         and pod.unscheduled is None

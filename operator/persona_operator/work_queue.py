@@ -1,4 +1,4 @@
-"""Runs one piece of work per key at a time; requests that arrive meanwhile become one more run."""
+"""Runs the work of each key once at a time; requests that arrive meanwhile become one more run."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 Key = tuple[str, str]
+MAX_PARALLEL = 8
 
 
 @dataclass
@@ -17,17 +18,16 @@ class _Entry:
 
 
 class WorkQueue:
-    """Serialises the work of each key, and bounds how much runs at once.
+    """Serialises the work of each key, and runs at most `MAX_PARALLEL` keys at once.
 
     Args:
-        work: what to do for a key; its exceptions are logged, it has to ask for retries itself.
-        parallel: most pieces of work at once.
+        work: called with a key; its exceptions are logged, and it must queue its own retries.
     """
 
-    def __init__(self, work: Callable[[Key], Awaitable[None]], *, parallel: int = 8) -> None:
+    def __init__(self, work: Callable[[Key], Awaitable[None]]) -> None:
         self._work = work
         self._entries: dict[Key, _Entry] = {}
-        self._slots = asyncio.Semaphore(parallel)
+        self._slots = asyncio.Semaphore(MAX_PARALLEL)
         self._stopped = False
 
     def add(self, key: Key, delay: float = 0.0) -> None:
@@ -44,7 +44,7 @@ class WorkQueue:
             self._arm(key, entry)
 
     async def stop(self, patience: float = 20.0) -> None:
-        """Start nothing new and wait for what runs."""
+        """Start nothing new and wait for running work."""
         self._stopped = True
         running = []
         for entry in self._entries.values():
@@ -74,7 +74,9 @@ class WorkQueue:
             async with self._slots:
                 await self._work(key)
         except Exception:
-            logger.exception("work failed", extra={"namespace": key[0], "persona": key[1]})
+            logger.exception(
+                "The work of the queue failed", extra={"namespace": key[0], "persona": key[1]}
+            )
         finally:
             entry.running = None
             if entry.due is not None and not self._stopped:

@@ -30,7 +30,7 @@ async def test_probes_and_metrics_report_a_stalled_watch(unused_tcp_port_factory
         now[0] = 100
         status, text = await get(ports[1], "/healthz")
         assert status == 503
-        assert "deaf" in text
+        assert "has stalled" in text
         status, text = await get(ports[0], "/metrics")
         assert status == 200
         assert "persona_pruner_watch_healthy 0.0" in text

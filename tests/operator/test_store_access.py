@@ -26,5 +26,5 @@ def test_a_file_store_must_be_in_the_shared_volume() -> None:
     default = StoreSettings.model_validate({"uri": "file:///store/p", "volume": volume})
     assert store_access(Storage(), default).volume is not None
     for uri in ("file:///elsewhere", "file:///storeroom"):
-        with pytest.raises(InputError, match="other nodes can't see"):
+        with pytest.raises(InputError, match="Pods on other nodes can't see"):
             store_access(Storage(uri=uri), default)

@@ -44,13 +44,13 @@ async def test_a_lookup_never_blocks_and_its_answer_is_cached() -> None:
     probe = StoreProbe(default, opener=opener, clock=lambda: now[0])
     access, key = StoreAccess(uri="s3://a"), ("mask", "k" * 64)
     done = asyncio.Event()
-    assert probe.look_up(access, [key], done.set) == {key: Stored("Asking")}
+    assert probe.look_up(access, [key], done.set) == {key: Stored("Pending")}
     await asyncio.wait_for(done.wait(), 5)
     assert probe.look_up(access, [key], done.set) == {key: Stored("Unknown")}
-    assert (opener.calls, probe.errors) == (1, 1)
+    assert opener.calls == 1
     now[0] = 20  # an unreachable store is asked again after a while
     done.clear()
-    assert probe.look_up(access, [key], done.set) == {key: Stored("Asking")}
+    assert probe.look_up(access, [key], done.set) == {key: Stored("Pending")}
     await asyncio.wait_for(done.wait(), 5)
     assert opener.calls == 2
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from persona_operator.work_queue import WorkQueue
+from persona_operator.work_queue import MAX_PARALLEL, WorkQueue
 
 
 async def test_a_key_runs_once_at_a_time_and_further_requests_become_one_run() -> None:
@@ -36,11 +36,11 @@ async def test_keys_run_in_parallel_up_to_the_limit() -> None:
         await asyncio.sleep(0.01)
         running -= 1
 
-    queue = WorkQueue(work, parallel=3)
-    for number in range(9):
+    queue = WorkQueue(work)
+    for number in range(3 * MAX_PARALLEL):
         queue.add(("a", str(number)))
     await asyncio.sleep(0.1)
-    assert most == 3
+    assert most == MAX_PARALLEL
     await queue.stop()
 
 

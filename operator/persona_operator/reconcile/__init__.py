@@ -1,4 +1,4 @@
-"""The heart of the operator: one pure function from what is there to what to do."""
+"""The heart of the operator: one pure function from the observed state to a plan."""
 
 from .observed import ContainerState, Deployment, Job, Observed, PersonaText, Pod, Problem, Stored
 from .persona import Persona

@@ -1,6 +1,6 @@
-"""Why a pod can't start, or a Job or Deployment can't make one; nothing has failed yet.
+"""Why a pod can't start, or a Job or Deployment can't create one; nothing has failed yet.
 
-All of these heal by themselves once the cause is mended, so the work is kept waiting.
+All of these resolve by themselves once the cause is fixed, so the work is kept waiting.
 """
 
 import re
@@ -10,7 +10,7 @@ from datetime import datetime
 
 from persona_jobs.pipeline.results import TerminationMessage
 
-from .failures import shorten
+from .failures import describe, shorten
 from .observed import ContainerState, Deployment, Job, Pod
 
 _IMAGE_REASONS = frozenset(
@@ -33,9 +33,9 @@ class Blocker:
 
     Attributes:
         reason: one CamelCase word.
-        message: what is wrong and how to mend it.
-        since: since when, for those that often pass by themselves (no node free, quota); None for
-            those that never do.
+        message: what is wrong and how to fix it.
+        since: when it began, for those that often pass by themselves (no node free, quota); None
+            for those that never do.
     """
 
     reason: str
@@ -44,7 +44,7 @@ class Blocker:
 
 
 def job_blocker(job: Job, warnings: Mapping[str, str]) -> Blocker | None:
-    """What keeps a Job's pod from running."""
+    """Return what keeps a Job's pod from running."""
     pods = job.live_pods
     if not pods:
         warning = warnings.get(f"Job/{job.name}", "")
@@ -53,15 +53,15 @@ def job_blocker(job: Job, warnings: Mapping[str, str]) -> Blocker | None:
 
 
 def pod_blocker(pod: Pod, warnings: Mapping[str, str]) -> Blocker | None:
-    """What keeps one pod from running."""
+    """Return what keeps one pod from running."""
     if pod.unscheduled is not None:
         reason, message, since = pod.unscheduled
         if reason == "SchedulingGated":
             return None
         return Blocker(
             "Unschedulable",
-            f"No node takes the pod: {shorten(message)} Add such a node, or use a profile that "
-            "asks for less.",
+            f"No node fits the pod: {shorten(message)} Add such a node, or use a profile that "
+            "requests less.",
             since,
         )
     for container in pod.containers:
@@ -76,22 +76,22 @@ def pod_blocker(pod: Pod, warnings: Mapping[str, str]) -> Blocker | None:
 
 
 def rejected(message: str, since: datetime | None) -> Blocker:
-    """Why the API server refuses a pod."""
+    """Return why the API server refuses a pod."""
     text = _POD_NAME.sub("", message)
     if "exceeded quota" in text or "must specify" in text:
         return Blocker(
             "QuotaExceeded",
             f"The namespace's quota leaves no room for the pod: {shorten(text)} Raise the quota, "
-            "free some of it, or use a profile that asks for less.",
+            "free some of it, or use a profile that requests less.",
             since,
         )
-    return Blocker("PodRejected", f"The pod is refused: {shorten(text)}")
+    return Blocker("PodRejected", f"The API server refuses the pod: {shorten(text)}")
 
 
 def deployment_blocker(
     deployment: Deployment, pods: tuple[Pod, ...], warnings: Mapping[str, str]
 ) -> Blocker | None:
-    """What keeps the serving pods of the wanted revision from getting ready."""
+    """Return what keeps the serving pods of the wanted revision from becoming ready."""
     for pod in pods:
         if pod.revision == deployment.revision and not pod.ready and not pod.deleting:
             blocker = pod_blocker(pod, warnings)
@@ -102,7 +102,7 @@ def deployment_blocker(
     if deployment.deadline_exceeded:
         return Blocker(
             "RolloutStuck",
-            "The serving pods don't get ready; their log says why "
+            "The serving pods don't become ready; their log says why "
             f"(kubectl logs deploy/{deployment.name}).",
         )
     return None
@@ -120,8 +120,8 @@ def _waiting(container: ContainerState, pod: Pod) -> Blocker | None:
         )
     if reason in {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}:
         missing = _missing(message, pod.namespace)
-        word = "ContainerConfigError" if "Config" in reason else "ContainerStartFailed"
-        return missing or Blocker(word, f"The container can't be made: {shorten(message)}")
+        kind = "ContainerConfigError" if "Config" in reason else "ContainerStartFailed"
+        return missing or Blocker(kind, f"The container can't be created: {shorten(message)}")
     if reason == "CrashLoopBackOff":
         return _crash(container)
     return None
@@ -130,13 +130,12 @@ def _waiting(container: ContainerState, pod: Pod) -> Blocker | None:
 def _crash(container: ContainerState) -> Blocker:
     report = TerminationMessage.decode(container.message) if container.message else None
     if container.ended_reason == "OOMKilled":
-        text = "it was killed at its memory limit. Use a profile with more memory"
+        text = "it was killed at its memory limit. Use a profile with more memory."
     elif report is not None and report.failure is not None:
-        hint = report.failure.hint
-        text = report.failure.message.rstrip(".") + (f". {hint.rstrip('.')}" if hint else "")
+        text = describe(report.failure)
     else:
-        text = f"exit code {container.exit_code}; its log says why"
-    return Blocker("CrashLoopBackOff", f"The container {container.name} keeps ending: {text}.")
+        text = f"exit code {container.exit_code}; its log says why."
+    return Blocker("CrashLoopBackOff", f"The container {container.name} keeps ending: {text}")
 
 
 def _missing(message: str, namespace: str) -> Blocker | None:

@@ -1,4 +1,4 @@
-"""What the parts of a reconciliation share: the persona's validated spec and its surroundings."""
+"""What all parts of a reconciliation share: the checked spec, the plan, the observed state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Context:
         spec: its spec, persona text resolved.
         stages: the planned stages in order.
         store: the artifact store.
-        config_map: the ConfigMap with the manifest.
+        config_map: the ConfigMap with the resolved PersonaModel.
         observed: the cluster and the store.
         settings: the administrator's settings.
         now: the time.
@@ -62,23 +62,28 @@ class Context:
 
     @property
     def fresh_start(self) -> bool:
-        """Whether failed stages get another chance: spec or retry annotation changed."""
+        """Return whether failed stages are tried again: the spec or retry annotation changed."""
         status = self.persona.status
         return (
             status.observed_generation != self.persona.generation
             or status.last_handled_retry != self.persona.retry
         )
 
+    @property
+    def status_is_of_store(self) -> bool:
+        """Return whether the status is about results in the current store."""
+        return self.persona.status.store in {None, self.store.identity}
+
     def is_own(self, job: Job) -> bool:
-        """Whether a Job belongs to this PersonaModel."""
+        """Return whether a Job belongs to this PersonaModel."""
         return job.owner_uid == self.persona.owner.uid
 
     def jobs_images(self) -> Images:
-        """The jobs image."""
+        """Return the jobs image."""
         return images(self.settings, self.settings.jobs_image)
 
     def stage_job(self, stage: PlannedStage, attempt: int) -> StageJob:
-        """Values of the Job of one attempt of a stage."""
+        """Return the values of the Job of one attempt of a stage."""
         secrets: dict[str, SecretKeyRef] = {}
         if self.spec.base_model.token_secret_ref:
             secrets["HF_TOKEN"] = self.spec.base_model.token_secret_ref
@@ -135,7 +140,7 @@ def make_context(
 
 
 def resolve_spec(resource: Mapping[str, Any], observed: Observed) -> PersonaModelSpec:
-    """The validated spec with the persona's text in place.
+    """Return the validated spec with the persona's text in place.
 
     Raises:
         TerminalError: a wrong spec or a missing persona text.
@@ -149,7 +154,7 @@ def resolve_spec(resource: Mapping[str, Any], observed: Observed) -> PersonaMode
             raise TerminalError(
                 "PersonaTextNotFound",
                 (text.problem if text else "")
-                or f"ConfigMap {name}, key {key}, isn't there. Create it in this namespace.",
+                or f"ConfigMap {name}, key {key}, doesn't exist. Create it in this namespace.",
             )
         resolved["spec"] = {**resource["spec"], "persona": {"text": text.text}}
     try:
@@ -159,5 +164,5 @@ def resolve_spec(resource: Mapping[str, Any], observed: Observed) -> PersonaMode
 
 
 def images(settings: Settings, image: str) -> Images:
-    """An image with the administrator's pull policy and secrets."""
+    """Return an image with the administrator's pull policy and secrets."""
     return Images(image, settings.image_pull_policy, tuple(settings.image_pull_secrets))

@@ -1,4 +1,4 @@
-"""Events worth reading: one for each transition of the status."""
+"""Kubernetes Events: one per transition of the status."""
 
 from persona_jobs.api.status import PersonaModelStatus, StageStatus
 
@@ -8,7 +8,7 @@ MAX_EVENT_MESSAGE = 1000
 
 
 def transition_events(old: PersonaModelStatus, new: PersonaModelStatus) -> tuple[Event, ...]:
-    """What happened between two statuses."""
+    """Return an Event for each transition from `old` to `new`."""
     events = [event for stage in new.stages for event in _stage(_find(old, stage), stage)]
     events += _ready(old, new)
     was = old.serving.revision if old.serving else None

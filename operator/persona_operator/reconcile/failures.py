@@ -1,4 +1,4 @@
-"""Why a Job failed: reason, message with the mend, and whether trying again can help."""
+"""Why a Job failed: a reason, a message with the fix, and whether another attempt can help."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from persona_jobs.pipeline.results import StageFailure, TerminationMessage
 
 from ..resources.job import STAGE_CONTAINER
 from .observed import ContainerState, Job
+from .policies import decide
 
 SIGKILL_EXIT = 137
 MAX_MESSAGE_LENGTH = 600
+MAX_QUOTE_LENGTH = 400
 _REASONS = {
     "InputError": "InvalidInput",
     "CorruptArtifactError": "CorruptArtifact",
@@ -28,9 +30,9 @@ class Failure:
 
     Attributes:
         reason: one CamelCase word.
-        message: what went wrong and how to mend it.
+        message: what went wrong and how to fix it.
         retryable: whether another attempt can help.
-        interrupted: whether the attempt was cut off through no fault of its own; it doesn't count.
+        interrupted: whether the attempt was stopped from outside; it doesn't count as a failure.
     """
 
     reason: str
@@ -39,132 +41,225 @@ class Failure:
     interrupted: bool = False
 
 
-def result(job: Job) -> TerminationMessage | None:
-    """What the stage process of the newest pod reported."""
-    for pod in reversed(job.pods):
-        container = _stage_container(pod.containers)
-        if container is not None and container.message:
-            message = TerminationMessage.decode(container.message)
-            if message is not None:
-                return message
-    return None
+@dataclass(frozen=True)
+class FailedAttempt:
+    """All that is known of a failed Job.
+
+    Attributes:
+        job: the Job.
+        had_started: whether a container is known to have run.
+        container: the stage's container where its end has been observed.
+        exit_code: exit code of the container, None where it is unknown.
+        message: what the stage process reported.
+    """
+
+    job: Job
+    had_started: bool
+    container: ContainerState | None
+    exit_code: int | None
+    message: TerminationMessage | None
+
+    @property
+    def report(self) -> StageFailure | None:
+        """Return the failure that the stage process reported."""
+        return self.message.failure if self.message else None
 
 
-def has_result(job: Job) -> bool:
-    """Whether the end of the stage's container has been observed."""
-    return any(
-        container.exit_code is not None
-        for pod in job.pods
-        if (container := _stage_container(pod.containers))
-    )
-
-
-def job_failure(job: Job, *, had_started: bool) -> Failure:  # noqa: PLR0911 -- a ladder of cases
+def job_failure(job: Job, *, had_started: bool) -> Failure:
     """Classify a failed Job.
 
     Args:
         job: a Job whose `failed` is set.
         had_started: whether a container is known to have run (a deadline removes the pods).
     """
-    reason, text = job.failed or ("", "")
-    if reason == "DeadlineExceeded":
-        return _deadline(job, had_started=had_started)
+    _, text = job.failed or ("", "")
     container = _ended_container(job)
-    code = container.exit_code if container else _exit_code(text)
-    if container is not None and container.ended_reason == "OOMKilled":
-        return Failure(
-            "OutOfMemory",
-            f"The container was killed at its memory limit. {_more_memory(job.stage)}",
-            retryable=False,
-        )
-    if container is not None and container.ended_reason in {"StartError", "ContainerCannotRun"}:
-        return Failure(
-            "ContainerStartFailed",
-            f"The container can't be started: {shorten(container.message)} Check the image "
-            f"{container.image}.",
-        )
-    message = result(job)
-    report = message.failure if message else None
-    if code == EXIT_INPUT:
-        return Failure(_word(report, "InvalidInput"), _sentence(report, code), retryable=False)
-    if code == EXIT_OUT_OF_MEMORY:
-        head = _sentence(report, code) if report else "The device ran out of memory."
-        hint = "" if report and report.hint else f" {_more_memory(job.stage)}"
-        return Failure("OutOfMemory", head + hint, retryable=False)
-    if code == EXIT_INTERRUPTED or (message is not None and message.outcome == "Interrupted"):
-        return Failure(
-            "Interrupted", "The pod was asked to stop; the stage goes on.", interrupted=True
-        )
-    if code is None or (container is None and not job.pods):
-        return Failure(
-            "PodLost", "The pod vanished before the stage ended; it is run again.", interrupted=True
-        )
-    if code == SIGKILL_EXIT and report is None:
-        return Failure(
-            "Killed",
-            "The container was killed from outside (exit code 137). If it goes on, check the "
-            "node's memory and the container's liveness.",
-        )
-    return Failure(_word(report, "StageFailed"), _sentence(report, code))
+    exit_code = container.exit_code if container else _exit_code(text)
+    attempt = FailedAttempt(job, had_started, container, exit_code, result(job))
+    policies = (
+        never_started,  # activeDeadlineSeconds passed before any container ran.
+        deadline_exceeded,  # activeDeadlineSeconds passed while the stage ran.
+        killed_for_memory,  # The kubelet killed the container at its memory limit.
+        container_not_started,  # The image has no such command, or the runtime refuses it.
+        invalid_input,  # Exit code 2: the same input would fail again.
+        out_of_memory,  # Exit code 3: the same device would be too small again.
+        interrupted,  # The stage process was asked to stop.
+        pod_lost,  # The pod disappeared, and its exit code with it.
+        killed,  # SIGKILL from outside, before the process could report anything.
+        stage_failed,  # Any other exit code.
+    )
+    return decide(policies, attempt)
 
 
-def _deadline(job: Job, *, had_started: bool) -> Failure:
-    if not had_started and not any(pod.started for pod in job.pods):
-        return Failure(
-            "NotStarted",
-            "No pod could start within activeDeadlineSeconds; it is tried again.",
-            interrupted=True,
-        )
-    field = f"spec.execution.stages[{job.stage}]"
+def never_started(attempt: FailedAttempt) -> Failure | None:
+    """Match a Job whose time limit passed before any container ran."""
+    if not _deadline_passed(attempt):
+        return None
+    if attempt.had_started or any(pod.started for pod in attempt.job.pods):
+        return None
+    return Failure(
+        "NotStarted",
+        "No pod could start within activeDeadlineSeconds; the stage is tried again.",
+        interrupted=True,
+    )
+
+
+def deadline_exceeded(attempt: FailedAttempt) -> Failure | None:
+    """Match a Job that ran into its time limit; only a stage that resumes gains from a retry."""
+    if not _deadline_passed(attempt):
+        return None
+    stage = attempt.job.stage
+    field = f"spec.execution.stages[{stage}]"
     return Failure(
         "DeadlineExceeded",
         f"The stage took longer than its time limit. Raise {field}.activeDeadlineSeconds, or give "
         f"it a faster {field}.profile.",
-        retryable=job.stage in RESUMABLE_STAGES,
+        retryable=stage in RESUMABLE_STAGES,
     )
 
 
-def _stage_container(containers: tuple[ContainerState, ...]) -> ContainerState | None:
-    return next((item for item in containers if item.name == STAGE_CONTAINER), None)
+def killed_for_memory(attempt: FailedAttempt) -> Failure | None:
+    """Match a container that exceeded its memory limit."""
+    if attempt.container is None or attempt.container.ended_reason != "OOMKilled":
+        return None
+    return Failure(
+        "OutOfMemory",
+        f"The container was killed at its memory limit. {_more_memory(attempt.job.stage)}",
+        retryable=False,
+    )
 
 
-def _ended_container(job: Job) -> ContainerState | None:
-    for pod in reversed(job.pods):
-        container = _stage_container(pod.containers)
-        if container is not None and container.exit_code is not None:
-            return container
+def container_not_started(attempt: FailedAttempt) -> Failure | None:
+    """Match a container that the container runtime could not start."""
+    container = attempt.container
+    if container is None or container.ended_reason not in {"StartError", "ContainerCannotRun"}:
+        return None
+    return Failure(
+        "ContainerStartFailed",
+        f"The container can't be started: {shorten(container.message)} Check the image "
+        f"{container.image}.",
+    )
+
+
+def invalid_input(attempt: FailedAttempt) -> Failure | None:
+    """Match a stage whose input is wrong."""
+    if attempt.exit_code != EXIT_INPUT:
+        return None
+    reason, message = _reported(attempt, "InvalidInput")
+    return Failure(reason, message, retryable=False)
+
+
+def out_of_memory(attempt: FailedAttempt) -> Failure | None:
+    """Match a stage that ran out of device memory."""
+    if attempt.exit_code != EXIT_OUT_OF_MEMORY:
+        return None
+    report = attempt.report
+    message = describe(report) if report else "The device ran out of memory."
+    if report is None or not report.hint:
+        message += f" {_more_memory(attempt.job.stage)}"
+    return Failure("OutOfMemory", message, retryable=False)
+
+
+def interrupted(attempt: FailedAttempt) -> Failure | None:
+    """Match a stage that was asked to stop."""
+    stopped = attempt.message is not None and attempt.message.outcome == "Interrupted"
+    if attempt.exit_code != EXIT_INTERRUPTED and not stopped:
+        return None
+    resumed = "resumes" if attempt.job.stage in RESUMABLE_STAGES else "starts again"
+    return Failure(
+        "Interrupted", f"The pod was asked to stop; the stage {resumed}.", interrupted=True
+    )
+
+
+def pod_lost(attempt: FailedAttempt) -> Failure | None:
+    """Match a Job whose pod disappeared."""
+    if attempt.exit_code is not None and (attempt.container is not None or attempt.job.pods):
+        return None
+    return Failure(
+        "PodLost",
+        "The pod disappeared before the stage ended; the stage is run again.",
+        interrupted=True,
+    )
+
+
+def killed(attempt: FailedAttempt) -> Failure | None:
+    """Match a container that was killed before it could report anything."""
+    if attempt.exit_code != SIGKILL_EXIT or attempt.report is not None:
+        return None
+    return Failure(
+        "Killed",
+        "The container was killed from outside (exit code 137). If this happens again, check the "
+        "node's memory and the container's liveness.",
+    )
+
+
+def stage_failed(attempt: FailedAttempt) -> Failure:
+    """Match every other failure."""
+    return Failure(*_reported(attempt, "StageFailed"))
+
+
+def result(job: Job) -> TerminationMessage | None:
+    """Return what the stage process of the newest pod reported."""
+    for container in _stage_containers(job):
+        message = TerminationMessage.decode(container.message) if container.message else None
+        if message is not None:
+            return message
     return None
 
 
-def _exit_code(text: str) -> int | None:
-    """The exit code that the Job controller names when the pod itself is gone."""
-    found = re.search(r"exit code (\d+)", text)
-    return int(found.group(1)) if found else None
+def has_result(job: Job) -> bool:
+    """Return whether the end of the stage's container has been observed."""
+    return _ended_container(job) is not None
 
 
-def _word(report: StageFailure | None, default: str) -> str:
-    return _REASONS.get(report.error_class, default) if report else default
-
-
-def _sentence(report: StageFailure | None, code: int) -> str:
-    if report is None:
-        return f"The stage ended with exit code {code}; its pod's log says why."
+def describe(report: StageFailure) -> str:
+    """Return a reported failure and its hint as whole sentences."""
     text = report.message
     if report.subject and report.subject not in text:
         text = f"{report.subject}: {text}"
     text = text if text.endswith((".", "!", "?")) else f"{text}."
-    if report.hint:
-        # Hints are written to follow a colon or a dash too.
-        hint = re.sub(r"^[a-z]+(?= )", lambda word: word.group().capitalize(), report.hint)
-        text += f" {hint}" + ("" if hint.endswith(".") else ".")
+    text += f" {report.hint}." if report.hint else ""
     return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 
-def shorten(text: str, limit: int = 400) -> str:
-    """One line of at most `limit` characters that ends as a sentence does."""
+def shorten(text: str) -> str:
+    """Return one line of at most 400 characters that ends as a sentence does."""
     text = " ".join(text.split())
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    text = text if len(text) <= MAX_QUOTE_LENGTH else text[: MAX_QUOTE_LENGTH - 1] + "…"
     return text if text.endswith((".", "…")) else f"{text}."
+
+
+def _deadline_passed(attempt: FailedAttempt) -> bool:
+    return attempt.job.failed is not None and attempt.job.failed[0] == "DeadlineExceeded"
+
+
+def _stage_containers(job: Job) -> list[ContainerState]:
+    """Return the stage's containers, that of the newest pod first."""
+    return [
+        container
+        for pod in reversed(job.pods)
+        for container in pod.containers
+        if container.name == STAGE_CONTAINER
+    ]
+
+
+def _ended_container(job: Job) -> ContainerState | None:
+    return next((item for item in _stage_containers(job) if item.exit_code is not None), None)
+
+
+def _exit_code(text: str) -> int | None:
+    """Return the exit code that the Job controller names when the pod itself is gone."""
+    found = re.search(r"exit code (\d+)", text)
+    return int(found.group(1)) if found else None
+
+
+def _reported(attempt: FailedAttempt, default: str) -> tuple[str, str]:
+    """Return the reason and message of the stage process, or `default` and the exit code."""
+    report = attempt.report
+    if report is None:
+        code = attempt.exit_code
+        return default, f"The stage ended with exit code {code}; its pod's log says why."
+    return _REASONS.get(report.error_class, default), describe(report)
 
 
 def _more_memory(stage: str) -> str:

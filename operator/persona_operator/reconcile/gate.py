@@ -7,20 +7,20 @@ from persona_jobs.api.status import GateResult, RevisionStatus
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateCheck:
     """Whether the gate is met, and which thresholds aren't."""
 
     result: GateResult
     message: str = ""
 
 
-def judge(gate: Gate | None, revision: RevisionStatus) -> Verdict:
+def check(gate: Gate | None, revision: RevisionStatus) -> GateCheck:
     """Compare a revision's measurements with the thresholds that are set.
 
     A threshold whose measurement is missing isn't met: an unmeasured model takes no traffic.
     """
     if gate is None:
-        return Verdict("NotSet")
+        return GateCheck("NotSet")
     score, dense = _number(revision.persona_score), _number(revision.dense_persona_score)
     loss, dense_loss = _number(revision.generic_loss), _number(revision.dense_generic_loss)
     failed = []
@@ -38,13 +38,13 @@ def judge(gate: Gate | None, revision: RevisionStatus) -> Verdict:
             )
     limit = gate.max_generic_loss_increase_percent
     if limit is not None:
-        more = None if loss is None or not dense_loss else 100 * (loss / dense_loss - 1)
-        if more is None or more > limit:
+        increase = None if loss is None or not dense_loss else 100 * (loss / dense_loss - 1)
+        if increase is None or increase > limit:
             failed.append(
-                f"generic loss {_text(loss, 3)} is {_text(more)} % above the dense model's "
+                f"generic loss {_text(loss, 3)} is {_text(increase)} % above the dense model's "
                 f"{_text(dense_loss, 3)}, more than maxGenericLossIncreasePercent {limit}"
             )
-    return Verdict("Failed", "; ".join(failed)) if failed else Verdict("Passed")
+    return GateCheck("Failed", "; ".join(failed)) if failed else GateCheck("Passed")
 
 
 def _number(text: str | None) -> float | None:

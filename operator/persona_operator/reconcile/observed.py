@@ -1,4 +1,4 @@
-"""What the operator observes in the cluster and in the store, as plain typed values."""
+"""The observed state of the cluster and of the store, as plain typed values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +35,6 @@ class ContainerState:
         exit_code: exit code of its last end, None when it hasn't ended.
         ended_reason: why it ended (`OOMKilled`, `Error`, …).
         message: its termination message.
-        restarts: how often it was restarted.
     """
 
     name: str
@@ -45,7 +44,6 @@ class ContainerState:
     exit_code: int | None = None
     ended_reason: str = ""
     message: str = ""
-    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,11 @@ class Pod:
         namespace: its namespace.
         job: name of its Job; empty for serving pods.
         revision: revision that a serving pod serves; empty for stage pods.
-        created: when it was made.
+        created: when it was created.
         phase: `Pending`, `Running`, `Succeeded` or `Failed`.
         deleting: whether it is being deleted.
-        unscheduled: reason, message and since when no node takes it.
-        ready: whether it takes traffic.
+        unscheduled: reason, message and start of the time in which no node fits it.
+        ready: whether it can take traffic.
         containers: init containers first.
     """
 
@@ -78,12 +76,12 @@ class Pod:
 
     @classmethod
     def from_object(cls, document: Raw) -> "Pod":
-        """Read a pod of the API server."""
-        head, status = document["metadata"], document.get("status") or {}
-        labels = head.get("labels") or {}
-        owners = head.get("ownerReferences") or []
+        """Parse a pod."""
+        metadata, status = document["metadata"], document.get("status") or {}
+        labels = metadata.get("labels") or {}
+        owners = metadata.get("ownerReferences") or []
         conditions = {item["type"]: item for item in status.get("conditions") or []}
-        created = parse_time(head.get("creationTimestamp"))
+        created = parse_time(metadata.get("creationTimestamp"))
         scheduled = conditions.get("PodScheduled", {})
         unscheduled = None
         if scheduled.get("status") == "False":
@@ -100,13 +98,13 @@ class Pod:
             for item in status.get(kind) or []
         ]
         return cls(
-            name=head["name"],
-            namespace=head["namespace"],
+            name=metadata["name"],
+            namespace=metadata["namespace"],
             created=created,
             job=next((item["name"] for item in owners if item.get("kind") == "Job"), ""),
             revision=labels.get(REVISION_LABEL, ""),
             phase=status.get("phase", "Pending"),
-            deleting=head.get("deletionTimestamp") is not None,
+            deleting=metadata.get("deletionTimestamp") is not None,
             unscheduled=unscheduled,
             ready=conditions.get("Ready", {}).get("status") == "True",
             containers=tuple(states),
@@ -114,7 +112,7 @@ class Pod:
 
     @property
     def started(self) -> bool:
-        """Whether any container ever ran."""
+        """Return whether any container ever ran."""
         return any(item.running or item.exit_code is not None for item in self.containers)
 
 
@@ -130,26 +128,25 @@ def _container(status: Raw, images: Mapping[str, str]) -> ContainerState:
         exit_code=ended.get("exitCode"),
         ended_reason=ended.get("reason", ""),
         message=ended.get("message", ""),
-        restarts=int(status.get("restartCount", 0)),
     )
 
 
 @dataclass(frozen=True)
 class Job:
-    """The Job of one attempt of one stage, of whatever PersonaModel.
+    """The Job of one attempt of one stage, of any PersonaModel.
 
     Attributes:
         name: its name.
         namespace: its namespace.
         persona: the PersonaModel it belongs to.
-        owner_uid: that one's uid.
+        owner_uid: uid of that PersonaModel.
         stage: the stage.
         key: the content key.
         store: identity of the store it writes to.
         attempt: 1 for the first.
-        created: when it was made.
+        created: when it was created.
         template: checksum of its pod template.
-        queue: Kueue's queue, empty where there is none.
+        queue: its Kueue queue, empty where there is none.
         suspended: whether it is suspended.
         deleting: whether it is being deleted.
         complete: whether it succeeded.
@@ -180,35 +177,36 @@ class Job:
 
     @classmethod
     def from_object(cls, document: Raw, pods: Sequence[Pod] = ()) -> "Job":
-        """Read a Job of the API server."""
-        head, status = document["metadata"], document.get("status") or {}
-        labels, notes = head.get("labels") or {}, head.get("annotations") or {}
-        owners = head.get("ownerReferences") or [{}]
+        """Parse a Job."""
+        metadata, status = document["metadata"], document.get("status") or {}
+        labels = metadata.get("labels") or {}
+        annotations = metadata.get("annotations") or {}
+        owners = metadata.get("ownerReferences") or [{}]
         conditions = {
             item["type"]: item
             for item in status.get("conditions") or []
             if item.get("status") == "True"
         }
-        created = parse_time(head.get("creationTimestamp"))
+        created = parse_time(metadata.get("creationTimestamp"))
         # FailureTarget and SuccessCriteriaMet precede the end; Failed and Complete are the end.
         failed = conditions.get("Failed")
         complete = conditions.get("Complete")
         end = complete or failed
         started = status.get("startTime")
         return cls(
-            name=head["name"],
-            namespace=head["namespace"],
+            name=metadata["name"],
+            namespace=metadata["namespace"],
             persona=labels.get(PERSONA_LABEL, ""),
             owner_uid=owners[0].get("uid", ""),
             stage=labels.get(STAGE_LABEL, ""),
-            key=notes.get(KEY_ANNOTATION, ""),
-            store=notes.get(STORE_ANNOTATION, ""),
+            key=annotations.get(KEY_ANNOTATION, ""),
+            store=annotations.get(STORE_ANNOTATION, ""),
             created=created,
-            attempt=_number(notes.get(ATTEMPT_ANNOTATION)),
-            template=notes.get(TEMPLATE_ANNOTATION, ""),
+            attempt=_number(annotations.get(ATTEMPT_ANNOTATION)),
+            template=annotations.get(TEMPLATE_ANNOTATION, ""),
             queue=labels.get(QUEUE_LABEL, ""),
             suspended=bool((document.get("spec") or {}).get("suspend")),
-            deleting=head.get("deletionTimestamp") is not None,
+            deleting=metadata.get("deletionTimestamp") is not None,
             complete=complete is not None,
             failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
             started=parse_time(started) if started else None,
@@ -218,12 +216,12 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether it succeeded or failed."""
+        """Return whether it succeeded or failed."""
         return self.complete or self.failed is not None
 
     @property
     def active(self) -> bool:
-        """Whether its work may go on or start without the operator's doing.
+        """Return whether its work runs or may start without the operator.
 
         One that the operator suspended isn't active; one that waits in a queue is.
         """
@@ -231,12 +229,12 @@ class Job:
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:
-        """Pods that are not being deleted."""
+        """Return the pods that are not being deleted."""
         return tuple(pod for pod in self.pods if not pod.deleting)
 
     @property
     def untouched(self) -> bool:
-        """Whether no container has run yet, so that replacing it loses no work."""
+        """Return whether no container has run yet: replacing the Job loses no work."""
         return not self.ended and not any(pod.started for pod in self.pods)
 
 
@@ -248,15 +246,15 @@ class Deployment:
         name: its name.
         revision: revision of its pod template.
         checksum: checksum of the manifest it was applied from.
-        current: whether its controller has seen the newest spec.
-        wanted: replicas asked for.
-        replicas: pods there are.
+        current: whether its controller has observed the newest spec.
+        wanted: wanted replicas.
+        replicas: existing pods.
         updated: pods of the newest template.
         ready: ready pods.
         available: available pods.
         deadline_exceeded: message when the roll-out makes no progress.
-        rejected: message when no pod can be made (quota, admission).
-        rejected_since: since when.
+        rejected: message when no pod can be created (quota, admission).
+        rejected_since: when that began.
     """
 
     name: str
@@ -274,8 +272,8 @@ class Deployment:
 
     @classmethod
     def from_object(cls, document: Raw) -> "Deployment":
-        """Read a Deployment of the API server."""
-        head, status = document["metadata"], document.get("status") or {}
+        """Parse a Deployment."""
+        metadata, status = document["metadata"], document.get("status") or {}
         spec = document.get("spec") or {}
         conditions = {item["type"]: item for item in status.get("conditions") or []}
         progress = conditions.get("Progressing", {})
@@ -283,47 +281,37 @@ class Deployment:
         stuck = progress.get("reason") == "ProgressDeadlineExceeded"
         failing = rejected.get("status") == "True"
         return cls(
-            name=head["name"],
-            revision=(head.get("labels") or {}).get(REVISION_LABEL, ""),
-            checksum=(head.get("annotations") or {}).get(CHECKSUM_ANNOTATION, ""),
-            current=int(status.get("observedGeneration", 0)) >= int(head.get("generation", 0)),
+            name=metadata["name"],
+            revision=(metadata.get("labels") or {}).get(REVISION_LABEL, ""),
+            checksum=(metadata.get("annotations") or {}).get(CHECKSUM_ANNOTATION, ""),
+            current=int(status.get("observedGeneration", 0)) >= int(metadata.get("generation", 0)),
             wanted=int(spec.get("replicas", 1)),
             replicas=int(status.get("replicas", 0)),
             updated=int(status.get("updatedReplicas", 0)),
             ready=int(status.get("readyReplicas", 0)),
             available=int(status.get("availableReplicas", 0)),
             deadline_exceeded=(progress.get("message") or "no progress") if stuck else "",
-            rejected=(rejected.get("message") or "no pod can be made") if failing else "",
+            rejected=(rejected.get("message") or "no pod can be created") if failing else "",
             rejected_since=parse_time(rejected.get("lastTransitionTime")) if failing else None,
-        )
-
-    @property
-    def rolled_out(self) -> bool:
-        """Whether all pods are of the newest template and available."""
-        return (
-            self.current
-            and self.updated >= self.wanted
-            and self.replicas == self.updated
-            and self.available >= self.wanted
         )
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What the store says of one content key.
+    """What the store holds under one content key.
 
     Attributes:
-        state: `Unknown` when the store can't be asked, `Asking` while the answer is on its way.
-        metrics: the manifest's metrics where it is present.
+        state: `Unknown` when the store can't be read, `Pending` while the lookup is under way.
+        results: the stage results in its stage manifest, where it is present.
     """
 
-    state: Literal["Present", "Absent", "Unknown", "Asking"]
-    metrics: Mapping[str, JsonValue] = field(default_factory=dict)
+    state: Literal["Present", "Absent", "Unknown", "Pending"]
+    results: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PersonaText:
-    """The text behind `configMapRef`: found, or why not."""
+    """The text that `configMapRef` names, or why it isn't found."""
 
     text: str | None = None
     problem: str = ""
@@ -339,20 +327,20 @@ class Problem:
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything that reconciling one PersonaModel depends on beside itself.
+    """Everything that a reconciliation depends on beside the PersonaModel itself.
 
     Attributes:
-        jobs: its own Jobs, and others' Jobs that write to the same content keys.
-        active_jobs: Jobs at work in the whole cluster.
+        jobs: its own Jobs, and others' Jobs for the same content keys.
+        active_jobs: number of active stage Jobs in all namespaces.
         deployment: the inference Deployment.
         serving_pods: pods of the Deployment.
         owned: checksum annotation by (kind, name) of Services, autoscalers, budgets and ConfigMaps.
         text: the persona's text, where the spec names a ConfigMap.
         stored: the store's word by (stage, key); what is missing is unknown.
         warnings: message of the newest warning Event by `Job/NAME` or `Pod/NAME`.
-        problem: what the API server refused to do just now.
-        refused_jobs: names of Jobs that it refused to make.
-        resync: whether all objects are to be applied again, changed or not.
+        problem: what the API server refused just now.
+        refused_jobs: names of Jobs that it refused to create.
+        resync: whether to apply all objects again, changed or not.
     """
 
     jobs: tuple[Job, ...] = ()

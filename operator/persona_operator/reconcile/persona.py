@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from persona_jobs.api.status import PersonaModelStatus
 
 from ..labels import RETRY_ANNOTATION
@@ -38,13 +36,9 @@ class Persona:
 
     @classmethod
     def from_object(cls, document: Mapping[str, Any]) -> "Persona":
-        """Read an object of the API server; an invalid status counts as empty."""
+        """Read an object of the API server."""
         metadata = document.get("metadata", {})
         raw_status = document.get("status") or {}
-        try:
-            status = PersonaModelStatus.model_validate(raw_status)
-        except ValidationError:
-            status = PersonaModelStatus()
         return cls(
             owner=Owner(metadata["name"], metadata["namespace"], metadata["uid"]),
             generation=int(metadata.get("generation", 0)),
@@ -54,7 +48,7 @@ class Persona:
                 "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
                 "spec": document.get("spec"),
             },
-            status=status,
+            status=PersonaModelStatus.read(raw_status),
             raw_status=raw_status,
             labels=metadata.get("labels") or {},
             annotations=metadata.get("annotations") or {},

@@ -1,4 +1,4 @@
-"""What reconciling decides: actions on the cluster, the new status, events."""
+"""The outcome of a reconciliation: actions on the cluster, the new status, Events."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ from ..resources.common import Manifest
 
 @dataclass(frozen=True)
 class Create:
-    """Make a Job; an existing one of the same name is left alone."""
+    """Create a Job; an existing one of the same name stays as it is."""
 
     manifest: Manifest
 
@@ -24,7 +24,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Delete:
-    """Remove an object, its dependents in the background."""
+    """Delete an object, and its dependents in the background."""
 
     kind: str
     name: str
@@ -32,7 +32,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class SetSuspend:
-    """Suspend a Job or let it go on."""
+    """Suspend or resume a Job."""
 
     job: str
     suspend: bool
@@ -55,10 +55,10 @@ class Plan:
     """The outcome of reconciling.
 
     Attributes:
-        actions: to be done in this order.
+        actions: to be carried out in this order.
         status: the status to write.
-        events: one for each transition.
-        wake_after: seconds after which to reconcile again without any event, None for no need.
+        events: one per transition.
+        wake_after: seconds after which to reconcile again without any watch event; None for never.
     """
 
     actions: tuple[Action, ...]
@@ -69,13 +69,13 @@ class Plan:
 
 @dataclass
 class PlanBuilder:
-    """Collects actions and the earliest wake-up while the parts of a plan are worked out."""
+    """Collects actions and the earliest wake-up while the parts of a plan are decided."""
 
     actions: list[Action] = field(default_factory=list)
     wake_after: float | None = None
 
     def act(self, action: Action) -> None:
-        """Add one action."""
+        """Add an action."""
         self.actions.append(action)
 
     def wake(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""How far a stage is, and which stages are known to be finished."""
+"""How far each stage is, and which stages are known to be finished."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +17,9 @@ class Progress:
     """State of one stage.
 
     Attributes:
-        status: what the PersonaModel's status says of it.
-        stalled: whether it can't go on before a person mends something.
-        evaluation: the evaluation's metrics, when this stage has just brought them.
+        status: its entry in the PersonaModel's status.
+        stalled: whether it can't continue before a person fixes something.
+        evaluation: the evaluation's metrics, when this stage has just reported them.
     """
 
     status: StageStatus
@@ -28,30 +28,36 @@ class Progress:
 
     @property
     def succeeded(self) -> bool:
-        """Whether its result is in the store."""
+        """Return whether its result is in the store."""
         return self.status.state == "Succeeded"
 
 
 def finished_key(stage: str, key: str) -> str:
-    """Entry of `status.finishedKeys`."""
+    """Return an entry of `status.finishedKeys`."""
     return f"{stage}/{key}"
 
 
 def finished_keys(context: Context, progress: list[Progress]) -> list[str]:
-    """All stages known to be finished in this store, newest first, bounded."""
+    """Return the stages known to be finished in this store, newest first, at most 100."""
     keys = [finished_key(item.status.name, item.status.key) for item in progress if item.succeeded]
     keys += [
         finished_key(job.stage, job.key)
         for job in context.observed.jobs
         if context.is_own(job) and job.complete and job.store == context.store.identity
     ]
-    if context.persona.status.store in {None, context.store.identity}:
+    if context.status_is_of_store:
         keys += context.persona.status.finished_keys
     return list(dict.fromkeys(keys))[:MAX_FINISHED_KEYS]
 
 
 def is_stalled(since: datetime | None, context: Context, builder: PlanBuilder) -> bool:
-    """Whether a blocker needs a person: at once, or once it has lasted for the grace period."""
+    """Return whether a blocker needs a person: at once, or after the grace period.
+
+    Args:
+        since: when the blocker began; None for one that never passes by itself.
+        context: the reconciliation.
+        builder: reconciles again when the grace period ends.
+    """
     if since is None:
         return True
     age = (context.now - since).total_seconds()

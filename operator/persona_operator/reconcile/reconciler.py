@@ -1,33 +1,33 @@
-"""From a PersonaModel and what is observed to actions and a status. No input or output."""
+"""From a PersonaModel and the observed state to actions and a status, without any I/O."""
 
 from datetime import datetime
 
 from persona_jobs.api.status import PersonaModelStatus
 
 from ..settings import Settings
-from .conditions import Verdict, conditions, context_conditions, failed, judge
+from .conditions import conditions
 from .context import Context, TerminalError, make_context
 from .events import transition_events
 from .observed import Observed
 from .persona import Persona
 from .plan import Apply, Delete, Plan, PlanBuilder
 from .progress import finished_keys
+from .readiness import Readiness, Situation, failed, readiness
 from .revisions import current_id, update_revisions
-from .serving import Serving, serve
-from .stages import advance
+from .serving import Serving, reconcile_serving
+from .stages import reconcile_stages
 from .summary import summarize_revision
-from .times import format_time
 
 
 def reconcile(persona: Persona, observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """Decide what to do for one PersonaModel, and what its status says.
+    """Decide what to do for one PersonaModel, and what its status shows.
 
-    The same inputs give the same plan, and a plan may be applied in part and worked out again: the
-    decisions depend on what is there, never on which event led here.
+    The same inputs give the same plan, and a plan may be applied in part and decided again: the
+    decisions depend on the observed state, never on the event that led here.
 
     Args:
         persona: the PersonaModel, with the status written last.
-        observed: its children, other PersonaModels' Jobs on the same keys, the store's word.
+        observed: its objects, other PersonaModels' Jobs for the same keys, results in the store.
         settings: the administrator's settings.
         now: the time.
     """
@@ -39,18 +39,18 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         return _not_reconcilable(persona, failed(error.reason, error.message), now)
     builder = PlanBuilder()
     _config_maps(context, builder)
-    progress = advance(context, builder)
+    progress = reconcile_stages(context, builder)
     evaluation = next((item.evaluation for item in progress if item.evaluation), None)
     finished = all(item.succeeded for item in progress)
     revisions = update_revisions(context, evaluation, finished=finished)
-    serving = serve(context, revisions.target, builder)
-    verdict = judge(context, progress, revisions, serving)
+    serving = reconcile_serving(context, revisions.target, builder)
+    ready = readiness(Situation(context, progress, revisions, serving))
     served = serving.status.revision if serving.status else None
     shown = next((item for item in revisions.known if item.id == served), None)
     summary = summarize_revision(shown or (revisions.known[0] if revisions.known else None))
     status = PersonaModelStatus(
         observed_generation=persona.generation,
-        conditions=context_conditions(context, verdict),
+        conditions=conditions(persona, ready, now),
         stages=[item.status for item in progress],
         revision=current_id(context),
         revisions=list(revisions.known),
@@ -72,28 +72,23 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
 
 
 def _url(serving: Serving) -> str | None:
-    """The URL is shown once a revision has taken traffic."""
+    """Return the URL once a revision has taken traffic."""
     return serving.status.url if serving.status and serving.status.revision else None
 
 
-def _not_reconcilable(persona: Persona, verdict: Verdict, now: datetime) -> Plan:
-    """What is served and what is finished stays as it is."""
+def _not_reconcilable(persona: Persona, ready: Readiness, now: datetime) -> Plan:
+    """Change only the conditions: what is served and what is finished stays as it is."""
     status = persona.status.model_copy(
         update={
             "observed_generation": persona.generation,
-            "conditions": conditions(
-                persona.status.conditions,
-                verdict,
-                generation=persona.generation,
-                now=format_time(now),
-            ),
+            "conditions": conditions(persona, ready, now),
         }
     )
     return Plan(actions=(), status=status, events=transition_events(persona.status, status))
 
 
 def _config_maps(context: Context, builder: PlanBuilder) -> None:
-    """Keep the current manifest; drop former ones once no Job can need them."""
+    """Keep the current ConfigMap; delete former ones once no Job can need them."""
     name = context.config_map["metadata"]["name"]
     present = {item for kind, item in context.observed.owned if kind == "ConfigMap"}
     if name not in present:

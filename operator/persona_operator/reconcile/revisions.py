@@ -1,12 +1,12 @@
-"""Finished models: which there are, how the gate judges them, and which one to serve."""
+"""Finished models: which there are, whether they meet the gate, and which one to serve."""
 
 from dataclasses import dataclass
 
 from persona_jobs.api.status import RevisionStatus
 from persona_jobs.pipeline.results import EvaluationMetrics
 
+from . import gate
 from .context import Context
-from .gate import judge
 from .stage_results import revision_from_evaluation
 from .times import format_time
 
@@ -20,7 +20,7 @@ class Revisions:
     Attributes:
         known: newest first.
         current: the one that the current spec leads to, once it is evaluated.
-        target: the one to serve, None where none may be.
+        target: the one to serve, None where none may take traffic.
         usable: ids of those in the current store.
         pin_missing: whether `spec.serving.revision` names one that isn't there.
     """
@@ -33,18 +33,18 @@ class Revisions:
 
 
 def current_id(context: Context) -> str:
-    """Id of the revision that the current spec leads to."""
+    """Return the id of the revision that the current spec leads to."""
     return next(stage.short_key for stage in context.stages if stage.name == "slice")
 
 
 def update_revisions(
     context: Context, evaluation: EvaluationMetrics | None, *, finished: bool
 ) -> Revisions:
-    """Add a newly evaluated model, judge the current one, choose the one to serve.
+    """Add a newly evaluated model, check the current one, choose the one to serve.
 
     Args:
         context: the reconciliation.
-        evaluation: metrics that the evaluate stage has just brought.
+        evaluation: metrics that the evaluate stage has just reported.
         finished: whether all stages of the current spec have succeeded.
     """
     keys = {stage.name: stage.key for stage in context.stages}
@@ -62,8 +62,8 @@ def update_revisions(
     current = None
     for position, item in enumerate(known):
         if finished and item.evaluate_key == keys["evaluate"] and item.slice_key == keys["slice"]:
-            verdict = judge(context.spec.evaluation.gate, item)
-            update = {"gate": verdict.result, "message": verdict.message}
+            checked = gate.check(context.spec.evaluation.gate, item)
+            update = {"gate": checked.result, "message": checked.message}
             current = known[position] = item.model_copy(update=update)
     usable = [item for item in known if item.store in {None, context.store.identity}]
     target, pin_missing = _target(context, usable, current)
@@ -92,7 +92,7 @@ def _target(
 
 
 def _last_good(context: Context, usable: list[RevisionStatus]) -> RevisionStatus | None:
-    """What serves now if it passed its gate, else the newest that did."""
+    """Return the revision that serves now if it passed its gate, else the newest that did."""
     good = [item for item in usable if item.gate != "Failed"]
     serving = _serving_id(context)
     return next((item for item in good if item.id == serving), good[0] if good else None)
@@ -109,7 +109,7 @@ def _newest(
     current: RevisionStatus | None,
     target: RevisionStatus | None,
 ) -> list[RevisionStatus]:
-    """The newest ones, never without those in use."""
+    """Return the newest ones and those in use."""
     in_use = {_serving_id(context), current.id if current else None, target.id if target else None}
     room = MAX_REVISIONS - sum(item.id in in_use for item in known)
     kept = []

@@ -1,4 +1,4 @@
-"""The inference objects that there should be, and how far their roll-out is."""
+"""The inference objects, and how far their roll-out is."""
 
 from dataclasses import dataclass
 
@@ -23,11 +23,11 @@ class Serving:
     """State of the inference Deployment.
 
     Attributes:
-        status: what the PersonaModel's status says of it, None where nothing is served.
+        status: its entry in the PersonaModel's status, None where nothing is served.
         served: whether the wanted revision takes traffic.
-        reason: why, as a condition reason.
-        message: the same for people.
-        stalled: whether it can't go on before a person mends something.
+        reason: one CamelCase word.
+        message: the reason as a sentence for people.
+        stalled: whether it can't continue before a person fixes something.
     """
 
     status: ServingStatus | None
@@ -37,8 +37,10 @@ class Serving:
     stalled: bool = False
 
 
-def serve(context: Context, target: RevisionStatus | None, builder: PlanBuilder) -> Serving:
-    """Apply or remove the inference objects; tell how far they are."""
+def reconcile_serving(
+    context: Context, target: RevisionStatus | None, builder: PlanBuilder
+) -> Serving:
+    """Apply or remove the inference objects, and return how far they are."""
     observed = context.observed
     if not context.spec.serving.enabled:
         _remove_all(context, builder)
@@ -101,12 +103,12 @@ def _scaling(context: Context) -> list[Manifest]:
 
 def _differs(context: Context, manifest: Manifest) -> bool:
     observed = context.observed
-    kind, head = manifest["kind"], manifest["metadata"]
-    wanted = head["annotations"][CHECKSUM_ANNOTATION]
+    kind, metadata = manifest["kind"], manifest["metadata"]
+    wanted = metadata["annotations"][CHECKSUM_ANNOTATION]
     if kind == "Deployment":
         found = observed.deployment.checksum if observed.deployment else None
     else:
-        found = observed.owned.get((kind, head["name"]))
+        found = observed.owned.get((kind, metadata["name"]))
     return observed.resync or found != wanted
 
 
@@ -124,7 +126,7 @@ def _state(context: Context, target: RevisionStatus, applied: str, builder: Plan
     previous = context.persona.status.serving
     before = previous.revision if previous else None
     if deployment is None or deployment.checksum != applied:
-        # The status of a Deployment that is about to change says nothing of the new one.
+        # The status of a Deployment that is about to change is not that of the new one.
         status = _status(context, before, deployment)
         return Serving(status, False, "RollingOut", _rolling(target, deployment))
     taking_over = (

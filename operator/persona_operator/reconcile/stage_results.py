@@ -1,4 +1,4 @@
-"""Stage results as status fields: numbers become strings."""
+"""Stage results as status fields; numbers become strings."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ from persona_jobs.api.status import RevisionStatus
 from persona_jobs.pipeline.graph import short_key
 from persona_jobs.pipeline.results import EvaluationMetrics, VariantMetrics
 
-MAX_METRICS = 24
+MAX_RESULTS = 24
 MAX_VALUE_LENGTH = 120
 
 
 def number(value: float) -> str:
-    """Six significant digits, without exponent where it reads well."""
+    """Return six significant digits, without an exponent where that is short enough."""
     if isinstance(value, int):
         return str(value)
     return f"{value:.6g}"
@@ -24,10 +24,10 @@ def _optional(value: float | None) -> str | None:
     return None if value is None else number(value)
 
 
-def summarize(metrics: Mapping[str, JsonValue]) -> dict[str, str]:
-    """The scalar metrics as strings."""
-    result: dict[str, str] = {}
-    for name, value in metrics.items():
+def summarize(results: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Return the scalar results as strings."""
+    summary: dict[str, str] = {}
+    for name, value in results.items():
         if isinstance(value, bool):
             text = "true" if value else "false"
         elif isinstance(value, int | float):
@@ -36,23 +36,23 @@ def summarize(metrics: Mapping[str, JsonValue]) -> dict[str, str]:
             text = value[:MAX_VALUE_LENGTH]
         else:
             continue
-        result[name] = text
-        if len(result) == MAX_METRICS:
+        summary[name] = text
+        if len(summary) == MAX_RESULTS:
             break
-    return result
+    return summary
 
 
-def parse_evaluation(metrics: Mapping[str, JsonValue]) -> EvaluationMetrics | None:
-    """The evaluation's key metrics, None when they are missing or don't hold the served model."""
+def parse_evaluation(results: Mapping[str, JsonValue]) -> EvaluationMetrics | None:
+    """Return the evaluation's metrics, None when they or the served model's are missing."""
     try:
-        parsed = EvaluationMetrics.model_validate(metrics)
+        parsed = EvaluationMetrics.model_validate(results)
     except ValidationError:
         return None
     return parsed if parsed.served in parsed.variants else None
 
 
 def evaluation_summary(evaluation: EvaluationMetrics) -> dict[str, str]:
-    """The evaluation's figures for `status.stages`: the served variant beside the dense one."""
+    """Return the figures for `status.stages`: the served variant beside the dense one."""
     served = evaluation.variants[evaluation.served]
     dense = evaluation.variants.get("dense")
     figures: dict[str, float | None] = {
@@ -77,7 +77,7 @@ def revision_from_evaluation(
     finished_at: str,
     store: str,
 ) -> RevisionStatus:
-    """A finished model with its measurements; its gate isn't judged yet."""
+    """Return a finished model with its measurements; its gate isn't checked yet."""
     served: VariantMetrics = evaluation.variants[evaluation.served]
     dense = evaluation.variants.get("dense")
     return RevisionStatus(

@@ -1,11 +1,11 @@
-"""Jobs that are of no use any more."""
+"""Jobs that are no longer needed."""
 
 from .context import Context
 from .plan import Delete, PlanBuilder
 
 
-def remove_stale_jobs(context: Context, builder: PlanBuilder) -> None:
-    """Remove own Jobs of other keys, and all but the last two attempts of the current ones."""
+def delete_stale_jobs(context: Context, builder: PlanBuilder) -> None:
+    """Delete own Jobs of other keys, and all but the last two attempts of the current ones."""
     planned = {(stage.name, stage.key) for stage in context.stages}
     own = [job for job in context.observed.jobs if context.is_own(job)]
     newest: dict[tuple[str, str], int] = {}

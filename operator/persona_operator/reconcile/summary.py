@@ -1,4 +1,4 @@
-"""Figures for people: printer columns of `kubectl get personas`."""
+"""Figures for people: the printer columns of `kubectl get personas`."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 @dataclass(frozen=True)
 class Summary:
-    """Size, persona score and decode latency of a revision beside the dense model's."""
+    """Size, persona score and decode latency of a revision, each beside the dense model's."""
 
     size: str | None = None
     score: str | None = None
@@ -17,7 +17,7 @@ class Summary:
 
 
 def summarize_revision(revision: RevisionStatus | None) -> Summary:
-    """The printer columns of the served revision, or of the newest one where none is served."""
+    """Return the printer columns of a revision."""
     if revision is None:
         return Summary()
     return Summary(

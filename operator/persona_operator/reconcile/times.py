@@ -6,7 +6,7 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def parse_time(text: object, default: datetime = EPOCH) -> datetime:
-    """Read an RFC 3339 time; `default` for anything else."""
+    """Return an RFC 3339 time as a datetime, `default` for anything else."""
     if isinstance(text, datetime):
         return text
     if not isinstance(text, str):
@@ -19,5 +19,5 @@ def parse_time(text: object, default: datetime = EPOCH) -> datetime:
 
 
 def format_time(moment: datetime) -> str:
-    """Write an RFC 3339 time in whole seconds."""
+    """Return an RFC 3339 time in whole seconds."""
     return moment.astimezone(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")

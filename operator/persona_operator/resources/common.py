@@ -1,4 +1,4 @@
-"""Parts that the pods of stages and of serving have in common."""
+"""Parts that the pods of stages and the serving pods have in common."""
 
 import hashlib
 import json
@@ -29,17 +29,17 @@ class Owner:
 
 @dataclass(frozen=True)
 class Images:
-    """An image and how it is pulled."""
+    """An image with its pull policy and pull secrets."""
 
     image: str
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
 
 
-def metadata(
+def object_metadata(
     owner: Owner, name: str, labels: dict[str, str], annotations: dict[str, str] | None = None
 ) -> Manifest:
-    """Object metadata with the owner reference."""
+    """Return object metadata with the owner reference."""
     result: Manifest = {
         "name": name,
         "namespace": owner.namespace,
@@ -52,20 +52,20 @@ def metadata(
 
 
 def checksum(document: object) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def with_checksum(manifest: Manifest) -> Manifest:
-    """`manifest` with an annotation by which a changed one is told."""
-    head = manifest["metadata"]
-    annotations = {**head.get("annotations", {}), CHECKSUM_ANNOTATION: checksum(manifest)}
-    return {**manifest, "metadata": {**head, "annotations": annotations}}
+    """Return `manifest` with its checksum as an annotation, which shows whether it has changed."""
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), CHECKSUM_ANNOTATION: checksum(manifest)}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
 def pod_security() -> Manifest:
-    """Pod security context that Pod Security "restricted" accepts."""
+    """Return a pod security context that Pod Security "restricted" accepts."""
     return {
         "runAsNonRoot": True,
         "runAsUser": USER_ID,
@@ -77,7 +77,7 @@ def pod_security() -> Manifest:
 
 
 def container_security() -> Manifest:
-    """Container security context that Pod Security "restricted" accepts."""
+    """Return a container security context that Pod Security "restricted" accepts."""
     return {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -86,7 +86,7 @@ def container_security() -> Manifest:
 
 
 def resources(profile: Profile) -> Manifest:
-    """Requests and limits: memory is limited, processor time isn't, GPUs are whole."""
+    """Return requests and limits: memory is limited, CPU time isn't, GPUs are whole."""
     requests: Manifest = {}
     limits: Manifest = {}
     if profile.cpu:
@@ -99,7 +99,7 @@ def resources(profile: Profile) -> Manifest:
 
 
 def placement(profile: Profile) -> Manifest:
-    """The part of a pod spec that says where the pod may run."""
+    """Return the fields of a pod spec that decide where the pod may run."""
     fields: Manifest = {
         "nodeSelector": profile.node_selector,
         "tolerations": profile.tolerations,
@@ -110,14 +110,14 @@ def placement(profile: Profile) -> Manifest:
 
 
 def image_pull_secrets(images: Images) -> Manifest:
-    """The `imagePullSecrets` field, where there are any."""
+    """Return the `imagePullSecrets` field, nothing where there are none."""
     if not images.pull_secrets:
         return {}
     return {"imagePullSecrets": [{"name": name} for name in images.pull_secrets]}
 
 
 def store_environment(store: StoreAccess) -> list[Manifest]:
-    """Environment that tells a container which store to use, without credentials."""
+    """Return the environment that names the store, without credentials."""
     values = {
         "PERSONA_STORE": store.uri,
         "AWS_ENDPOINT_URL_S3": store.endpoint,
@@ -129,19 +129,19 @@ def store_environment(store: StoreAccess) -> list[Manifest]:
 
 
 def store_credentials(store: StoreAccess) -> Manifest:
-    """The `envFrom` field with the credentials Secret, where there is one."""
+    """Return the `envFrom` field with the credentials Secret, nothing where there is none."""
     if not store.credentials_secret:
         return {}
     return {"envFrom": [{"secretRef": {"name": store.credentials_secret}}]}
 
 
 def environment(values: dict[str, str]) -> list[Manifest]:
-    """Environment entries of plain values."""
+    """Return environment entries of plain values."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def store_volumes(store: StoreAccess) -> tuple[list[Manifest], list[Manifest]]:
-    """Volumes and mounts of a private CA and of a shared directory."""
+    """Return the volumes and mounts of a private CA and of a shared directory."""
     volumes: list[Manifest] = []
     mounts: list[Manifest] = []
     if store.ca:
@@ -155,14 +155,14 @@ def store_volumes(store: StoreAccess) -> tuple[list[Manifest], list[Manifest]]:
 
 
 def volume_source(volume: Volume) -> Manifest:
-    """Source of a shared volume."""
+    """Return the source of a shared volume."""
     if volume.claim_name:
         return {"persistentVolumeClaim": {"claimName": volume.claim_name}}
     return {"hostPath": {"path": volume.host_path, "type": "DirectoryOrCreate"}}
 
 
 def scratch_volume(profile: Profile) -> Manifest:
-    """The scratch volume: node-local, or a claim that lives as long as its pod."""
+    """Return the scratch volume: node-local, or a claim that lives as long as its pod."""
     if profile.scratch_storage_class:
         return {
             "name": "scratch",

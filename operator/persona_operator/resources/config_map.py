@@ -1,4 +1,4 @@
-"""The ConfigMap that hands a stage its PersonaModel manifest."""
+"""The ConfigMap from which the stages read their PersonaModel."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from persona_jobs.api import PersonaModelSpec
 
 from ..labels import common_labels
-from .common import Manifest, Owner, checksum, metadata
+from .common import Manifest, Owner, checksum, object_metadata
 
 MANIFEST_FILE = "manifest.json"
 
@@ -14,10 +14,10 @@ MANIFEST_FILE = "manifest.json"
 def stage_manifest(
     name: str, namespace: str, api_version: str, kind: str, spec: PersonaModelSpec
 ) -> dict[str, Any]:
-    """The PersonaModel as stages read it: persona text resolved, defaults filled in.
+    """Return the PersonaModel as stages read it: persona text resolved, defaults filled in.
 
-    What no stage reads (serving, resources, gate, suspension) is left at its default, so that
-    changing it touches no Job.
+    Fields that no stage reads (serving, resources, gate, suspension) stay at their defaults, so
+    changing them affects no Job.
     """
     evaluation = spec.evaluation.model_copy(update={"gate": None})
     fields = {
@@ -35,12 +35,12 @@ def stage_manifest(
 
 
 def build_config_map(owner: Owner, manifest: dict[str, Any]) -> Manifest:
-    """An immutable ConfigMap, named by its content: a running Job's can't change under it."""
+    """Build an immutable ConfigMap named by its content: it can't change while a Job runs."""
     text = json.dumps(manifest, ensure_ascii=False, sort_keys=True, indent=1)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(
+        "metadata": object_metadata(
             owner,
             f"{owner.name}-manifest-{checksum(manifest)[:8]}",
             common_labels(owner.name, "manifest"),

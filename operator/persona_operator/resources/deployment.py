@@ -13,7 +13,7 @@ from .common import (
     container_security,
     environment,
     image_pull_secrets,
-    metadata,
+    object_metadata,
     placement,
     pod_security,
     resources,
@@ -66,15 +66,15 @@ class ServingDeployment:
 
 
 def serving_selector(persona: str) -> dict[str, str]:
-    """Labels by which the Service, the Deployment and the scale subresource find the pods."""
+    """Return the labels by which Service, Deployment and scale subresource find the pods."""
     return {PERSONA_LABEL: persona, COMPONENT_LABEL: COMPONENT}
 
 
 def build_deployment(serving: ServingDeployment) -> Manifest:
-    """A Deployment whose init container fetches and verifies the checkpoint once a pod.
+    """Build a Deployment whose init container fetches and verifies the checkpoint, once per pod.
 
-    Where whole GPUs are asked for, an old pod ends before its successor starts: on a full cluster
-    the successor would wait for the old one's GPU for ever.
+    Where pods request GPUs, an old pod ends before its successor starts: on a full cluster the
+    successor would wait forever for the old one's GPU.
     """
     labels = common_labels(serving.owner.name, COMPONENT)
     revision = {REVISION_LABEL: serving.revision}
@@ -95,7 +95,7 @@ def build_deployment(serving: ServingDeployment) -> Manifest:
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": metadata(serving.owner, serving.owner.name, {**labels, **revision}),
+            "metadata": object_metadata(serving.owner, serving.owner.name, {**labels, **revision}),
             "spec": spec,
         }
     )
@@ -137,17 +137,17 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
         "volumeMounts": [*shared, {"name": "model", "mountPath": MODEL_PATH, "readOnly": True}],
     }
     if profile.gpus:
-        # Engines pass tensors between their processes in shared memory.
+        # Engines exchange tensors between their processes in shared memory.
         volumes = [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
         serve["volumeMounts"] = [
             *serve["volumeMounts"],
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 -- inside the container
         ]
-    head: Manifest = {"labels": {**profile.pod_labels, **labels}}
+    metadata: Manifest = {"labels": {**profile.pod_labels, **labels}}
     if profile.pod_annotations:
-        head["annotations"] = profile.pod_annotations
+        metadata["annotations"] = profile.pod_annotations
     return {
-        "metadata": head,
+        "metadata": metadata,
         "spec": {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

@@ -1,19 +1,19 @@
 """The HorizontalPodAutoscaler of the serving pods."""
 
 from ..labels import common_labels
-from .common import Manifest, Owner, metadata, with_checksum
+from .common import Manifest, Owner, object_metadata, with_checksum
 from .deployment import COMPONENT
 
 
 def build_hpa(
     owner: Owner, *, min_replicas: int, max_replicas: int, target_cpu_percent: int
 ) -> Manifest:
-    """Scales the Deployment by average CPU utilization (autoscaling/v2)."""
+    """Build an autoscaler of the Deployment by average CPU utilization (autoscaling/v2)."""
     return with_checksum(
         {
             "apiVersion": "autoscaling/v2",
             "kind": "HorizontalPodAutoscaler",
-            "metadata": metadata(owner, owner.name, common_labels(owner.name, COMPONENT)),
+            "metadata": object_metadata(owner, owner.name, common_labels(owner.name, COMPONENT)),
             "spec": {
                 "scaleTargetRef": {
                     "apiVersion": "apps/v1",

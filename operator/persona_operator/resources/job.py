@@ -29,7 +29,7 @@ from .common import (
     container_security,
     environment,
     image_pull_secrets,
-    metadata,
+    object_metadata,
     placement,
     pod_security,
     resources,
@@ -43,7 +43,7 @@ from .config_map import MANIFEST_FILE
 
 STAGE_CONTAINER = "stage"
 MANIFEST_DIRECTORY = "/etc/persona"
-# A stage saves its checkpoint within this time after SIGTERM.
+# A stage saves its resume state within this time after SIGTERM.
 GRACE_SECONDS = 120
 FINISHED_JOB_SECONDS = 30 * 24 * 3600
 
@@ -57,7 +57,7 @@ class StageJob:
         stage: name of the stage.
         key: its content key.
         attempt: 1 for the first one.
-        config_map: ConfigMap with the manifest.
+        config_map: ConfigMap with the PersonaModel.
         images: the jobs image.
         profile: resources and placement.
         store: the artifact store.
@@ -82,10 +82,10 @@ class StageJob:
 
 
 def build_job(job: StageJob) -> Manifest:
-    """A Job with one pod, whose retries the operator makes itself.
+    """Build a Job with one pod; the operator itself retries failed Jobs.
 
-    `podFailurePolicy` first ignores disruptions (the pod is made again, nothing is counted), then
-    ends the Job at once on the exit codes that no retry can help.
+    `podFailurePolicy` first ignores disruptions (the pod is replaced and no failure is counted),
+    then ends the Job at once on the exit codes for which a retry is pointless.
     """
     labels = {
         **common_labels(job.owner.name, "stage"),
@@ -130,13 +130,13 @@ def build_job(job: StageJob) -> Manifest:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(job.owner, name, {**labels, **job.queue_labels}, annotations),
+        "metadata": object_metadata(job.owner, name, {**labels, **job.queue_labels}, annotations),
         "spec": spec,
     }
 
 
 def template_checksum(job: StageJob) -> str:
-    """What the Job's template annotation holds: it changes when the pod would."""
+    """Return the Job's template annotation: it changes whenever the pod would."""
     built: str = build_job(job)["metadata"]["annotations"][TEMPLATE_ANNOTATION]
     return built
 
@@ -151,7 +151,7 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
         *volumes,
     ]
     mounts = [
-        # As a single file: /etc/persona/ca lies beside it.
+        # Mounted as a single file, because /etc/persona/ca is in the same directory.
         {
             "name": "manifest",
             "mountPath": f"{MANIFEST_DIRECTORY}/{MANIFEST_FILE}",
@@ -189,11 +189,11 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,
     }
-    head: Manifest = {"labels": {**profile.pod_labels, **labels}}
+    metadata: Manifest = {"labels": {**profile.pod_labels, **labels}}
     if profile.pod_annotations:
-        head["annotations"] = profile.pod_annotations
+        metadata["annotations"] = profile.pod_annotations
     return {
-        "metadata": head,
+        "metadata": metadata,
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,

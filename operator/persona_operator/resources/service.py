@@ -1,17 +1,17 @@
 """The Service in front of the serving pods."""
 
 from ..labels import common_labels
-from .common import Manifest, Owner, metadata, with_checksum
+from .common import Manifest, Owner, object_metadata, with_checksum
 from .deployment import COMPONENT, PORT, serving_selector
 
 
 def build_service(owner: Owner) -> Manifest:
-    """A ClusterIP Service with the persona's name."""
+    """Build a ClusterIP Service with the persona's name."""
     return with_checksum(
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": metadata(owner, owner.name, common_labels(owner.name, COMPONENT)),
+            "metadata": object_metadata(owner, owner.name, common_labels(owner.name, COMPONENT)),
             "spec": {
                 "type": "ClusterIP",
                 "selector": serving_selector(owner.name),
@@ -22,5 +22,5 @@ def build_service(owner: Owner) -> Manifest:
 
 
 def service_url(owner: Owner) -> str:
-    """Base URL inside the cluster."""
+    """Return the base URL inside the cluster."""
     return f"http://{owner.name}.{owner.namespace}.svc:{PORT}"

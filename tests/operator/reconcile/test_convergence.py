@@ -176,7 +176,7 @@ class OperatorMachine(RuleBasedStateMachine):
         self.world.annotate(name, retry=str(value))
 
     @precondition(lambda self: self.probing)
-    @rule(data=st.data(), state=st.sampled_from(["Absent", "Asking", "Unknown", "Present"]))
+    @rule(data=st.data(), state=st.sampled_from(["Absent", "Pending", "Unknown", "Present"]))
     def store_answers(self, data: st.DataObject, state: Any) -> None:
         stages = [
             (item.name, item.key)

@@ -7,7 +7,7 @@ import pytest
 from persona_jobs.api import Gate
 from persona_jobs.api.status import RevisionStatus
 from persona_operator.reconcile import Apply, Delete, Problem
-from persona_operator.reconcile.gate import judge
+from persona_operator.reconcile.gate import check
 from persona_operator.reconcile.reconciler import reconcile
 from persona_operator.reconcile.revisions import MAX_REVISIONS
 from support.fake_cluster import Raw, evaluation_message, success_message
@@ -286,7 +286,7 @@ FIGURES = {
     ],
 )
 def test_thresholds(gate: Raw, result: str) -> None:
-    assert judge(Gate.model_validate(gate), revision(**FIGURES)).result == result
+    assert check(Gate.model_validate(gate), revision(**FIGURES)).result == result
 
 
 @pytest.mark.parametrize("gate", [
@@ -294,10 +294,10 @@ def test_thresholds(gate: Raw, result: str) -> None:
     {"maxGenericLossIncreasePercent": 1000},
 ])  # fmt: skip
 def test_what_was_not_measured_meets_no_threshold(gate: Raw) -> None:
-    verdict = judge(Gate.model_validate(gate), revision())
-    assert verdict.result == "Failed"
-    assert "not measured" in verdict.message
+    checked = check(Gate.model_validate(gate), revision())
+    assert checked.result == "Failed"
+    assert "not measured" in checked.message
 
 
 def test_without_a_gate_everything_may_serve() -> None:
-    assert judge(None, revision()).result == "NotSet"
+    assert check(None, revision()).result == "NotSet"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from persona_operator.reconcile import Create, Delete, PersonaText, SetSuspend, Stored
-from persona_operator.reconcile.stages import retry_delay
+from persona_operator.reconcile.ended_jobs import retry_delay
 from support.fake_cluster import (
     Raw,
     done_message,
@@ -249,7 +249,7 @@ def test_asking_a_store_that_is_away_cuts_no_pause_short(world: World) -> None:
     world.cluster.finish(world.job("reference"), 1, failed_message("s", "StoreError", "is away"))
     world.step()
     retry_at = world.stage("reference").retry_at
-    for state in ("Unknown", "Asking", "Unknown"):
+    for state in ("Unknown", "Pending", "Unknown"):
         world.stored[("reference", planned(world)["reference"])] = Stored(state)
         world.cluster.advance(2)
         world.step()
@@ -687,7 +687,7 @@ def test_a_job_waits_until_the_store_has_answered() -> None:
     world = World()
     world.add(persona_document(suspend=True))
     keys = planned(world)
-    world.stored[("reference", keys["reference"])] = Stored("Asking")
+    world.stored[("reference", keys["reference"])] = Stored("Pending")
     world.edit("captain", suspend=False)
     world.step()
     assert world.stage("reference").reason == "CheckingStore"

@@ -1,0 +1,170 @@
+"""What decides the state of one stage, and the status entries that are built from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pydantic import JsonValue
+
+from persona_jobs.api.status import StageStatus
+from persona_jobs.pipeline.graph import PlannedStage
+
+from ..resources.job import template_checksum
+from .context import Context
+from .observed import Job
+from .plan import PlanBuilder
+from .progress import Progress
+from .stage_results import evaluation_summary, parse_evaluation, summarize
+from .times import format_time
+
+# A Job's end may be observed before its pod's: the termination message may arrive this much later.
+RESULT_GRACE = timedelta(seconds=15)
+EVALUATE = "evaluate"
+SUSPENDED_MESSAGE = "The PersonaModel is suspended (spec.suspend)."
+
+
+@dataclass(frozen=True)
+class StageSituation:
+    """One stage, its Jobs, and what the status shows of it.
+
+    Attributes:
+        context: the reconciliation.
+        stage: the planned stage.
+        builder: collects the actions.
+        unfinished_inputs: stages whose results it needs and that haven't succeeded.
+        previous: its entry in the status so far.
+        own: this PersonaModel's Jobs for its key in the current store, oldest attempt first.
+        others: other PersonaModels' Jobs for the same key in the same store.
+        used_attempts: attempt numbers of own Jobs in any store: their names are taken.
+    """
+
+    context: Context
+    stage: PlannedStage
+    builder: PlanBuilder
+    unfinished_inputs: tuple[str, ...]
+    previous: StageStatus
+    own: tuple[Job, ...]
+    others: tuple[Job, ...]
+    used_attempts: tuple[int, ...]
+
+    @classmethod
+    def observe(
+        cls,
+        context: Context,
+        stage: PlannedStage,
+        builder: PlanBuilder,
+        unfinished_inputs: tuple[str, ...],
+    ) -> "StageSituation":
+        """Collect what is known of a stage."""
+        wanted = (stage.name, stage.key)
+        jobs = [job for job in context.observed.jobs if (job.stage, job.key) == wanted]
+        mine = [job for job in jobs if context.is_own(job)]
+        same_store = [job for job in jobs if job.store == context.store.identity]
+        own = [job for job in same_store if context.is_own(job)]
+        return cls(
+            context=context,
+            stage=stage,
+            builder=builder,
+            unfinished_inputs=unfinished_inputs,
+            previous=_previous(context, stage),
+            own=tuple(sorted(own, key=lambda job: job.attempt)),
+            others=tuple(job for job in same_store if not context.is_own(job) and not job.deleting),
+            used_attempts=tuple(job.attempt for job in mine),
+        )
+
+    @property
+    def latest(self) -> Job | None:
+        """Return the newest own Job."""
+        return self.own[-1] if self.own else None
+
+    def is_recorded(self) -> bool:
+        """Return whether success is complete: an evaluation is useless without its revision."""
+        if self.stage.name != EVALUATE:
+            return True
+        revisions = self.context.persona.status.revisions
+        return any(item.evaluate_key == self.stage.key for item in revisions)
+
+    def template_changed(self, job: Job) -> bool:
+        """Return whether a Job created now would have another pod template."""
+        wanted = template_checksum(self.context.stage_job(self.stage, job.attempt))
+        return bool(job.template) and job.template != wanted
+
+    def result_may_follow(self, job: Job) -> bool:
+        """Return whether an ended Job is so recent that its pod's end may not be observed yet."""
+        return self.context.now - (job.finished or self.context.now) < RESULT_GRACE
+
+    def waiting(self, reason: str, message: str, *, state: str = "Pending") -> Progress:
+        """Return the progress of a stage that waits for something."""
+        update = {"state": state, "reason": reason, "message": message, "retry_at": None}
+        return Progress(self.previous.model_copy(update=update))
+
+    def collecting_result(self, job: Job) -> Progress:
+        """Return the progress of a stage whose termination message is awaited."""
+        self.builder.wake(2)
+        status = self.of_job(job, "Running", "CollectingResult", "Waiting for the pod's result.")
+        # Keep whether a container ever ran while the pod's end is awaited.
+        if self.previous.state != "Running":
+            status = status.model_copy(update={"state": "Pending"})
+        return Progress(status)
+
+    def of_job(self, job: Job, state: str, reason: str | None, message: str | None) -> StageStatus:
+        """Return the status entry of a stage whose Job runs or waits."""
+        update = {
+            "state": state,
+            "reason": reason,
+            "message": message,
+            "job": job.name,
+            "attempts": max(job.attempt, self.previous.attempts),
+            "failures": 0 if self.context.fresh_start else self.previous.failures,
+            "started_at": format_time(job.started or job.created),
+            "finished_at": None,
+            "retry_at": None,
+        }
+        return self.previous.model_copy(update=update)
+
+    def success(
+        self, job: Job | None, results: Mapping[str, JsonValue], *, reused: bool
+    ) -> Progress | None:
+        """Return success, None for an evaluation whose metrics are lost."""
+        if self.stage.name != EVALUATE:
+            return Progress(self.succeeded(job, summarize(results), reused=reused))
+        evaluation = parse_evaluation(results)
+        if evaluation is None:
+            return None
+        status = self.succeeded(job, evaluation_summary(evaluation), reused=reused)
+        return Progress(status, evaluation=evaluation)
+
+    def succeeded(self, job: Job | None, metrics: dict[str, str], *, reused: bool) -> StageStatus:
+        """Return the status entry of a stage that has succeeded."""
+        own = job is not None and self.context.is_own(job)
+        finished = job.finished if job and job.finished else self.context.now
+        started = (job.started or job.created) if job and own else None
+        return StageStatus(
+            name=self.stage.name,
+            key=self.stage.key,
+            state="Succeeded",
+            reused=reused,
+            attempts=job.attempt if job and own else self.previous.attempts,
+            job=job.name if job and own else None,
+            started_at=format_time(started) if started else None,
+            finished_at=format_time(finished),
+            metrics=metrics,
+        )
+
+    def shared_job(self) -> Progress | None:
+        """Wait for another PersonaModel's Job that computes the same result."""
+        for job in self.others:
+            if job.active:
+                return self.waiting(
+                    "WaitingForSharedStage",
+                    f"PersonaModel {job.namespace}/{job.persona} is computing the same result.",
+                )
+        return None
+
+
+def _previous(context: Context, stage: PlannedStage) -> StageStatus:
+    if context.status_is_of_store:
+        for item in context.persona.status.stages:
+            if item.name == stage.name and item.key == stage.key:
+                return item
+    return StageStatus(name=stage.name, key=stage.key, state="Pending")

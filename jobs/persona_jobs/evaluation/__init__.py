@@ -1,1 +1,1 @@
-"""Measurements of the evaluate stage: losses, persona score, size and speed, without a judge."""
+"""Measurements of the evaluate stage: losses, persona score, size and speed."""

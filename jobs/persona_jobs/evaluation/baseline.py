@@ -1,6 +1,6 @@
 """The baseline beside the learned mask: the channels with the largest activation RMS.
 
-Same width, same recovery; only the choice of the channels differs.
+It has the same width and the same recovery; only the choice of the channels differs.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from torch import Tensor
 from ..models.slicing import sliced_copy
 from ..models.topk import top_k_mask
 
-Recover = Callable[[Any, Tensor], Any]
-"""(cut model, its mask `[n_layers, d_ff]`) to the recovered model; may change the cut model."""
+Recover = Callable[[Any], None]
+"""Recovers a sliced model in place."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Baseline:
     """The baseline model.
 
     Attributes:
-        model: cut and, where recovery is on, recovered.
+        model: the sliced model, recovered where recovery is on.
         mask: bool `[n_layers, d_ff]`, the channels that it keeps.
     """
 
@@ -32,10 +32,10 @@ class Baseline:
 def make_baseline(
     dense: Any, activation_rms: Tensor, width: int, recover: Recover | None
 ) -> Baseline:
-    """Cut the dense model to the channels with the largest activation RMS, and recover it.
+    """Slice the dense model to the channels with the largest activation RMS, and recover it.
 
     Args:
-        dense: the uncut model; it stays as it is.
+        dense: the dense model; it stays unchanged.
         activation_rms: `[n_layers, d_ff]`, root mean square of each channel's activation on the
             persona's training data.
         width: channels to keep in each layer.
@@ -43,4 +43,6 @@ def make_baseline(
     """
     mask = top_k_mask(activation_rms, width).cpu()
     model = sliced_copy(dense, mask)
-    return Baseline(model if recover is None else recover(model, mask), mask)
+    if recover is not None:
+        recover(model)
+    return Baseline(model, mask)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Name = TypeVar("Name", bound=str)
+CONFIDENCE = 0.95
 # Bounds the resampled index matrix: 2 M indices are 16 MB.
 _MAX_INDICES = 2_000_000
 
@@ -17,7 +18,7 @@ class Interval:
     """A mean with its confidence interval, in the unit of the values.
 
     Attributes:
-        mean: mean of the values themselves.
+        mean: mean of the original values.
         low: lower end of the interval.
         high: upper end of the interval.
     """
@@ -28,15 +29,15 @@ class Interval:
 
 
 def resampled_means(values: Tensor, *, samples: int, seed: int) -> Tensor:
-    """Means of bootstrap resamples of the columns.
+    """Return the means of bootstrap resamples of the columns.
 
-    All rows are resampled together, so differences between rows are paired: row = variant of the
-    model, column = question.
+    All rows (variants of the model) are resampled with the same columns (questions), so that
+    differences between rows are paired.
 
     Args:
         values: `[rows, n]`, n >= 1.
         samples: number of resamples.
-        seed: equal seeds give equal resamples.
+        seed: seed of the resamples; equal seeds give equal resamples.
 
     Returns:
         `[samples, rows]`, float64.
@@ -54,13 +55,13 @@ def resampled_means(values: Tensor, *, samples: int, seed: int) -> Tensor:
 
 
 def intervals(
-    values: Mapping[Name, Sequence[float]], *, samples: int, seed: int, confidence: float = 0.95
+    values: Mapping[Name, Sequence[float]], *, samples: int, seed: int
 ) -> dict[Name, Interval]:
-    """Mean and percentile interval of each named row of values (all equally long, paired)."""
+    """Return the mean and percentile interval of each named row of values, all equally long."""
     names = list(values)
     data = torch.tensor([list(values[name]) for name in names], dtype=torch.float64)
     means = resampled_means(data, samples=samples, seed=seed)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     bounds = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     return {
         name: Interval(float(data[i].mean()), float(bounds[0, i]), float(bounds[1, i]))
@@ -69,14 +70,9 @@ def intervals(
 
 
 def differences(
-    values: Mapping[Name, Sequence[float]],
-    reference: Name,
-    *,
-    samples: int,
-    seed: int,
-    confidence: float = 0.95,
+    values: Mapping[Name, Sequence[float]], reference: Name, *, samples: int, seed: int
 ) -> dict[Name, Interval]:
-    """Paired difference of every other row to the row `reference`, with its interval."""
+    """Return the paired difference of every other row to the row `reference`, with its interval."""
     base = values[reference]
     paired = {
         name: [value - zero for value, zero in zip(row, base, strict=True)]
@@ -85,4 +81,4 @@ def differences(
     }
     if not paired:
         return {}
-    return intervals(paired, samples=samples, seed=seed, confidence=confidence)
+    return intervals(paired, samples=samples, seed=seed)

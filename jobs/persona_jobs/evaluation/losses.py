@@ -1,7 +1,7 @@
-"""Held-out cross-entropy and KL to the dense model on answer tokens, in nats a token.
+"""Held-out cross-entropy and KL to the dense model on answer tokens, in nats per token.
 
 Token cost of V models on N conversations of c tokens after a shared prefix of p: V (p + N c). The
-dense model's states are computed once a batch, beside the others', and forgotten with it.
+dense model's hidden states are computed once per batch and discarded with it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +26,10 @@ class HeldOutLoss:
     """Means over all answer tokens of a data set.
 
     Attributes:
-        cross_entropy: of the answers' tokens, nats a token.
-        kl: KL(dense || model) of the next-token distributions, nats a token; 0 for dense itself.
-        tokens: answer tokens measured.
+        cross_entropy: cross-entropy of the answers' tokens, in nats per token.
+        kl: KL(dense || model) of the next-token distributions, in nats per token; 0 for the dense
+            model itself.
+        tokens: number of answer tokens.
     """
 
     cross_entropy: float
@@ -48,16 +49,16 @@ def held_out_losses(
     *,
     on_rows: Callable[[int], None] = _ignore,
 ) -> tuple[HeldOutLoss, dict[Name, HeldOutLoss]]:
-    """Losses of the dense model and of every other one on the same conversations.
+    """Return the losses of the dense model and of every other one on the same conversations.
 
     Args:
         dense: the reference.
         others: models with the same vocabulary, by name.
         data: at least one conversation.
-        on_rows: called with the number of conversations done, after each batch.
+        on_rows: called with the number of finished conversations after each batch.
 
     Returns:
-        (dense, by name)
+        the dense model's loss and the others' by name.
     """
     if not len(data):
         raise ValueError("there are no conversations to measure on")
@@ -66,20 +67,20 @@ def held_out_losses(
     dense_loss, tokens = 0.0, 0
     losses, kls = dict.fromkeys(others, 0.0), dict.fromkeys(others, 0.0)
     for rows in data.batches():
-        states = answer_hidden_states(dense, dense_prefix, data, rows).hidden_states
-        targets = labels_of(data, rows, states.device)
-        other_states = {
+        hidden_states = answer_hidden_states(dense, dense_prefix, data, rows).hidden_states
+        labels = labels_of(data, rows, hidden_states.device)
+        other_hidden_states = {
             name: answer_hidden_states(model, prefixes[name], data, rows).hidden_states
             for name, model in others.items()
         }
-        for part in chunks(len(targets)):
-            log_p = F.log_softmax(logits(dense, states[part]), dim=-1)
-            dense_loss += float(F.nll_loss(log_p, targets[part], reduction="sum"))
+        for part in chunks(len(labels)):
+            log_p = F.log_softmax(logits(dense, hidden_states[part]), dim=-1)
+            dense_loss += float(F.nll_loss(log_p, labels[part], reduction="sum"))
             for name, model in others.items():
-                log_q = F.log_softmax(logits(model, other_states[name][part]), dim=-1)
-                losses[name] += float(F.nll_loss(log_q, targets[part], reduction="sum"))
+                log_q = F.log_softmax(logits(model, other_hidden_states[name][part]), dim=-1)
+                losses[name] += float(F.nll_loss(log_q, labels[part], reduction="sum"))
                 kls[name] += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
-        tokens += len(targets)
+        tokens += len(labels)
         on_rows(len(rows))
     return HeldOutLoss(dense_loss / tokens, 0.0, tokens), {
         name: HeldOutLoss(losses[name] / tokens, kls[name] / tokens, tokens) for name in others
@@ -94,26 +95,28 @@ def mask_difference(
     data: TokenizedSet,
     rows: Sequence[int],
 ) -> float:
-    """Largest difference of log-probabilities between the masked and the sliced model.
+    """Return the largest difference of log-probabilities between masked and sliced model.
 
-    They are the same function, so it is rounding only; more means that the cut is wrong.
+    Both compute the same function, so only rounding may differ; more is an error in the slicing.
 
     Args:
-        dense: the uncut model.
-        mask: `[n_layers, d_ff]`, the mask that `sliced` was cut with.
-        sliced: the cut model, not recovered.
+        dense: the dense model.
+        mask: `[n_layers, d_ff]`, the mask that `sliced` was sliced with.
+        sliced: the sliced model, not recovered.
         data: conversations.
-        rows: those that are compared, one small batch.
+        rows: the conversations to compare, one small batch.
     """
     with masked(dense, mask):
-        masked_states = answer_hidden_states(
-            dense, run_prefix(dense, data.prefix), data, rows
-        ).hidden_states
-    states = answer_hidden_states(sliced, run_prefix(sliced, data.prefix), data, rows).hidden_states
+        dense_prefix = run_prefix(dense, data.prefix)
+        of_masked = answer_hidden_states(dense, dense_prefix, data, rows).hidden_states
+    sliced_prefix = run_prefix(sliced, data.prefix)
+    of_sliced = answer_hidden_states(sliced, sliced_prefix, data, rows).hidden_states
     largest = 0.0
-    for part in chunks(len(states)):
-        ours = F.log_softmax(logits(dense, masked_states[part]), dim=-1)
-        theirs = F.log_softmax(logits(sliced, states[part]), dim=-1)
+    for part in chunks(len(of_sliced)):
+        from_masked = F.log_softmax(logits(dense, of_masked[part]), dim=-1)
+        from_sliced = F.log_softmax(logits(sliced, of_sliced[part]), dim=-1)
         # torch's maximum keeps a NaN, Python's does not.
-        largest = float(torch.maximum((ours - theirs).abs().max(), ours.new_tensor(largest)))
+        largest = float(
+            torch.maximum((from_masked - from_sliced).abs().max(), from_masked.new_tensor(largest))
+        )
     return largest

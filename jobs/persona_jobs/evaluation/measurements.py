@@ -1,18 +1,21 @@
-"""Raw measurements put together into the stage's metrics."""
+"""The stage's metrics from the raw measurements."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ..pipeline.results import Variant, VariantMetrics
 from .bootstrap import Interval
 from .losses import HeldOutLoss
-from .report.parts import rounded
 from .speed import Speed
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured, by variant; what is missing was not measured.
+    """Measurements by variant; a variant without one was not measured.
 
     Attributes:
         sizes: (parameters, bytes of the stored weights).
@@ -29,7 +32,7 @@ class Measurements:
     speeds: Mapping[Variant, Speed] = field(default_factory=dict)
 
     def of(self, name: Variant) -> VariantMetrics:
-        """Metrics of one variant."""
+        """Return the metrics of one variant."""
         parameters, stored = self.sizes[name]
         score, speed = self.scores.get(name), self.speeds.get(name)
         persona, generic = self.persona.get(name), self.generic.get(name)
@@ -46,3 +49,15 @@ class Measurements:
             prefill_tokens_per_second=rounded(speed.prefill if speed else None, 1),
             decode_tokens_per_second=rounded(speed.decode if speed else None, 2),
         )
+
+
+def with_masked(measured: Mapping[Variant, Value]) -> dict[Variant, Value]:
+    """Add the masked model, which computes the same function as the sliced one."""
+    if "sliced" not in measured:
+        return dict(measured)
+    return {**measured, "masked": measured["sliced"]}
+
+
+def rounded(value: float | None, digits: int = 4) -> float | None:
+    """Return `value` rounded for JSON, or None when it is None or not finite."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)

@@ -1,4 +1,4 @@
-"""Persona score without a judge: how sure the dense model is that the target persona answered.
+"""Persona score: how sure the dense model is that the target persona gave an answer.
 
 For a question q and the answer a that the evaluated model gave to it under the target's system
 prompt, Bayes' rule with a uniform prior over the target and r reference personas gives
@@ -8,17 +8,17 @@ prompt, Bayes' rule with a uniform prior over the target and r reference persona
 where p is the dense model's probability of the answer's tokens under the system prompt P_j. The
 score is 100 times the mean over the questions; a model that ignores its persona gets 100 / (r + 1).
 
-It tells personas apart, not sense from nonsense: a broken model's babble can still be likeliest
-under the target. The same pass therefore gives the answer's loss under the target's prompt, which
-babble makes large.
+The score distinguishes personas, not sense from nonsense: a broken model's gibberish can still be
+most likely under the target. The same pass therefore gives the answer's loss under the target's
+prompt, which is large for gibberish.
 
 Token cost of D different answers of t tokens to questions of q tokens, personas of p tokens:
-(r + 1) (p + D (q + t)) prompt tokens through the dense model, each persona's prompt once, the
-language-model head on the answers' tokens only. Variants of the model that give the same answer
-share it. 10 questions, 4 variants, 10 references, t = 64, q = 20, p = 80: 38,000 tokens.
+(r + 1) (p + D (q + t)) tokens through the dense model, each persona's prompt once, and the
+language-model head on the answers' tokens only. Equal answers of several variants are computed
+once. 10 questions, 4 variants, 10 references, t = 64, q = 20, p = 80: 38,000 tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +36,8 @@ class GivenAnswer:
 
     Attributes:
         query: the question.
-        ids: the answer's token ids, with the end-of-turn token if it was reached.
-        empty: whether the answer says nothing (no text).
+        ids: the answer's token ids, including the end-of-turn token if the model generated it.
+        empty: whether the answer has no text.
     """
 
     query: str
@@ -46,12 +46,12 @@ class GivenAnswer:
 
 
 @dataclass(frozen=True)
-class JudgedAnswer:
-    """What the dense model makes of an answer.
+class ScoredAnswer:
+    """The dense model's score of an answer.
 
     Attributes:
         posterior: P(target | question, answer), 0 to 1.
-        loss: -log p(answer | target, question), nats a token; None for an empty answer.
+        loss: -log p(answer | target, question), in nats per token; None for an empty answer.
     """
 
     posterior: float
@@ -59,7 +59,7 @@ class JudgedAnswer:
 
 
 Prompt = Callable[[str, str], list[int]]
-"""(system prompt, query) to the token ids that the answer follows."""
+"""Renders a system prompt and a query as the token ids before the answer."""
 
 
 def _ignore(_: int) -> None:
@@ -67,11 +67,11 @@ def _ignore(_: int) -> None:
 
 
 def chance_level(references: int) -> float:
-    """Persona score of a model that ignores its persona, 0 to 100."""
+    """Return the persona score, 0 to 100, of a model that ignores its persona."""
     return 100 / (references + 1)
 
 
-def judge_answers(
+def score_answers(
     dense: nn.Module,
     prompt: Prompt,
     target: str,
@@ -79,24 +79,24 @@ def judge_answers(
     answers: Sequence[GivenAnswer],
     *,
     on_rows: Callable[[int], None] = _ignore,
-) -> list[JudgedAnswer]:
-    """Posterior and loss of every answer. An empty one says nothing: its posterior is 1 / (r + 1).
+) -> list[ScoredAnswer]:
+    """Return posterior and loss of every answer; an empty one has the chance level 1 / (r + 1).
 
     Args:
-        dense: the model whose probabilities decide.
+        dense: the model that gives the probabilities.
         prompt: renders a system prompt and a question.
         target: the target persona's system prompt.
         references: the reference personas' system prompts.
-        answers: questions and answers, repeats allowed.
-        on_rows: called with the number of answers done under one persona, after each batch.
+        answers: questions and answers, which may repeat.
+        on_rows: called with the number of answers scored under one persona, after each batch.
     """
-    distinct = list(dict.fromkeys(a for a in answers if a.ids and not a.empty))
-    nothing = JudgedAnswer(1 / (len(references) + 1), None)
+    distinct = distinct_answers(answers)
+    chance = ScoredAnswer(1 / (len(references) + 1), None)
     if not distinct:
-        return [nothing] * len(answers)
+        return [chance] * len(answers)
     log_p = torch.stack(
         [
-            answer_log_probabilities(
+            answer_loglikelihoods(
                 dense,
                 answer_set([prompt(persona, a.query) for a in distinct], [a.ids for a in distinct]),
                 on_rows=on_rows,
@@ -106,58 +106,63 @@ def judge_answers(
     )  # [personas, answers]
     posteriors = target_posterior(log_p).tolist()
     losses = [-total / len(a.ids) for total, a in zip(log_p[0].tolist(), distinct, strict=True)]
-    judged = {
-        answer: JudgedAnswer(posterior, loss)
+    scored = {
+        answer: ScoredAnswer(posterior, loss)
         for answer, posterior, loss in zip(distinct, posteriors, losses, strict=True)
     }
-    return [judged.get(answer, nothing) for answer in answers]
+    return [scored.get(answer, chance) for answer in answers]
+
+
+def distinct_answers(answers: Iterable[GivenAnswer]) -> list[GivenAnswer]:
+    """Return each nonempty answer once."""
+    return list(dict.fromkeys(answer for answer in answers if answer.ids and not answer.empty))
 
 
 def target_posterior(log_probabilities: Tensor) -> Tensor:
-    """Posterior `[n]` of row 0 of log-likelihoods `[personas, n]` under a uniform prior."""
+    """Return the posterior `[n]` of row 0 of log-likelihoods `[personas, n]`, uniform prior."""
     return torch.softmax(log_probabilities.double(), dim=0)[0]
 
 
 def answer_set(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> TokenizedSet:
-    """Answers to prompts as token ids; what the prompts have in common becomes the prefix."""
+    """Return prompts with their answers as token ids, split into common prefix and suffixes."""
     starts = [len(prompt) for prompt in prompts]
-    prefix, rests = split(
+    prefix, suffixes = split(
         [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)],
         before=starts,
     )
     return TokenizedSet(
         prefix=prefix,
-        suffixes=rests,
+        suffixes=suffixes,
         positions=[
-            list(range(start - len(prefix) - 1, len(rest) - 1))
-            for start, rest in zip(starts, rests, strict=True)
+            list(range(start - len(prefix) - 1, len(suffix) - 1))
+            for start, suffix in zip(starts, suffixes, strict=True)
         ],
         labels=[list(answer) for answer in answers],
     )
 
 
 @torch.no_grad()
-def answer_log_probabilities(
+def answer_loglikelihoods(
     model: nn.Module, data: TokenizedSet, *, on_rows: Callable[[int], None] = _ignore
 ) -> Tensor:
-    """Log-probability `[n]` of each row's answer given what precedes it, in nats.
+    """Return the log-likelihood `[n]` of each row's answer given its prompt, in nats.
 
-    The sum over the answer's tokens, in float32 whatever the model's number format.
+    It is the sum over the answer's tokens, in float32 for any number format of the model.
 
     Args:
         model: a causal language model of a supported family.
-        data: at least one row; none with an empty answer.
-        on_rows: called with the number of rows done, after each batch.
+        data: at least one row, and no empty answer.
+        on_rows: called with the number of finished rows after each batch.
     """
     prefix = run_prefix(model, data.prefix)
     sums = torch.zeros(len(data))
     for rows in data.batches():
         output = answer_hidden_states(model, prefix, data, rows)
-        targets = labels_of(data, rows, output.hidden_states.device)
+        labels = labels_of(data, rows, output.hidden_states.device)
         parts = []
-        for part in chunks(len(targets)):
+        for part in chunks(len(labels)):
             values = logits(model, output.hidden_states[part])
-            chosen = values.gather(1, targets[part].unsqueeze(1)).squeeze(1)
+            chosen = values.gather(1, labels[part].unsqueeze(1)).squeeze(1)
             parts.append(chosen - values.logsumexp(dim=1))
         by_answer = torch.split(torch.cat(parts).cpu(), output.counts)
         sums[rows] = torch.stack([tokens.sum() for tokens in by_answer])

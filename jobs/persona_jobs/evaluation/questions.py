@@ -1,6 +1,6 @@
 """The questions that every variant answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -13,7 +13,7 @@ class Question:
 
     Attributes:
         query: the question.
-        source: `held-out queries`, or the URI of a question file.
+        source: the held-out queries, or the URI of a question file.
     """
 
     query: str
@@ -21,13 +21,13 @@ class Question:
 
 
 def choose(sources: Mapping[str, Sequence[str]], limit: int) -> list[Question]:
-    """At most `limit` questions, taken from the sources in turn, so that each is represented.
+    """Return at most `limit` questions, taken from the sources in turn.
 
     Questions that differ only in case, punctuation or spacing count once.
 
     Args:
         sources: questions by the name of their source, in order.
-        limit: the most questions to choose.
+        limit: largest number of questions.
     """
     columns = [[Question(query, name) for query in queries] for name, queries in sources.items()]
     seen: set[str] = set()
@@ -39,3 +39,23 @@ def choose(sources: Mapping[str, Sequence[str]], limit: int) -> list[Question]:
             seen.add(key)
             chosen.append(question)
     return chosen
+
+
+def fitting(
+    questions: Sequence[Question],
+    personas: Sequence[str],
+    count_tokens: Callable[[str, str], int],
+    max_tokens: int,
+) -> list[Question]:
+    """Return the questions whose prompt has at most `max_tokens` tokens under every persona.
+
+    Args:
+        questions: the questions.
+        personas: system prompts, at least one.
+        count_tokens: tokens of the prompt made of a system prompt and a question.
+        max_tokens: longest prompt.
+    """
+    if not questions:
+        return []
+    longest = max(personas, key=lambda persona: count_tokens(persona, questions[0].query))
+    return [q for q in questions if count_tokens(longest, q.query) <= max_tokens]

@@ -1,6 +1,6 @@
-"""Prefill and decode speed, batch of one, models measured in alternation.
+"""Prefill and decode speed for a batch of one, with the models measured in alternation.
 
-Alternation spreads whatever else the machine does over all models; medians drop the rest.
+Alternation spreads other load of the machine over all models; medians drop outliers.
 """
 
 import time
@@ -18,11 +18,15 @@ from ..models.compute import device_of
 Name = TypeVar("Name", bound=str)
 PROMPT_TOKENS = 128
 DECODE_TOKENS = 32
+MIN_ROUNDS = 3
+MAX_ROUNDS = 9
+# No further round starts after this time, except the first MIN_ROUNDS.
+BUDGET_SECONDS = 12.0
 
 
 @dataclass(frozen=True)
 class Runnable:
-    """A model and the context that it runs in (a mask, for instance).
+    """A model and the context in which it runs, such as a mask.
 
     Attributes:
         model: the causal language model.
@@ -38,8 +42,8 @@ class Speed:
     """Medians over the rounds.
 
     Attributes:
-        prefill: prompt tokens a second.
-        decode: generated tokens a second.
+        prefill: prompt tokens per second.
+        decode: generated tokens per second.
         rounds: measurements of each model.
     """
 
@@ -48,72 +52,54 @@ class Speed:
     rounds: int
 
 
-def _nothing() -> None:
-    pass
-
-
 @torch.no_grad()
 def measure(
-    models: Mapping[Name, Runnable],
-    *,
-    min_rounds: int = 3,
-    max_rounds: int = 9,
-    budget_seconds: float = 12.0,
-    prompt_tokens: int = PROMPT_TOKENS,
-    decode_tokens: int = DECODE_TOKENS,
-    before_each: Callable[[], None] = _nothing,
+    models: Mapping[Name, Runnable], *, before_each: Callable[[], None]
 ) -> dict[Name, Speed]:
-    """Speed of each model on a synthetic prompt, by the models' plain forward pass.
+    """Measure each model on a synthetic prompt, with the models' plain forward pass.
 
-    Every round runs each model once, in turn; each runs once unmeasured before. Rounds go on until
-    the time budget is spent, at least `min_rounds` and at most `max_rounds`.
+    After one unmeasured run of each model, every round runs each model once. The rounds end with
+    the time budget, after at least `MIN_ROUNDS` and at most `MAX_ROUNDS`. A prompt has
+    `PROMPT_TOKENS` tokens, or fewer where the model's context is shorter.
 
     Args:
-        models: what to measure, by name.
-        min_rounds: rounds even when time is short.
-        max_rounds: rounds even when there is time.
-        budget_seconds: time after which no further round starts.
-        prompt_tokens: length of the prompt; less where the model's context is shorter.
-        decode_tokens: tokens generated after it.
+        models: the models by name.
         before_each: called before each model's turn.
     """
     times: dict[Name, list[tuple[float, float]]] = {name: [] for name in models}
-    lengths = {
-        name: (_prompt_length(one.model, prompt_tokens, decode_tokens), decode_tokens)
-        for name, one in models.items()
-    }
+    lengths = {name: _prompt_length(one.model) for name, one in models.items()}
     for name, one in models.items():
         before_each()
-        _once(one, lengths[name][0], min(4, decode_tokens))
+        _once(one, lengths[name], min(4, DECODE_TOKENS))
     begin = time.perf_counter()
-    for number in range(max_rounds):
-        if number >= min_rounds and time.perf_counter() - begin > budget_seconds:
+    for number in range(MAX_ROUNDS):
+        if number >= MIN_ROUNDS and time.perf_counter() - begin > BUDGET_SECONDS:
             break
         for name, one in models.items():
             before_each()
-            times[name].append(_once(one, *lengths[name]))
+            times[name].append(_once(one, lengths[name], DECODE_TOKENS))
     return {
         name: Speed(
-            prefill=lengths[name][0] / median(prefill for prefill, _ in measured),
-            decode=decode_tokens / median(decode for _, decode in measured),
+            prefill=lengths[name] / median(prefill for prefill, _ in measured),
+            decode=DECODE_TOKENS / median(decode for _, decode in measured),
             rounds=len(measured),
         )
         for name, measured in times.items()
     }
 
 
-def _prompt_length(model: Any, prompt_tokens: int, decode_tokens: int) -> int:
+def _prompt_length(model: Any) -> int:
     limit = getattr(model.config, "max_position_embeddings", None)
     if not limit:
-        return prompt_tokens
-    return max(1, min(prompt_tokens, int(limit) - decode_tokens))
+        return PROMPT_TOKENS
+    return max(1, min(PROMPT_TOKENS, int(limit) - DECODE_TOKENS))
 
 
 def _once(one: Runnable, prompt_tokens: int, decode_tokens: int) -> tuple[float, float]:
-    """Seconds of one prefill and of `decode_tokens` single-token steps after it."""
+    """Return the seconds of one prefill and of `decode_tokens` single-token steps after it."""
     model = one.model
     device = device_of(model)
-    # Any tokens do: speed does not depend on which. Special tokens come first in most vocabularies.
+    # Speed does not depend on the tokens. Special ones come first in most vocabularies.
     vocabulary = int(model.config.vocab_size)
     prompt = (
         torch.arange(prompt_tokens, device=device) % max(1, vocabulary // 2)

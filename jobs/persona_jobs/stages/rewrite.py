@@ -219,7 +219,7 @@ def _restore(context: StageContext, wanted: list[WantedAnswer]) -> dict[int, Tea
     try:
         answers = answer_log.load(directory, [item.request for item in wanted])
     except (CorruptArtifactError, OSError) as error:
-        context.progress.note(f"the resume state can't be used ({error}): starting over")
+        context.progress.note(f"starting over: the saved state can't be used ({error})")
         return {}
     if answers:
         context.progress.note(f"resuming with {len(answers)} answers of an earlier start")

@@ -73,7 +73,7 @@ def test_no_conversations_is_refused():
         held_out_losses(tiny_model(), {}, TokenizedSet([], [], [], []))
 
 
-def test_a_model_that_computes_nan_is_no_agreement(data: TokenizedSet):
+def test_nan_counts_as_a_difference(data: TokenizedSet):
     dense = tiny_model()
     mask = torch.ones(3, 64, dtype=torch.bool)
     sliced = tiny_model()
@@ -82,7 +82,7 @@ def test_a_model_that_computes_nan_is_no_agreement(data: TokenizedSet):
     assert math.isnan(mask_difference(dense, mask, sliced, data, [0, 1]))
 
 
-def test_masked_and_cut_agree_and_another_mask_does_not(data: TokenizedSet):
+def test_masked_and_sliced_model_agree_except_with_another_mask(data: TokenizedSet):
     dense = tiny_model()
     mask = torch.zeros(3, 64, dtype=torch.bool)
     mask[:, :40] = True

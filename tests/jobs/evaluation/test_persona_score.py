@@ -4,11 +4,11 @@ import torch.nn.functional as F
 
 from persona_jobs.evaluation.persona_score import (
     GivenAnswer,
-    JudgedAnswer,
-    answer_log_probabilities,
+    ScoredAnswer,
+    answer_loglikelihoods,
     answer_set,
     chance_level,
-    judge_answers,
+    score_answers,
     target_posterior,
 )
 from persona_jobs.models import chat
@@ -40,8 +40,8 @@ ANSWERS = [
 ]
 
 
-def plain_log_probability(model: torch.nn.Module, system: str, answer: GivenAnswer) -> float:
-    """The answer's log-probability by one full forward pass, without a cache or a batch."""
+def plain_loglikelihood(model: torch.nn.Module, system: str, answer: GivenAnswer) -> float:
+    """Return the answer's log-likelihood by one full forward pass, without a cache or a batch."""
     head = prompt(system, answer.query)
     ids = torch.tensor([[*head, *answer.ids]])
     with torch.no_grad():
@@ -52,52 +52,52 @@ def plain_log_probability(model: torch.nn.Module, system: str, answer: GivenAnsw
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_posteriors_equal_the_plain_computation(family: str):
     model = tiny_model(family)
-    # Random weights tell personas apart too sharply for a test of the probabilities: soften them.
+    # Random weights distinguish personas too sharply to test the probabilities: soften them.
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(0.05)
-    ours = judge_answers(model, prompt, TARGET, REFERENCES, ANSWERS)
-    for judged, answer in zip(ours, ANSWERS, strict=True):
+    ours = score_answers(model, prompt, TARGET, REFERENCES, ANSWERS)
+    for scored, answer in zip(ours, ANSWERS, strict=True):
         log_p = torch.tensor(
-            [plain_log_probability(model, p, answer) for p in (TARGET, *REFERENCES)],
+            [plain_loglikelihood(model, p, answer) for p in (TARGET, *REFERENCES)],
             dtype=torch.float64,
         )
-        assert judged.posterior == pytest.approx(float(log_p.softmax(dim=0)[0]), abs=1e-4)
-        assert 0.001 < judged.posterior < 0.999
-        assert judged.loss == pytest.approx(-float(log_p[0]) / len(answer.ids), abs=1e-4)
+        assert scored.posterior == pytest.approx(float(log_p.softmax(dim=0)[0]), abs=1e-4)
+        assert 0.001 < scored.posterior < 0.999
+        assert scored.loss == pytest.approx(-float(log_p[0]) / len(answer.ids), abs=1e-4)
 
 
-def test_log_probabilities_of_many_rows_equal_the_plain_ones(monkeypatch: pytest.MonkeyPatch):
+def test_loglikelihoods_of_many_rows_equal_the_plain_ones(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("persona_jobs.training.losses.CHUNK_POSITIONS", 7)
     model = tiny_model()
     rows = answer_set([prompt(TARGET, a.query) for a in ANSWERS * 5], [a.ids for a in ANSWERS * 5])
     assert len(rows.prefix) > len(TARGET)
     done: list[int] = []
-    ours = answer_log_probabilities(model, rows, on_rows=done.append)
-    plain = torch.tensor([plain_log_probability(model, TARGET, a) for a in ANSWERS] * 5)
+    ours = answer_loglikelihoods(model, rows, on_rows=done.append)
+    plain = torch.tensor([plain_loglikelihood(model, TARGET, a) for a in ANSWERS] * 5)
     assert torch.allclose(ours, plain, atol=1e-3, rtol=1e-5)
     assert sum(done) == len(rows)
 
 
 def test_equal_personas_share_the_probability():
-    ours = judge_answers(tiny_model(), prompt, TARGET, [TARGET] * 4, ANSWERS)
+    ours = score_answers(tiny_model(), prompt, TARGET, [TARGET] * 4, ANSWERS)
     assert [a.posterior for a in ours] == pytest.approx([0.2] * len(ANSWERS), abs=1e-5)
 
 
-def test_an_answer_that_says_nothing_gets_chance():
+def test_an_empty_answer_gets_the_chance_level():
     empty = given("Who are you?", "")
     nothing = GivenAnswer("Who are you?", ())
-    chance = JudgedAnswer(0.25, None)
-    judged = judge_answers(tiny_model(), prompt, TARGET, REFERENCES, [empty, ANSWERS[0], nothing])
-    assert judged[0] == judged[2] == chance
-    assert judged[1].posterior != 0.25
-    assert judge_answers(tiny_model(), prompt, TARGET, REFERENCES, [nothing]) == [chance]
+    chance = ScoredAnswer(0.25, None)
+    scored = score_answers(tiny_model(), prompt, TARGET, REFERENCES, [empty, ANSWERS[0], nothing])
+    assert scored[0] == scored[2] == chance
+    assert scored[1].posterior != 0.25
+    assert score_answers(tiny_model(), prompt, TARGET, REFERENCES, [nothing]) == [chance]
 
 
-def test_equal_answers_are_measured_once():
+def test_equal_answers_are_computed_once():
     done: list[int] = []
     twice = [*ANSWERS, *ANSWERS]
-    judged = judge_answers(tiny_model(), prompt, TARGET, REFERENCES, twice, on_rows=done.append)
-    assert judged[: len(ANSWERS)] == judged[len(ANSWERS) :]
+    scored = score_answers(tiny_model(), prompt, TARGET, REFERENCES, twice, on_rows=done.append)
+    assert scored[: len(ANSWERS)] == scored[len(ANSWERS) :]
     assert sum(done) == len(ANSWERS) * (1 + len(REFERENCES))
 
 

@@ -1,4 +1,4 @@
-from persona_jobs.evaluation.questions import Question, choose
+from persona_jobs.evaluation.questions import Question, choose, fitting
 
 
 def test_sources_take_turns():
@@ -12,6 +12,17 @@ def test_repeats_count_once():
     assert [q.query for q in chosen] == ["What is love?", "Why?", "How?"]
 
 
-def test_nothing_to_choose_from():
+def test_without_questions_nothing_is_chosen():
     assert choose({}, 3) == []
     assert choose({"a": []}, 3) == []
+
+
+def test_questions_must_fit_under_the_longest_persona():
+    questions = [Question("ab", "s"), Question("abcdef", "s")]
+
+    def count(persona: str, query: str) -> int:
+        return len(persona) + len(query)
+
+    assert fitting(questions, ["x", "xxx"], count, 6) == questions[:1]
+    assert fitting(questions, ["x", "xxx"], count, 9) == questions
+    assert fitting([], ["x"], count, 9) == []

@@ -4,7 +4,7 @@ import torch
 from persona_jobs.errors import InputError
 from persona_jobs.models import families
 from persona_jobs.models.masking import masked
-from persona_jobs.models.slicing import slice_model
+from persona_jobs.models.slicing import slice_model, sliced_copy
 from persona_jobs.models.topk import top_k_mask
 from support.tiny import FAMILIES, VOCABULARY, tiny_model
 
@@ -99,3 +99,33 @@ def test_a_bad_mask_leaves_the_model_alone(mask):
 def test_scales_of_another_shape_are_refused():
     with pytest.raises(InputError, match="scales"):
         slice_model(tiny_model(), make_mask(), scales=torch.ones(3, 63))
+
+
+def test_sliced_copy_equals_masked_and_leaves_the_dense_model_alone():
+    dense = tiny_model()
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    with torch.no_grad():
+        sliced = sliced_copy(dense, make_mask())
+        with masked(dense, make_mask()):
+            expected = dense(tokens()).logits
+        assert torch.allclose(sliced(tokens()).logits, expected, atol=1e-4)
+    assert dense.config.intermediate_size == 64
+    assert sliced.config.intermediate_size == 40
+    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
+
+
+def test_sliced_copy_shares_everything_but_the_ffn():
+    dense = tiny_model()
+    own = dict(dense.named_parameters())
+    for name, parameter in sliced_copy(dense, make_mask()).named_parameters():
+        shared = parameter.data_ptr() == own[name].data_ptr()
+        assert shared == ("mlp" not in name), name
+
+
+def test_sliced_copy_folds_scales_in():
+    dense, mask = tiny_model(), make_mask()
+    scales = torch.rand(3, 64) + 0.5
+    with torch.no_grad():
+        sliced = sliced_copy(dense, mask, scales=scales)
+        with masked(dense, mask * scales):
+            assert torch.allclose(sliced(tokens()).logits, dense(tokens()).logits, atol=1e-4)

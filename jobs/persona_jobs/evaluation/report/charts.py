@@ -1,4 +1,4 @@
-"""The report's charts, as SVG."""
+"""The report's charts as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ STRIP_SHADES = (0.2, 0.4, 0.6, 0.8, 0.999, 1.0)
 
 
 def loss_curve(curve: Curve) -> Svg | None:
-    """Train and validation loss over the steps; None without a finite value."""
+    """Draw train and validation loss over the steps, or return None without a finite value."""
     lines = {
         "training": [(p.step, p.train_loss) for p in curve.points],
         "validation": [(p.step, p.validation_loss) for p in curve.points],
@@ -54,14 +54,14 @@ def loss_curve(curve: Curve) -> Svg | None:
         WIDTH,
         height,
         legend([(f"{name} loss", name) for name, line in finite.items() if line], left, 18),
-        y_axis(y, left, right, "nats a token"),
+        y_axis(y, left, right, "nats per token"),
         x_axis(x, bottom, "optimizer step"),
         *drawn,
     )
 
 
 def persona_scores(metrics: EvaluationMetrics) -> Svg | None:
-    """Persona score of each variant with its interval, and the chance level."""
+    """Draw the persona score of each variant with its interval, and the chance level."""
     rows = [(n, v) for n, v in metrics.variants.items() if v.persona_score is not None]
     if not rows:
         return None
@@ -101,9 +101,9 @@ def persona_scores(metrics: EvaluationMetrics) -> Svg | None:
 
 
 def kept_channels(kept: KeptChannels) -> Svg:
-    """One strip a layer: share of kept channels by channel index, and what differs.
+    """Draw one strip per layer: the share of kept channels by channel index.
 
-    At the right: the number of channels that are kept here and not in the activation-RMS mask.
+    At the right is the number of channels that are kept here but not by the activation-RMS mask.
     """
     layers, width = len(kept.mask), len(kept.mask[0])
     bins = min(STRIP_BINS, width)
@@ -113,7 +113,7 @@ def kept_channels(kept: KeptChannels) -> Svg:
     bottom = top + row * layers
     x = Scale(0, width, left, strip_right)
     edges = [round(index * width / bins) for index in range(bins + 1)]
-    # One path a shade keeps a report of many layers small.
+    # One path per shade keeps a report of many layers small.
     paths: list[list[str]] = [[] for _ in STRIP_SHADES]
     for layer, flags in enumerate(kept.mask):
         y = top + layer * row
@@ -166,9 +166,9 @@ def _layer_label(top: float, bottom: float) -> Svg:
 def changed_channels(
     mask: Sequence[Sequence[bool]], baseline: Sequence[Sequence[bool]]
 ) -> list[int]:
-    """For each layer, the number of channels kept by `mask` and not by `baseline`."""
+    """Return for each layer the number of channels kept by `mask` but not by `baseline`."""
     return [
-        sum(1 for ours, theirs in zip(a, b, strict=True) if ours and not theirs)
+        sum(1 for in_mask, in_baseline in zip(a, b, strict=True) if in_mask and not in_baseline)
         for a, b in zip(mask, baseline, strict=True)
     ]
 
@@ -201,25 +201,25 @@ def _differences(
 
 
 def ranking(ranked: Ranking) -> Svg | None:
-    """Histogram of the queries' persona sensitivity, kept ones apart."""
+    """Draw a histogram of the queries' persona sensitivity, with the kept ones set apart."""
     scores = [score for score in ranked.scores if math.isfinite(score)]
     if not scores:
         return None
     low, high = span(scores)
     bins = min(40, max(8, round(math.sqrt(len(scores)) * 2)))
-    counts: dict[str, list[int]] = {"kept": [0] * bins, "rest": [0] * bins}
+    counts: dict[str, list[int]] = {"kept": [0] * bins, "generic": [0] * bins}
     for index, score in enumerate(scores):
         position = min(bins - 1, int((score - low) / (high - low) * bins))
-        counts["kept" if index < ranked.kept else "rest"][position] += 1
+        counts["kept" if index < ranked.kept else "generic"][position] += 1
     left, right, top, bottom = 64, WIDTH - 16, 34, 230
     x = Scale(low, high, left, right)
-    tallest = max(a + b for a, b in zip(counts["kept"], counts["rest"], strict=True))
+    tallest = max(a + b for a, b in zip(counts["kept"], counts["generic"], strict=True))
     y = Scale(0, tallest * 1.05, bottom, top)
     bar = (right - left) / bins
     drawn = []
     for index in range(bins):
         base = 0
-        for style in ("kept", "rest"):
+        for style in ("kept", "generic"):
             count = counts[style][index]
             if count:
                 drawn.append(
@@ -237,7 +237,7 @@ def ranking(ranked: Ranking) -> Svg | None:
         "Persona sensitivity of the queries",
         WIDTH,
         278,
-        legend([("kept for training", "kept"), ("left for generic data", "rest")], left, 18),
+        legend([("kept for training", "kept"), ("used as generic data", "generic")], left, 18),
         y_axis(y, left, right, "queries"),
         x_axis(x, bottom, "persona sensitivity s(q)"),
         *drawn,
@@ -245,7 +245,7 @@ def ranking(ranked: Ranking) -> Svg | None:
 
 
 def speeds(metrics: EvaluationMetrics) -> Svg | None:
-    """Prefill and decode speed of the measured variants, relative to the dense model."""
+    """Draw prefill and decode speed of the measured variants, relative to the dense model."""
     dense = metrics.variants.get("dense")
     if dense is None or not dense.prefill_tokens_per_second or not dense.decode_tokens_per_second:
         return None

@@ -1,43 +1,31 @@
-"""Parts of the report made from the measurements and from other stages' files. No torch."""
+"""Parts of the report, from the measurements and other stages' files."""
 
-import math
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
+from ... import __version__
 from ...dataset import ScoredQuery
 from ...pipeline.results import Variant
-from . import Answer, RankedQuery, Ranking, Sample
+from ..samples import SampleLine
+from .data import Answer, RankedQuery, Ranking, Sample
 
 SHOWN_QUERIES = 8
 SHOWN_SAMPLES = 8
-
-
-class SampleLine(BaseModel):
-    """One line of `samples.jsonl`.
-
-    Attributes:
-        query: the question.
-        source: where it is from.
-        answers: text by variant; the masked model's are the sliced one's.
-        posteriors: probability, 0 to 1, that the target persona gave the answer, by variant.
-        losses: the answer's loss under the dense model with the persona's prompt, nats a token, by
-            variant; None for an empty answer.
-        finished: whether the answer ended by itself, by variant.
-    """
-
-    query: str
-    source: str
-    answers: dict[Variant, str]
-    posteriors: dict[Variant, float]
-    losses: dict[Variant, float | None]
-    finished: dict[Variant, bool]
+_ENVIRONMENT_LABELS = {
+    "device": "Device",
+    "dtype": "Number format",
+    "dtypeReason": "Chosen because",
+    "threads": "Threads",
+    "cpus": "Processors",
+}
 
 
 def shown_samples(lines: Sequence[SampleLine]) -> list[Sample]:
-    """The first samples, for the report."""
+    """Return the first samples for the report."""
     return [
         Sample(
             query=line.query,
@@ -52,10 +40,7 @@ def shown_samples(lines: Sequence[SampleLine]) -> list[Sample]:
 
 
 def mean_losses(lines: Sequence[SampleLine]) -> dict[Variant, float]:
-    """Mean loss of each variant's answers under the dense model, empty answers left out.
-
-    The masked model's answers are the sliced one's.
-    """
+    """Return the mean loss of each variant's nonempty answers under the dense model."""
     names = lines[0].losses if lines else {}
     rows = {name: [line.losses[name] for line in lines] for name in names}
     kept = {name: [loss for loss in row if loss is not None] for name, row in rows.items()}
@@ -64,7 +49,7 @@ def mean_losses(lines: Sequence[SampleLine]) -> dict[Variant, float]:
 
 
 def ranking(queries: Sequence[ScoredQuery]) -> Ranking | None:
-    """The persona sensitivity of all queries; None without any."""
+    """Return the persona sensitivity of all queries, or None if there are none."""
     ordered = sorted(queries, key=lambda query: query.rank)
     if not ordered:
         return None
@@ -78,8 +63,24 @@ def ranking(queries: Sequence[ScoredQuery]) -> Ranking | None:
     )
 
 
+def environment_rows(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Return device, number format and versions by label.
+
+    Args:
+        environment: the values that the stage records in its manifest.
+    """
+    rows = {_ENVIRONMENT_LABELS.get(name, name): str(value) for name, value in environment.items()}
+    rows |= {"Python": platform.python_version(), "Machine": platform.platform()}
+    for package in ("torch", "transformers"):
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**rows, "persona-pruner": __version__}
+
+
 def as_yaml(settings: Mapping[str, Any]) -> str:
-    """Settings as readable YAML, in their own order; long texts in block style."""
+    """Return settings as readable YAML in their own order, with long texts as blocks."""
     return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -93,8 +94,3 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-
-
-def rounded(value: float | None, digits: int = 4) -> float | None:
-    """`value` rounded for the metrics; None when it is none or not finite."""
-    return None if value is None or not math.isfinite(value) else round(value, digits)

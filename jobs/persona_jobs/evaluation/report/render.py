@@ -1,4 +1,4 @@
-"""Report data to one HTML page."""
+"""The report as one HTML page."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -11,16 +11,30 @@ from . import charts
 from .data import ReportData
 
 DESCRIPTIONS: dict[Variant, str] = {
-    "dense": "the base model, uncut",
+    "dense": "the unpruned base model",
     "masked": "the base model with the mask applied to its FFN channels",
-    "sliced": "the channels cut out, no recovery",
-    "recovered": "cut and recovered: the checkpoint that is served",
-    "baseline": "activation-RMS mask of the same width, same recovery",
+    "sliced": "the pruned channels removed, without recovery",
+    "recovered": "sliced and recovered: the served checkpoint",
+    "baseline": "activation-RMS mask of the same width, with the same recovery",
+}
+# What each figure of the table means.
+FIGURES: dict[str, str] = {
+    "Persona score": "how sure the dense model is that the persona, and not one of the reference "
+    "personas, gave the variant's answers; 100 is certain",
+    "Loss of generated answers": "how unlikely the variant's answers are to the dense model with "
+    "the persona's prompt; gibberish has a high loss",
+    "Persona loss": "how unlikely the persona's held-out answers are to the variant; lower is "
+    "better",
+    "Persona KL": "how far the variant's predictions for these answers are from the dense model's; "
+    "0 is no difference",
+    "Generic loss and KL": "the same on general instructions without the persona",
+    "Prefill": "how fast the variant reads a prompt",
+    "Decode": "how fast it writes an answer",
 }
 
 
 def render(data: ReportData) -> str:
-    """The whole page: no scripts, nothing fetched, every text escaped."""
+    """Return the whole page: no scripts, nothing fetched, every text escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)  # fmt: skip
     environment.filters["shown"] = printable
@@ -34,6 +48,7 @@ def render(data: ReportData) -> str:
         served=metrics.variants.get(metrics.served),
         dense=metrics.variants.get("dense"),
         descriptions=DESCRIPTIONS,
+        figures=FIGURES,
         columns=_columns(metrics, data.answer_losses),
         tiles=_tiles(metrics),
         shown_variants=_shown_variants(data),
@@ -49,7 +64,7 @@ def render(data: ReportData) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters made visible and bidirectional overrides taken out."""
+    """Return `text` with a replacement character for each control or bidirectional character."""
     return "".join(
         char if char in "\n\t" or not _hidden(char) else "\N{REPLACEMENT CHARACTER}"
         for char in text.replace("\r\n", "\n")
@@ -61,13 +76,13 @@ def _hidden(char: str) -> bool:
     return override or unicodedata.category(char) in ("Cc", "Cs")
 
 
-def ratio(value: float | None, base: float | None) -> str:
-    """`value` as a multiple of `base`, or an empty string."""
+def _ratio(value: float | None, base: float | None) -> str:
+    """Return `value` as a multiple of `base`, or an empty string."""
     return f"{value / base:.2f}×" if value is not None and base else ""
 
 
 def _shown_variants(data: ReportData) -> list[Variant]:
-    """Variants whose answers differ: masked and sliced are one model."""
+    """Return the variants with answers of their own: masked and sliced are one model."""
     return [
         name
         for name in data.metrics.variants
@@ -78,7 +93,7 @@ def _shown_variants(data: ReportData) -> list[Variant]:
 def _columns(
     metrics: EvaluationMetrics, answer_losses: Mapping[Variant, float]
 ) -> list[dict[str, object]]:
-    """Rows of the table of variants: one for each measurement, a cell for each variant."""
+    """Return the rows of the table of variants: one per measurement, one cell per variant."""
     dense = metrics.variants.get("dense")
 
     def row(label: str, unit: str, name: str, form: str) -> dict[str, object]:
@@ -92,7 +107,7 @@ def _columns(
             cells.append(
                 {
                     "value": "–" if value is None else format(value, form),
-                    "ratio": "" if name.endswith("kl") else ratio(value, base),
+                    "ratio": "" if name.endswith("kl") else _ratio(value, base),
                     "interval": interval,
                 }
             )
@@ -100,8 +115,8 @@ def _columns(
 
     losses = [answer_losses.get(name) for name in metrics.variants]
     answers: dict[str, object] = {
-        "label": "Loss of the answers given",
-        "unit": "nats a token, under the dense model",
+        "label": "Loss of generated answers",
+        "unit": "nats per token, under the dense model",
         "cells": [
             {"value": "–" if loss is None else f"{loss:.3f}", "ratio": "", "interval": ""}
             for loss in losses
@@ -110,19 +125,19 @@ def _columns(
     return [
         row("Persona score", "0–100, higher is better", "persona_score", ".1f"),
         *([answers] if answer_losses else []),
-        row("Persona loss", "nats a token", "persona_loss", ".3f"),
-        row("Persona KL to dense", "nats a token", "persona_kl", ".3f"),
-        row("Generic loss", "nats a token", "generic_loss", ".3f"),
-        row("Generic KL to dense", "nats a token", "generic_kl", ".3f"),
+        row("Persona loss", "nats per token", "persona_loss", ".3f"),
+        row("Persona KL to dense", "nats per token", "persona_kl", ".3f"),
+        row("Generic loss", "nats per token", "generic_loss", ".3f"),
+        row("Generic KL to dense", "nats per token", "generic_kl", ".3f"),
         row("Parameters", "", "parameters", ",d"),
         row("Weights stored", "bytes", "checkpoint_bytes", ",d"),
-        row("Prefill", "tokens a second", "prefill_tokens_per_second", ",.1f"),
-        row("Decode", "tokens a second, batch of one", "decode_tokens_per_second", ",.1f"),
+        row("Prefill", "tokens per second", "prefill_tokens_per_second", ",.1f"),
+        row("Decode", "tokens per second, batch of one", "decode_tokens_per_second", ",.1f"),
     ]
 
 
 def _tiles(metrics: EvaluationMetrics) -> list[dict[str, str]]:
-    """Headline figures of the served variant beside the dense model."""
+    """Return the headline figures of the served variant beside the dense model."""
     served, dense = metrics.variants.get(metrics.served), metrics.variants.get("dense")
     if served is None or dense is None:
         return []

@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from html import escape
 
 Attribute = str | int | float | None
+TICKS = 5
 
 
 class Svg(str):
-    """Finished SVG markup whose texts are escaped already; Jinja inserts it as it is."""
+    """SVG markup whose texts are already escaped; Jinja inserts it unchanged."""
 
     __slots__ = ()
 
     def __html__(self) -> str:
-        """The markup itself (the protocol of markupsafe)."""
+        """Return the markup itself (markupsafe's protocol)."""
         return self
 
 
 def element(tag: str, *children: str | Svg, **attributes: Attribute) -> Svg:
-    """One element. Plain `str` children and all attribute values are escaped.
+    """Return one element, with plain `str` children and all attribute values escaped.
 
-    Attribute names use `_` for `-` and a trailing `_` for Python keywords; None is left out.
+    Attribute names use `_` for `-` and a trailing `_` for Python keywords; None omits one.
     """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(_text(value), quote=True)}"'
@@ -38,12 +39,12 @@ def element(tag: str, *children: str | Svg, **attributes: Attribute) -> Svg:
 
 
 def group(children: Iterable[Svg], **attributes: Attribute) -> Svg:
-    """A `<g>` of elements."""
+    """Return a `<g>` of elements."""
     return element("g", *children, **attributes)
 
 
 def figure(title: str, width: int, height: int, *children: Svg) -> Svg:
-    """The `<svg>` root, scaled to the page's width, with an accessible title."""
+    """Return the `<svg>` root, scaled to the page's width, with an accessible title."""
     return element(
         "svg",
         element("title", title),
@@ -57,7 +58,7 @@ def figure(title: str, width: int, height: int, *children: Svg) -> Svg:
 
 
 def number(value: float) -> str:
-    """Short form of a coordinate: at most two decimals."""
+    """Return a coordinate with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -67,7 +68,7 @@ def _text(value: str | int | float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """Linear map of data values to pixels."""
+    """A linear map from data values to pixels."""
 
     low: float
     high: float
@@ -75,24 +76,24 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Pixel position of `value`."""
+        """Return the pixel position of `value`."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def span(values: Iterable[float], *, zero: bool = False) -> tuple[float, float]:
-    """Smallest range with room around the finite `values`; never empty."""
+    """Return the smallest range with a margin around the finite `values`; it is never empty."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    # A range that floating point can't tell apart has no ticks.
-    room = max((high - low) * 0.05, abs(high) * 1e-3, 1e-6)
-    return (low if zero and low == 0 else low - room), high + room
+    # Ends that are equal in floating point would leave no ticks.
+    margin = max((high - low) * 0.05, abs(high) * 1e-3, 1e-6)
+    return (low if zero and low == 0 else low - margin), high + margin
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round values (steps of 1, 2 or 5) within the range."""
-    raw = (high - low) / max(1, count)
+def ticks(low: float, high: float) -> list[float]:
+    """Return about `TICKS` round values (steps of 1, 2 or 5) within the range."""
+    raw = (high - low) / TICKS
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -101,14 +102,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_label(value: float, step: float) -> str:
-    """`value` with as many decimals as `step` needs."""
+    """Return `value` with as many decimals as `step` needs."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
     return f"{value:,.{min(decimals, 6)}f}"
 
 
-def x_axis(scale: Scale, y: float, label: str, values: list[float] | None = None) -> Svg:
-    """Axis below the plot with tick labels and a title."""
-    marks = ticks(scale.low, scale.high) if values is None else values
+def x_axis(scale: Scale, y: float, label: str) -> Svg:
+    """Draw the axis below the plot with tick labels and a title."""
+    marks = ticks(scale.low, scale.high)
     step = marks[1] - marks[0] if len(marks) > 1 else 1.0
     middle = (scale.start + scale.end) / 2
     return group(
@@ -124,7 +125,7 @@ def x_axis(scale: Scale, y: float, label: str, values: list[float] | None = None
 
 
 def y_axis(scale: Scale, left: float, right: float, label: str) -> Svg:
-    """Axis at the left of the plot with grid lines, tick labels and a title."""
+    """Draw the axis at the left of the plot with grid lines, tick labels and a title."""
     marks = ticks(scale.low, scale.high)
     step = marks[1] - marks[0] if len(marks) > 1 else 1.0
     middle = (scale.start + scale.end) / 2
@@ -151,7 +152,7 @@ def y_axis(scale: Scale, left: float, right: float, label: str) -> Svg:
 
 
 def legend(entries: Iterable[tuple[str, str]], x: float, y: float) -> Svg:
-    """Row of (label, CSS class) swatches."""
+    """Draw a row of swatches from (label, CSS class) pairs."""
     drawn: list[Svg] = []
     for label, style in entries:
         drawn.append(

@@ -1,17 +1,21 @@
-"""What the evaluation report shows, from the measurements and other stages' files."""
+"""The content of the evaluation report, from the measurements and other stages' files."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import JsonValue
 
-from ... import __version__
 from ...dataset import CurvePoint, ScoredQuery, read_jsonl
 from ...evaluation.bootstrap import Interval
 from ...evaluation.report import Curve, KeptChannels, ReportData
-from ...evaluation.report.parts import SampleLine, as_yaml, mean_losses, ranking, shown_samples
+from ...evaluation.report.parts import (
+    as_yaml,
+    environment_rows,
+    mean_losses,
+    ranking,
+    shown_samples,
+)
+from ...evaluation.samples import SampleLine
 from ...pipeline.context import StageContext
 from ...pipeline.results import EvaluationMetrics, Variant
 from .variants import Models
@@ -20,13 +24,6 @@ CURVES: tuple[tuple[str, str], ...] = (
     ("mask", "Mask learning"),
     ("recover", "Recovery: fine-tuning"),
 )
-_LABELS = {
-    "device": "Device",
-    "dtype": "Number format",
-    "dtypeReason": "Chosen because",
-    "threads": "Threads",
-    "cpus": "Processors",
-}
 
 
 def report_data(
@@ -38,24 +35,24 @@ def report_data(
     queries: Sequence[ScoredQuery],
     differences: Mapping[Variant, Interval],
     notes: Sequence[str],
-    machine: Mapping[str, JsonValue],
+    environment: Mapping[str, JsonValue],
 ) -> ReportData:
-    """All that the report shows.
+    """Return the content of the report.
 
     Args:
         context: the stage's context: the spec and the learning stages' curves.
-        models: for the kept channels.
+        models: the models, for the kept channels.
         metrics: the measurements.
         samples: questions and answers.
         queries: all queries with their persona sensitivity.
         differences: persona score minus the dense model's.
-        notes: how the numbers were made.
-        machine: device, number format and threads.
+        notes: how the figures were measured.
+        environment: device, number format and threads.
     """
     spec = context.spec
     baseline = models.baseline_mask
     return ReportData(
-        persona=spec.persona.text or "",
+        persona=context.persona_text,
         base_model=" ".join(filter(None, (spec.base_model.uri, spec.base_model.revision))),
         created_at=datetime.now(UTC),
         metrics=metrics,
@@ -69,15 +66,12 @@ def report_data(
         answer_losses=mean_losses(samples),
         curves=_curves(context),
         notes=notes,
-        environment={
-            **{_LABELS.get(name, name): str(value) for name, value in machine.items()},
-            **_versions(),
-        },
+        environment=environment_rows(environment),
     )
 
 
 def _curves(context: StageContext) -> list[Curve]:
-    """Losses of the learning stages that ran and kept a curve."""
+    """Return the losses of the learning stages that ran and wrote a curve."""
     curves = []
     for stage, title in CURVES:
         key = context.planned.inputs.get(stage)
@@ -86,13 +80,3 @@ def _curves(context: StageContext) -> list[Curve]:
             path = context.input_file(stage, "curve.jsonl")
             curves.append(Curve(title, read_jsonl(path, CurvePoint)))
     return curves
-
-
-def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version(), "Machine": platform.platform()}
-    for package in ("torch", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {**found, "persona-pruner": __version__}

@@ -1,12 +1,12 @@
-"""evaluate: measure the cut model beside the dense one, without a judge.
+"""evaluate: measure the sliced model beside the dense one.
 
-Writes `metrics.json` (`results.EvaluationMetrics`), `samples.jsonl`
-(`evaluation.report_parts.SampleLine`) and `report.html`.
+Writes `metrics.json` (`pipeline.results.EvaluationMetrics`), `samples.jsonl`
+(`evaluation.samples.SampleLine`) and `report.html`.
 
-Work in tokens through a model, V = dense, sliced, recovered, baseline (those that there are):
+Tokens through a model, with V = dense, sliced, recovered and baseline, as far as they exist:
 answers V Q (q + t), persona score (r + 1)(p + V Q (q + t)), losses V N c; see
-`evaluation.persona_score` and `evaluation.losses`. The masked model is the sliced one: they
-are compared on one batch and share their measurements, except the speed.
+`evaluation.persona_score` and `evaluation.losses`. The masked model computes the same function as
+the sliced one: they are compared on one batch and share their measurements, except the speed.
 """
 
 import time
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 
@@ -30,12 +30,18 @@ from ...errors import CorruptArtifactError, InputError
 from ...evaluation import questions as question_choice
 from ...evaluation.bootstrap import differences, intervals
 from ...evaluation.losses import HeldOutLoss, held_out_losses, mask_difference
-from ...evaluation.measurements import Measurements
-from ...evaluation.persona_score import GivenAnswer, JudgedAnswer, chance_level, judge_answers
+from ...evaluation.measurements import Measurements, with_masked
+from ...evaluation.persona_score import (
+    ScoredAnswer,
+    chance_level,
+    distinct_answers,
+    score_answers,
+)
 from ...evaluation.questions import Question
 from ...evaluation.report import render
-from ...evaluation.report.parts import SampleLine, rounded
-from ...evaluation.speed import DECODE_TOKENS, PROMPT_TOKENS, Runnable, Speed, measure
+from ...evaluation.report.notes import measurement_notes
+from ...evaluation.samples import given_answer, sample_lines
+from ...evaluation.speed import Runnable, Speed, measure
 from ...models import chat
 from ...models.compute import Compute
 from ...models.generation import Generated, generate
@@ -46,14 +52,15 @@ from ...sources import evaluation_files
 from ...training.tokens import TokenizedSet, tokenize
 from ..common import chosen_compute, environment
 from .report import report_data
-from .variants import Models, advance_and_check, load_models
+from .variants import Models, load_models
 
-Value = TypeVar("Value")
+Prompt = Callable[[str, str], list[int]]
 HELD_OUT = "held-out queries of the persona"
+# Small models loop when they decode greedily, and a loop shows little of the persona.
 ANSWER_TEMPERATURE = 0.7
-# Enough for a steady mean; bounds the time where the data set is huge.
+# Enough for a steady mean; bounds the time for a huge data set.
 MAX_HELD_OUT_EXAMPLES = 1000
-# Log-probabilities of a masked and a cut float32 model differ by rounding only.
+# Log-probabilities of a masked and a sliced float32 model differ only by rounding.
 MASK_TOLERANCE = 0.01
 
 
@@ -65,32 +72,24 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what runs inside."""
+        """Time the body of the `with` statement."""
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
 def run(context: StageContext) -> StageOutcome:
-    """Make the stage's files."""
+    """Write the stage's files."""
     spec, clock = context.spec, Clock()
-    persona = spec.persona.text
-    if persona is None:
-        raise InputError("is not resolved", subject="spec.persona.configMapRef")
     queries = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     held_out = read_jsonl(context.input_file("rewrite", "test.jsonl"), Example)
-    references = [
-        r.text
-        for r in read_jsonl(context.input_file("reference", "personas.jsonl"), ReferencePersona)
-        if r.text.strip() != persona.strip()
-    ]
+    personas = [context.persona_text, *_references(context)]
     compute = chosen_compute(context)
     with clock.part("models"):
         models, tokenizer = load_models(context, compute)
-    dense = models.running["dense"]
     prompt = lru_cache(maxsize=16_384)(partial(_prompt, tokenizer))
-    limit = _context_limit(dense)
-    chosen = _questions(context, held_out, [persona, *references], prompt, limit)
+    limit = _context_limit(models.running["dense"])
+    questions = _questions(context, held_out, personas, prompt, limit)
     with clock.part("losses"):
         generic = generic_split(queries)["test"][: spec.evaluation.generic_samples]
         persona_set = tokenize(tokenizer, held_out[:MAX_HELD_OUT_EXAMPLES], max_tokens=limit)
@@ -99,45 +98,56 @@ def run(context: StageContext) -> StageOutcome:
         persona_losses = _losses(context, models, persona_set, "persona losses")
         generic_losses = _losses(context, models, generic_set, "generic losses")
     with clock.part("answers"):
-        answers = _answers(context, models, tokenizer, [prompt(persona, q.query) for q in chosen])
+        prompts = [prompt(context.persona_text, question.query) for question in questions]
+        answers = _answers(context, models, tokenizer, prompts)
     with clock.part("personaScore"):
-        judged = _judged(
-            context, dense, prompt, tokenizer.eos_token_id, [persona, *references], chosen, answers
+        scored = _scored(
+            context, models, prompt, tokenizer.eos_token_id, personas, questions, answers
         )
         resampling = {"samples": spec.evaluation.bootstrap_samples, "seed": spec.seed}
-        percent = {name: [100 * answer.posterior for answer in row] for name, row in judged.items()}
+        percent = {name: [100 * answer.posterior for answer in row] for name, row in scored.items()}
         scores = intervals(percent, **resampling)
         against_dense = differences(percent, "dense", **resampling)
     with clock.part("speed"):
         speeds = _speeds(context, models)
     measured = Measurements(
         sizes=models.sizes,
-        scores=_with_masked(scores),
-        persona=_with_masked(persona_losses),
-        generic=_with_masked(generic_losses),
+        scores=with_masked(scores),
+        persona=with_masked(persona_losses),
+        generic=with_masked(generic_losses),
         speeds=speeds,
     )
     metrics = EvaluationMetrics(
         served=models.served,
-        chance_persona_score=round(chance_level(len(references)), 2),
-        queries=len(chosen),
+        chance_persona_score=round(chance_level(len(personas) - 1), 2),
+        queries=len(questions),
         variants={name: measured.of(name) for name in models.sizes},
     )
-    lines = _sample_lines(chosen, answers, judged)
-    write_jsonl(context.output / "samples.jsonl", lines)
+    samples = sample_lines(questions, answers, scored)
+    write_jsonl(context.output / "samples.jsonl", samples)
     (context.output / "metrics.json").write_text(
         metrics.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
         encoding="utf-8",
+    )
+    notes = measurement_notes(
+        temperature=ANSWER_TEMPERATURE,
+        max_answer_tokens=spec.evaluation.max_answer_tokens,
+        seed=spec.seed,
+        bootstrap_samples=spec.evaluation.bootstrap_samples,
+        persona_examples=len(persona_set),
+        generic_examples=len(generic_set),
+        speed_rounds=max(speed.rounds for speed in speeds.values()),
+        mask_difference=difference,
     )
     report = report_data(
         context,
         models,
         metrics,
-        lines,
+        samples,
         queries=queries,
         differences=against_dense,
-        notes=_notes(context, difference, len(persona_set), len(generic_set), speeds),
-        machine=environment(compute),
+        notes=notes,
+        environment=environment(compute),
     )
     (context.output / "report.html").write_text(render(report), encoding="utf-8")
     return StageOutcome(
@@ -145,6 +155,13 @@ def run(context: StageContext) -> StageOutcome:
         timings=clock.seconds,
         environment=environment(compute),
     )
+
+
+def _references(context: StageContext) -> list[str]:
+    """Return the reference personas' texts, without the target persona itself."""
+    path = context.input_file("reference", "personas.jsonl")
+    texts = [persona.text for persona in read_jsonl(path, ReferencePersona)]
+    return [text for text in texts if text.strip() != context.persona_text.strip()]
 
 
 def _context_limit(model: Any) -> int:
@@ -159,10 +176,10 @@ def _questions(
     context: StageContext,
     held_out: Sequence[Example],
     personas: Sequence[str],
-    prompt: Callable[[str, str], list[int]],
+    prompt: Prompt,
     limit: int,
 ) -> list[Question]:
-    """The questions, those that fit into the model's context with every persona and an answer."""
+    """Return the questions that fit into the model's context with any persona and an answer."""
     evaluation = context.spec.evaluation
     sources: dict[str, Sequence[str]] = {HELD_OUT: [example.query for example in held_out]}
     for file in evaluation.question_files:
@@ -170,17 +187,20 @@ def _questions(
     chosen = question_choice.choose(sources, evaluation.max_queries)
     if not chosen:
         raise InputError(
-            "there is no question to answer: the persona's data has no held-out queries",
+            "There is no question to answer: the persona's data has no held-out queries",
             hint="Raise spec.dataset.testPercent, or name a file in spec.evaluation.questionFiles",
             subject="spec.evaluation",
         )
-    longest = max(personas, key=lambda persona: len(prompt(persona, chosen[0].query)))
-    room = limit - evaluation.max_answer_tokens
-    fitting = [question for question in chosen if len(prompt(longest, question.query)) <= room]
+    fitting = question_choice.fitting(
+        chosen,
+        personas,
+        lambda system, query: len(prompt(system, query)),
+        limit - evaluation.max_answer_tokens,
+    )
     if not fitting:
         raise InputError(
-            f"no question fits with every persona and {evaluation.max_answer_tokens} answer tokens "
-            f"into the model's context of {limit} tokens",
+            f"No question fits into the model's context of {limit} tokens together with every "
+            f"persona and {evaluation.max_answer_tokens} answer tokens",
             hint="Lower maxAnswerTokens, or shorten the persona and the reference personas",
             subject="spec.evaluation.maxAnswerTokens",
         )
@@ -192,20 +212,22 @@ def _questions(
 
 
 def _check_mask(models: Models, data: TokenizedSet, compute: Compute) -> float | None:
-    """Largest difference between the masked and the sliced model's log-probabilities."""
+    """Return the largest difference between masked and sliced model in log-probabilities.
+
+    Raises:
+        CorruptArtifactError: the sliced checkpoint was made with another mask.
+    """
     if not len(data):
         return None
     mask = models.mask.bits.float()
     if models.mask.scales is not None:
         mask = mask * models.mask.scales
-    dense = models.running["dense"]
-    difference = mask_difference(
-        dense, mask, models.running["sliced"], data, range(min(4, len(data)))
-    )
+    dense, sliced = models.running["dense"], models.running["sliced"]
+    difference = mask_difference(dense, mask, sliced, data, range(min(4, len(data))))
     if compute.dtype == torch.float32 and not difference <= MASK_TOLERANCE:
         raise CorruptArtifactError(
-            "the sliced checkpoint does not compute what the mask says: log-probabilities differ "
-            f"by {difference:.3g}",
+            "The sliced checkpoint does not match the mask: their log-probabilities differ by "
+            f"{difference:.3g}",
             hint="Delete the slice stage's folder in the store and run again",
             subject="model.safetensors",
         )
@@ -220,7 +242,7 @@ def _losses(
     context.progress.begin(what, len(data))
     others: dict[Variant, Any] = {n: m for n, m in models.running.items() if n != "dense"}
     dense, measured = held_out_losses(
-        models.running["dense"], others, data, on_rows=advance_and_check(context)
+        models.running["dense"], others, data, on_rows=context.advance
     )
     return {"dense": dense, **measured}
 
@@ -228,13 +250,8 @@ def _losses(
 def _answers(
     context: StageContext, models: Models, tokenizer: Any, prompts: list[list[int]]
 ) -> dict[Variant, list[Generated]]:
-    """Every running variant's sampled answers.
-
-    Small models loop when they decode greedily, and a loop says little of the persona. All variants
-    draw the same random numbers for a question, so that chance is shared too.
-    """
+    """Sample every running variant's answers with the same random numbers."""
     context.progress.begin("answers", len(models.running) * len(prompts))
-    advance = advance_and_check(context)
     return {
         name: generate(
             model,
@@ -243,46 +260,38 @@ def _answers(
             max_new_tokens=context.spec.evaluation.max_answer_tokens,
             temperature=ANSWER_TEMPERATURE,
             seed=context.spec.seed,
-            on_answer=lambda *_: advance(1),
+            on_answer=lambda *_: context.advance(),
         )
         for name, model in models.running.items()
     }
 
 
-def _judged(
+def _scored(
     context: StageContext,
-    dense: Any,
-    prompt: Callable[[str, str], list[int]],
+    models: Models,
+    prompt: Prompt,
     end_of_turn: int | None,
     personas: Sequence[str],
-    chosen: Sequence[Question],
+    questions: Sequence[Question],
     answers: Mapping[Variant, Sequence[Generated]],
-) -> dict[Variant, list[JudgedAnswer]]:
-    """What the dense model makes of every variant's answers; the target comes first."""
-    persona, *references = personas
+) -> dict[Variant, list[ScoredAnswer]]:
+    """Score every variant's answers with the dense model; the target persona comes first."""
+    target, *references = personas
     given = [
-        _given(question.query, answer, end_of_turn)
+        given_answer(question.query, answer, end_of_turn)
         for row in answers.values()
-        for question, answer in zip(chosen, row, strict=True)
+        for question, answer in zip(questions, row, strict=True)
     ]
-    distinct = len({answer for answer in given if not answer.empty})
-    context.progress.begin("answers x personas", distinct * (len(references) + 1))
-    flat = judge_answers(
-        dense, prompt, persona, references, given, on_rows=advance_and_check(context)
+    context.progress.begin("answers x personas", len(distinct_answers(given)) * len(personas))
+    flat = score_answers(
+        models.running["dense"], prompt, target, references, given, on_rows=context.advance
     )
-    count = len(chosen)
+    count = len(questions)
     return {name: flat[index * count : (index + 1) * count] for index, name in enumerate(answers)}
 
 
-def _given(query: str, answer: Generated, end_of_turn: int | None) -> GivenAnswer:
-    """The answer with the token that ended it, which was the model's choice too."""
-    ended = answer.finished and end_of_turn is not None
-    ids = (*answer.ids, end_of_turn) if ended else tuple(answer.ids)
-    return GivenAnswer(query, cast(tuple[int, ...], ids), empty=not answer.text.strip())
-
-
 def _speeds(context: StageContext, models: Models) -> dict[Variant, Speed]:
-    """Speed of dense, masked, sliced and recovered; the baseline has the sliced one's shapes."""
+    """Measure dense, masked, sliced and recovered; the baseline has the sliced one's shapes."""
     dense = models.running["dense"]
     runnable: dict[Variant, Runnable] = {
         "dense": Runnable(dense),
@@ -297,63 +306,3 @@ def _speeds(context: StageContext, models: Models) -> dict[Variant, Speed]:
     speeds = measure(runnable, before_each=context.stop.check)
     context.progress.advance()
     return speeds
-
-
-def _with_masked(measured: Mapping[Variant, Value]) -> dict[Variant, Value]:
-    """Add the masked model, which computes what the sliced one does."""
-    if "sliced" not in measured:
-        return dict(measured)
-    return {**measured, "masked": measured["sliced"]}
-
-
-def _sample_lines(
-    chosen: Sequence[Question],
-    answers: Mapping[Variant, Sequence[Generated]],
-    judged: Mapping[Variant, Sequence[JudgedAnswer]],
-) -> list[SampleLine]:
-    return [
-        SampleLine(
-            query=question.query,
-            source=question.source,
-            answers={name: row[index].text for name, row in answers.items()},
-            posteriors={name: round(row[index].posterior, 6) for name, row in judged.items()},
-            losses={name: rounded(row[index].loss) for name, row in judged.items()},
-            finished={name: row[index].finished for name, row in answers.items()},
-        )
-        for index, question in enumerate(chosen)
-    ]
-
-
-def _notes(
-    context: StageContext,
-    difference: float | None,
-    persona_examples: int,
-    generic_examples: int,
-    speeds: Mapping[Variant, Speed],
-) -> list[str]:
-    """How the numbers were made."""
-    evaluation = context.spec.evaluation
-    rounds = max(speed.rounds for speed in speeds.values())
-    notes = [
-        f"Answers are sampled at temperature {ANSWER_TEMPERATURE}, at most "
-        f"{evaluation.max_answer_tokens} tokens each; every variant draws the same random numbers "
-        f"for a question (seed {context.spec.seed}).",
-        "Persona score: posterior of the target persona among target and reference personas with "
-        "a uniform prior, from the dense model's probability of the whole answer under each "
-        "system prompt. An empty answer counts as chance. The loss of the answers given is from "
-        "the same pass: a broken model's babble is unlikely under any persona.",
-        f"95 % intervals: percentile bootstrap over the questions, {evaluation.bootstrap_samples} "
-        "resamples, the same ones for every variant. They say nothing of other personas or seeds.",
-        f"Persona loss and KL: {persona_examples} held-out conversations of the persona. Generic "
-        f"loss and KL: {generic_examples} held-out instructions without the persona.",
-        f"Speed: prompt of {PROMPT_TOKENS} tokens, {DECODE_TOKENS} tokens decoded, batch of one, "
-        f"medians of {rounds} rounds in alternation. The baseline has the sliced model's shapes "
-        "and is not timed.",
-    ]
-    if difference is not None:
-        notes.append(
-            "The masked model computes what the sliced one does: on one batch their "
-            f"log-probabilities differ by at most {difference:.2g}. Both share one measurement of "
-            "score and losses; a masked model saves no computation."
-        )
-    return notes

@@ -27,10 +27,10 @@ from ..recovery_settings import recovery_config, recovery_data
 
 @dataclass
 class Models:
-    """The models that run, the mask, and the sizes of all variants.
+    """The loaded models, the mask, and the sizes of all variants.
 
     Attributes:
-        running: models by variant; masked is not among them.
+        running: models by variant, except masked.
         mask: the persona's mask.
         baseline_mask: bool `[n_layers, d_ff]` of the baseline, if it is measured.
         sizes: (parameters, bytes of the stored weights) of all variants.
@@ -45,10 +45,10 @@ class Models:
 
 
 def load_models(context: StageContext, compute: Compute) -> tuple[Models, Any]:
-    """All variants, and the base model's tokenizer.
+    """Return all variants and the base model's tokenizer.
 
-    The sliced model shares what was not cut with the dense one. Where recovery is on, the served
-    checkpoint is the recovered variant, else the sliced one.
+    The sliced model shares the unpruned weights with the dense one. The served checkpoint is the
+    recovered variant where recovery is on, otherwise the sliced one.
 
     Raises:
         InputError: the mask doesn't fit the base model.
@@ -71,28 +71,27 @@ def load_models(context: StageContext, compute: Compute) -> tuple[Models, Any]:
         running["baseline"] = baseline.model
     dense_bytes = checkpoint_bytes(directory)
     mask_bytes = context.input_file("mask", "mask.safetensors").stat().st_size
-    # All cut variants have the same shapes, so they take the same room.
-    cut_size = (parameter_count(stored), checkpoint_bytes(checkpoint))
+    # All sliced variants have the same shapes and therefore the same size.
+    sliced_size = (parameter_count(stored), checkpoint_bytes(checkpoint))
     sizes: dict[Variant, tuple[int, int]] = {
         "dense": (parameter_count(dense), dense_bytes),
         "masked": (parameter_count(dense), dense_bytes + mask_bytes),
-        **{name: cut_size for name in running if name != "dense"},
+        **{name: sliced_size for name in running if name != "dense"},
     }
     baseline_mask = None if baseline is None else baseline.mask
     return Models(running, mask, baseline_mask, sizes, served), tokenizer
 
 
 def _baseline(context: StageContext, dense: Any, tokenizer: Any, width: int) -> Baseline | None:
-    """The activation-RMS baseline with the spec's recovery, or None when the spec leaves it out."""
+    """Return the activation-RMS baseline with the spec's recovery, or None if switched off."""
     if not context.spec.evaluation.baseline:
         return None
     data = recovery_data(context, tokenizer)
     context.progress.begin("baseline: activation RMS", 1)
     rms = activation_rms(dense, data.persona.train)
-    context.progress.advance()
-    context.stop.check()
+    context.advance()
 
-    def recovered(model: Any, _: torch.Tensor) -> Any:
+    def recover_baseline(model: Any) -> None:
         recover(
             dense,
             model,
@@ -102,9 +101,8 @@ def _baseline(context: StageContext, dense: Any, tokenizer: Any, width: int) -> 
             progress=StageProgress(context, prefix="baseline: "),
             control=_Interruptible(context),
         )
-        return model
 
-    return make_baseline(dense, rms, width, recovered if recovers(context.spec) else None)
+    return make_baseline(dense, rms, width, recover_baseline if recovers(context.spec) else None)
 
 
 class _Interruptible:
@@ -118,24 +116,14 @@ class _Interruptible:
         return False
 
     def step_done(self) -> None:
-        """Advance the progress by one step."""
+        """Report one finished step."""
         self._context.progress.advance()
 
     @property
     def save_due(self) -> bool:
-        """Whether a stop is requested."""
+        """Whether a stop was requested."""
         return self._context.stop.requested
 
     def save_state(self, _: Callable[[Path], None]) -> None:
-        """Stop."""
+        """Stop the stage."""
         self._context.stop.check()
-
-
-def advance_and_check(context: StageContext) -> Callable[[int], None]:
-    """Progress of a part, and the place where a request to stop takes effect."""
-
-    def advance(count: int) -> None:
-        context.progress.advance(count)
-        context.stop.check()
-
-    return advance

@@ -40,7 +40,7 @@ def test_loss_curve_draws_both_lines_and_skips_gaps():
     assert len(validation.attrib["points"].split()) == 3
     heights = [float(p.split(",")[1]) for p in training.attrib["points"].split()]
     assert heights == sorted(heights)  # a falling loss goes down the page
-    assert {"training loss", "validation loss", "optimizer step", "nats a token"} <= set(
+    assert {"training loss", "validation loss", "optimizer step", "nats per token"} <= set(
         _texts(svg)
     )
 
@@ -112,11 +112,11 @@ def test_ranking_histogram_counts_every_query():
     assert svg is not None
     bars = {
         style: [float(b.attrib["height"]) for b in _with_class(svg, "rect", style)]
-        for style in ("kept", "rest")
+        for style in ("kept", "generic")
     }
     swatches = 10.0
-    kept, rest = (sum(bars[style]) - swatches for style in ("kept", "rest"))
-    assert kept / rest == pytest.approx(80 / 120, rel=0.01)
+    kept, generic = (sum(bars[style]) - swatches for style in ("kept", "generic"))
+    assert kept / generic == pytest.approx(80 / 120, rel=0.01)
     assert charts.ranking(Ranking([], 0, [], [])) is None
     assert charts.ranking(Ranking([0.5] * 3, 1, rows, rows)) is not None
 

@@ -82,11 +82,11 @@ def test_table_has_values_intervals_and_ratios():
     assert "12 of 16 FFN intermediate channels are kept in each of 3 layers" in text
 
 
-def test_empty_and_cut_off_answers_are_said_to_be_so():
+def test_empty_and_truncated_answers_are_marked():
     text = "".join(Page(render(report_data())).text)
     assert "(empty)" in text
     assert "(length limit)" in text
-    assert "1.25 nats a token" in text
+    assert "1.25 nats per token" in text
 
 
 def test_what_is_missing_is_left_out():
@@ -109,7 +109,7 @@ def test_what_is_missing_is_left_out():
     text = "".join(Page(render(data)).text)
     assert "Answers side by side" not in text
     assert "Persona sensitivity" not in text
-    assert "answers given" not in text
+    assert "nats per token, under the dense model" not in text
     assert "No optimizer steps were taken" in text
     assert "recovery switched off" in text
 

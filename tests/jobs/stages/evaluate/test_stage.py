@@ -9,7 +9,8 @@ import torch
 from persona_jobs.api import PersonaModelSpec
 from persona_jobs.dataset import CurvePoint, Example, ReferencePersona, ScoredQuery, write_jsonl
 from persona_jobs.errors import CorruptArtifactError, InputError, StageInterruptedError
-from persona_jobs.evaluation.report.parts import SampleLine
+from persona_jobs.evaluation import speed
+from persona_jobs.evaluation.samples import SampleLine
 from persona_jobs.models import mask_file
 from persona_jobs.models.checkpoint import save_checkpoint
 from persona_jobs.models.checkpoint_size import checkpoint_bytes
@@ -41,16 +42,17 @@ def _example(number: int) -> Example:
 
 @pytest.fixture(autouse=True)
 def quick_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = evaluate.measure
-
-    def short(models: Any, **options: Any) -> Any:
-        return original(models, **options, max_rounds=1, prompt_tokens=8, decode_tokens=2)
-
-    monkeypatch.setattr(evaluate, "measure", lambda m, **o: short(m, min_rounds=1, **o))
+    for name, value in {
+        "MIN_ROUNDS": 1,
+        "MAX_ROUNDS": 1,
+        "PROMPT_TOKENS": 8,
+        "DECODE_TOKENS": 2,
+    }.items():
+        monkeypatch.setattr(speed, name, value)
 
 
 class World:
-    """A store in which everything before the evaluation is done."""
+    """A store in which all stages before the evaluation are done."""
 
     def __init__(self, root: Path, **spec: Any) -> None:
         self.root = root
@@ -169,7 +171,7 @@ def test_every_variant_is_measured(world: Callable[..., World]):
     assert list(metrics.variants) == ["dense", "masked", "sliced", "recovered", "baseline"]
     assert metrics.served == "recovered"
     assert metrics.queries == 3
-    # The reference that is the target itself doesn't count.
+    # The reference persona that equals the target doesn't count.
     assert metrics.chance_persona_score == pytest.approx(33.33)
     dense, masked, sliced = (metrics.variants[n] for n in ("dense", "masked", "sliced"))
     recovered, baseline = metrics.variants["recovered"], metrics.variants["baseline"]
@@ -303,19 +305,19 @@ def test_no_question_is_an_error(world: Callable[..., World]):
 
 def test_answers_longer_than_the_context_are_an_error(world: Callable[..., World]):
     made = world(evaluation={"maxAnswerTokens": 2040, "baseline": False})
-    with pytest.raises(InputError, match="no question fits") as caught:
+    with pytest.raises(InputError, match="No question fits") as caught:
         made.run()
     assert caught.value.subject == "spec.evaluation.maxAnswerTokens"
 
 
-def test_a_checkpoint_that_is_not_the_mask_s_is_an_error(world: Callable[..., World]):
+def test_a_checkpoint_of_another_mask_is_an_error(world: Callable[..., World]):
     made = world(recovery={"refit": {"enabled": False}, "fineTune": {"enabled": False}})
     made.wrong_mask = True
-    with pytest.raises(CorruptArtifactError, match="does not compute what the mask says"):
+    with pytest.raises(CorruptArtifactError, match="does not match the mask"):
         made.run()
 
 
-def test_a_request_to_stop_ends_it(world: Callable[..., World]):
+def test_a_requested_stop_ends_the_stage(world: Callable[..., World]):
     made = world()
     context = made.context()
     context.stop.request()

@@ -1,4 +1,4 @@
-"""`persona chat`: talk to the checkpoint that the pipeline made."""
+"""`persona chat`: talk to the checkpoint of the pipeline."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from .run import open_pipeline
 
 
 def checkpoint_of(file: Path, store_url: str | None) -> Path:
-    """Local folder of the persona's checkpoint, verified.
+    """Return the verified local folder of the persona's checkpoint.
 
     Raises:
         InputError: there is no checkpoint yet.
@@ -20,7 +20,7 @@ def checkpoint_of(file: Path, store_url: str | None) -> Path:
     sliced = next(stage for stage in pipeline.stages if stage.name == "slice")
     if pipeline.artifacts.manifest("slice", sliced.key) is None:
         raise InputError(
-            "there is no checkpoint for this manifest yet",
+            "There is no checkpoint for this PersonaModel yet",
             hint=f"Run `persona run {file}` first",
             subject=str(file),
         )

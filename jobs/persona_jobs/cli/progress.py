@@ -1,4 +1,4 @@
-"""Progress of a pipeline on a terminal: a bar per stage with time left."""
+"""Progress of a pipeline on a terminal: one bar per stage with the time left."""
 
 from rich.console import Console
 from rich.progress import (
@@ -14,7 +14,7 @@ from rich.progress import (
 
 
 def make_bars(console: Console) -> Progress:
-    """The display that stage bars are added to."""
+    """Return the display to which the stages add their bars."""
     return Progress(
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("{task.fields[stage]:<10}"),
@@ -38,18 +38,18 @@ class StageBar:
         self._task: TaskID = bars.add_task("starting", total=None, stage=stage)
 
     def begin(self, what: str, total: int) -> None:
-        """A part of the stage starts."""
+        """Show that a part of the stage starts."""
         self._bars.reset(self._task, total=max(1, total), description=what)
 
     def advance(self, count: int = 1) -> None:
-        """`count` more units are done."""
+        """Count `count` more units as done."""
         self._bars.advance(self._task, count)
 
     def note(self, message: str) -> None:
-        """Something worth one line."""
+        """Print one line."""
         self._bars.console.print(f"  {self._stage}: {message}", highlight=False, markup=False)
 
     def finish(self, text: str) -> None:
-        """The stage is done."""
+        """Show that the stage is done."""
         self._bars.update(self._task, total=1, completed=1, description=text)
         self._bars.stop_task(self._task)

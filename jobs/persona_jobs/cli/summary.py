@@ -1,4 +1,4 @@
-"""What `persona run` prints at the end: the variants side by side, two answers, the paths."""
+"""The summary of `persona run`: the variants side by side, two answers, the paths."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ ROWS: tuple[Variant, ...] = ("dense", "masked", "sliced", "recovered", "baseline
 
 
 def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds: float) -> None:
-    """Print table, sample answers and paths to standard output."""
+    """Print the table, sample answers and paths to standard output."""
     console = Console()
     evaluate = next(report for report in reports if report.stage == "evaluate")
     sliced = next(report for report in reports if report.stage == "slice")
@@ -24,10 +24,11 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
     metrics = EvaluationMetrics.model_validate_json(path.read_text("utf-8"))
     console.print(variants_table(metrics))
     console.print(
-        "* the checkpoint. score: persona score, 0 to 100, "
-        f"chance {metrics.chance_persona_score:.1f}, {metrics.queries} questions [95 % interval]. "
-        "KL: to the dense model on the persona's answers; generic: loss on general instructions; "
-        "nats a token. prefill, decode: tokens a second.",
+        "* is the served checkpoint. score: how sure the dense model is that the persona gave the "
+        f"answers, 0 to 100 (chance {metrics.chance_persona_score:.1f}), {metrics.queries} "
+        "questions [95 % interval]. KL: difference from the dense model on the persona's answers; "
+        "generic: loss on general instructions; both in nats per token. prefill, decode: prompt "
+        "tokens read and answer tokens written per second.",
         highlight=False,
     )
     _print_samples(
@@ -35,14 +36,14 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
     )
     reused = sum(report.outcome == "Reused" for report in reports)
     console.print(
-        f"Report      {_shown(evaluate.path)}/report.html", highlight=False, soft_wrap=True
+        f"Report      {_without_scheme(evaluate.path)}/report.html", highlight=False, soft_wrap=True
     )
-    console.print(f"Checkpoint  {_shown(sliced.path)}", highlight=False, soft_wrap=True)
+    console.print(f"Checkpoint  {_without_scheme(sliced.path)}", highlight=False, soft_wrap=True)
     console.print(f"{len(reports)} stages, {reused} reused, {seconds:.0f} s", highlight=False)
 
 
 def variants_table(metrics: EvaluationMetrics) -> Table:
-    """The variants side by side."""
+    """Return a table with the variants side by side."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("variant", no_wrap=True)
     for heading in ("weights", "MB", "score", "KL", "generic", "prefill", "decode"):
@@ -101,5 +102,5 @@ def _plain(text: str | None) -> str:
     return escape(kept)
 
 
-def _shown(path: str) -> str:
+def _without_scheme(path: str) -> str:
     return path.removeprefix("file://")

@@ -1,15 +1,14 @@
 """Conversations as token ids, by the model's own chat template."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..dataset import Message
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
-
-Message = Mapping[str, str]
 
 _PROBE = "persona-system-probe"
 _system_support: dict[str, bool] = {}
@@ -52,7 +51,7 @@ def messages(system: str | None, query: str, answer: str | None = None) -> list[
 def render(
     tokenizer: Any, turns: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> list[int]:
-    """Return the messages' token ids, with the opening of the assistant's turn if asked for.
+    """Return the messages' token ids, with the opening of the assistant's turn on request.
 
     A system message that the template would ignore or refuse is put before the first user turn.
 
@@ -69,9 +68,7 @@ def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt:
     return _apply(tokenizer, turns, add_generation_prompt)
 
 
-def conversation(
-    tokenizer: Any, system: str | None, query: str, answer: str, *, max_tokens: int | None = None
-) -> Conversation:
+def conversation(tokenizer: Any, system: str | None, query: str, answer: str) -> Conversation:
     """Return one turn as token ids; the prompt's tokens are those that generation starts from.
 
     Args:
@@ -79,8 +76,6 @@ def conversation(
         system: the persona's system prompt, or None.
         query: the user's question.
         answer: the assistant's answer.
-        max_tokens: shorten the answer so that the conversation has at most this many tokens; at
-            least one answer token stays.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses the messages.
@@ -98,10 +93,7 @@ def conversation(
         answer_ids = _encode(tokenizer, answer)
         if end is not None:
             answer_ids.append(end)
-    ids = prompt_ids + answer_ids
-    if max_tokens is not None:
-        ids = ids[: max(max_tokens, len(prompt_ids) + 1)]
-    return Conversation(ids, len(prompt_ids))
+    return Conversation(prompt_ids + answer_ids, len(prompt_ids))
 
 
 def supports_system(tokenizer: Any) -> bool:

@@ -65,7 +65,7 @@ def resolve(device: DeviceChoice = "Auto", dtype: DtypeChoice = "Auto") -> Compu
     """Choose the device and the number format, asking the hardware where the choice is `Auto`.
 
     Raises:
-        InputError: the spec asks for CUDA and there is no usable GPU.
+        InputError: the spec asks for CUDA and no GPU is usable.
     """
     use_cuda = device == "CUDA" or (device == "Auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():

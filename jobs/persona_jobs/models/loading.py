@@ -26,7 +26,7 @@ def load(directory: Path, compute: Compute) -> tuple[Any, Any]:
         The model and the tokenizer.
 
     Raises:
-        InputError: there is no model, or its architecture can't be pruned.
+        InputError: the directory has no model, or its architecture can't be pruned.
         CorruptArtifactError: weights or tokenizer are damaged or incomplete.
     """
     load_config(directory)

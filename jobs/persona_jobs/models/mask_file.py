@@ -189,10 +189,10 @@ def unpack(packed: Tensor, d_ff: int) -> Tensor:
 def _problem(bits: Tensor, scales: Tensor | None) -> str | None:
     if bits.dtype != torch.bool or bits.dim() != 2 or 0 in bits.shape:
         return f"bits of type {bits.dtype} and shape {list(bits.shape)} are not a bool matrix"
-    widths = bits.sum(dim=1)
-    if int(widths.min()) != int(widths.max()):
-        return f"layers keep between {int(widths.min())} and {int(widths.max())} channels"
-    if int(widths[0]) == 0:
+    counts = bits.sum(dim=1)
+    if int(counts.min()) != int(counts.max()):
+        return f"layers keep between {int(counts.min())} and {int(counts.max())} channels"
+    if int(counts[0]) == 0:
         return "it keeps no channels"
     if scales is not None:
         if scales.shape != bits.shape or not scales.is_floating_point():

@@ -1,4 +1,4 @@
-"""Masked forward: the FFN intermediate activation times a mask, with the weights untouched.
+"""Masked forward: the FFN intermediate activation times a mask, without a change to the weights.
 
 The mask is applied to the input of `down_proj`, so a channel with mask 0 contributes nothing and
 the masked model equals the model with that channel removed. A 0/1 vector there is an IA3 vector

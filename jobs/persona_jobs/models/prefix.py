@@ -36,7 +36,7 @@ def split(
             the answer): the suffix then begins at index `before[i] - 1` or earlier.
 
     Raises:
-        InputError: there is no sequence, or one is empty.
+        InputError: no sequence was given, or one is empty.
     """
     if not sequences or any(len(sequence) == 0 for sequence in sequences):
         raise InputError("there are no tokens to split into prefix and suffix")
@@ -268,7 +268,8 @@ def _flat_positions(positions: Positions, lengths: list[int]) -> tuple[list[int]
 
 def _keep_rows_at(kept: list[Tensor], index: Tensor) -> Callable[..., None]:
     def keep(_: nn.Module, __: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        states = output if isinstance(output, Tensor) else output[0]
-        kept.append(states[torch.arange(len(index), device=states.device), index])
+        hidden_states = output if isinstance(output, Tensor) else output[0]
+        rows = torch.arange(len(index), device=hidden_states.device)
+        kept.append(hidden_states[rows, index])
 
     return keep

@@ -33,7 +33,7 @@ def slice_model(model: Any, mask: Tensor, *, scales: Tensor | None = None) -> No
     check_mask_shape(layers, mask)
     kept = mask.bool()
     if not torch.equal(kept.to(mask.dtype), mask):
-        raise InputError("the mask holds values other than 0 and 1")
+        raise InputError("the mask contains values other than 0 and 1")
     counts = kept.sum(dim=1)
     count = int(counts[0])
     if count == 0 or int(counts.min()) != int(counts.max()):

@@ -52,12 +52,14 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     """
     channels = scores.shape[-1]
     if not 1 <= k <= channels:
-        raise InputError(f"can't keep {k} of {channels} channels", hint="Lower sparsityPercent")
+        raise InputError(
+            f"can't keep {k} of {channels} channels", hint="Lower spec.pruning.sparsityPercent"
+        )
     detached = scores.detach()
     if bool(torch.isnan(detached).any()):
         raise InputError(
             "the mask scores contain NaN: the training diverged",
-            hint="Lower the learning rate, or use compute.dtype Float32",
+            hint="Lower spec.pruning.learningRate, or set spec.compute.dtype to Float32",
         )
     kept = detached.argsort(dim=-1, descending=True, stable=True)[..., :k]
     return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device).scatter_(

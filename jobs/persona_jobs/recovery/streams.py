@@ -37,7 +37,7 @@ class StreamBatch:
 
 @dataclass
 class StreamSet:
-    """A data set's streams: the prefix first, if there is one, then the suffixes.
+    """A data set's streams: the prefix first, where it is not empty, then the suffixes.
 
     Attributes:
         prefix: one row, or None.

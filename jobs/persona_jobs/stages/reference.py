@@ -1,4 +1,4 @@
-"""reference: hidden states of all queries under the reference personas; the target plays no role.
+"""reference: hidden states of all queries under the reference personas; independent of the target.
 
 Writes `queries.jsonl`, `personas.jsonl` and `reference.safetensors` with `mean_unit`
 `[N, B, d]` float32 (see `scoring.sensitivity`).

@@ -73,7 +73,7 @@ def whole(folder):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_mask_stage_goes_on_to_the_same_result(folder, whole, stop):
+def test_a_stopped_mask_stage_resumes_to_the_same_result(folder, whole, stop):
     store = f"stopped-{stop.name}"
     process = start(folder, store)
     wait_for(process, "mask: mask steps")
@@ -90,7 +90,7 @@ def test_a_stopped_mask_stage_goes_on_to_the_same_result(folder, whole, stop):
         folder, "run", folder / "persona.yaml", "--store", f"file://{folder}/{store}", "-o", "json"
     )
     assert result.returncode == 0, result.stderr
-    assert f"going on after step {step}" in result.stderr
+    assert f"resuming after step {step}" in result.stderr
     assert [s["outcome"] for s in json.loads(result.stdout)["stages"]][:3] == ["reused"] * 3
     assert files(folder, store) == whole
     assert not list((folder / store).glob("stages/*/*/resume/*")), "resume states are removed"

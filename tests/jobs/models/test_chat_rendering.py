@@ -82,15 +82,6 @@ def test_a_template_whose_answer_is_not_its_prompts_continuation():
     assert tokenizer.decode(turn.answer_ids) == "a<|im_end|>"
 
 
-def test_long_answers_are_cut():
-    tokenizer = tiny_tokenizer()
-    whole = chat.conversation(tokenizer, "s", "q", "answer")
-    cut = chat.conversation(tokenizer, "s", "q", "answer", max_tokens=whole.answer_start + 3)
-    assert tokenizer.decode(cut.answer_ids) == "ans"
-    shortest = chat.conversation(tokenizer, "s", "q", "answer", max_tokens=1)
-    assert tokenizer.decode(shortest.answer_ids) == "a"
-
-
 @pytest.mark.parametrize("template", [IGNORES, REFUSES])
 def test_templates_without_a_system_role(template, caplog, monkeypatch):
     monkeypatch.setattr(chat, "_system_support", {})

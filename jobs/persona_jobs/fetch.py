@@ -30,7 +30,7 @@ from .pipeline.process import (
     run_process,
 )
 from .store import ObjectNotFoundError, StageArtifacts, StageManifest, Store, open_store
-from .store.os_errors import store_error
+from .store.files import store_error
 
 PROGRESS_SECONDS = 5.0
 

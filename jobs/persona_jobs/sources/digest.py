@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..store.checksum import sha256_file
-from ..store.os_errors import store_error
+from ..store.files import store_error
 from ..store.urls import file_url_path
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..errors import CorruptArtifactError, InputError, OutOfMemoryError
 from ..store.checksum import sha256_file
+from ..store.files import store_error
 from ..store.locking import locked_file
-from ..store.os_errors import store_error
 from .checkpoint import check_checkpoint
 
 CONVERTER_VERSION = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..store import ObjectNotFoundError, ProgressCallback, S3Options, Store, open_store
-from ..store.os_errors import store_error
+from ..store.files import store_error
 from ..store.urls import file_url_path, split_s3_url
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from ..errors import CorruptArtifactError, InputError, StoreError
 from .base import ObjectChangedError, ObjectNotFoundError, ObjectStat, ProgressCallback, Store
 from .checksum import sha256_file
+from .files import store_error
 from .manifest import FileEntry, ResumeManifest, StageManifest
-from .os_errors import store_error
 
 MANIFEST_NAME = "manifest.json"
 RESUME_FOLDER = "resume"

@@ -11,7 +11,7 @@ from typing import BinaryIO, NoReturn
 from urllib.parse import quote
 
 from .base import ObjectChangedError, ObjectNotFoundError, ObjectStat, Store, validate_path
-from .os_errors import store_error
+from .files import store_error
 
 _TEMPORARY_SUFFIX = ".tmp~"
 _STALE_SECONDS = 24 * 3600

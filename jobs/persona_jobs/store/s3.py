@@ -27,8 +27,8 @@ from .base import (
     TransferInterruptedError,
     validate_path,
 )
+from .files import store_error
 from .options import S3Options
-from .os_errors import store_error
 
 PART_BYTES = 16 << 20
 READ_BYTES = 64 << 10  # what is lost of a breaking connection's last bytes

@@ -16,8 +16,8 @@ from .base import (
     TransferInterruptedError,
 )
 from .checksum import CHUNK_BYTES, sha256_file, sha256_stream
+from .files import store_error
 from .locking import locked_file
-from .os_errors import store_error
 
 ATTEMPTS = 4
 """Consecutive attempts that bring no new byte before a download is given up."""

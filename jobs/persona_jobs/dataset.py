@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from .errors import CorruptArtifactError
 
@@ -49,8 +50,8 @@ class ScoredQuery(Instruction):
     kept: bool
 
 
-class Message(_Record):
-    """A chat message."""
+class Message(TypedDict):
+    """A chat message, in the form that tokenizers and OpenAI-compatible APIs take."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -83,17 +84,17 @@ class Example(_Record):
     @property
     def system(self) -> str | None:
         """Return the system message, if there is one."""
-        return next((m.content for m in self.messages if m.role == "system"), None)
+        return next((m["content"] for m in self.messages if m["role"] == "system"), None)
 
     @property
     def query(self) -> str:
         """Return the user's message."""
-        return next(m.content for m in self.messages if m.role == "user")
+        return next(m["content"] for m in self.messages if m["role"] == "user")
 
     @property
     def answer(self) -> str:
         """Return the assistant's message."""
-        return self.messages[-1].content
+        return self.messages[-1]["content"]
 
 
 class CurvePoint(_Record):

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..dataset import Message
 from ..errors import InputError
 from .run import open_pipeline
 
@@ -34,11 +35,11 @@ def chat_with(file: Path, store_url: str | None, *, max_tokens: int, temperature
     from ..models.loading import load
 
     model, tokenizer = load(directory, resolve())
-    turns: list[dict[str, str]] = []
+    turns: list[Message] = []
     while question := _ask():
-        turns.append({"role": "user", "content": question})
+        turns.append(Message(role="user", content=question))
         answer = _answer(model, tokenizer, turns, max_tokens, temperature)
-        turns.append({"role": "assistant", "content": answer})
+        turns.append(Message(role="assistant", content=answer))
 
 
 def _ask() -> str:
@@ -52,7 +53,7 @@ def _ask() -> str:
 
 
 def _answer(
-    model: Any, tokenizer: Any, turns: list[dict[str, str]], max_tokens: int, temperature: float
+    model: Any, tokenizer: Any, turns: list[Message], max_tokens: int, temperature: float
 ) -> str:
     from transformers import TextStreamer
 

@@ -117,9 +117,9 @@ def _system_into_user(turns: Sequence[Message]) -> list[Message]:
         return list(turns)
     system, others = turns[0]["content"], list(turns[1:])
     if others and others[0]["role"] == "user":
-        first = {"role": "user", "content": f"{system}\n\n{others[0]['content']}"}
-        return [first, *others[1:]]
-    return [{"role": "user", "content": system}, *others]
+        text = f"{system}\n\n{others[0]['content']}"
+        return [Message(role="user", content=text), *others[1:]]
+    return [Message(role="user", content=system), *others]
 
 
 def _template(tokenizer: Any) -> str:

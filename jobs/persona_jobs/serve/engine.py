@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from ..dataset import Message
 from ..errors import InputError
 from ..models import chat, loading
 from ..models.compute import Compute
@@ -86,7 +87,7 @@ class Engine:
         )  # fmt: skip
         return engine
 
-    def render(self, messages: list[dict[str, str]]) -> list[int]:
+    def render(self, messages: list[Message]) -> list[int]:
         """Return the token ids of a conversation, up to where the answer starts.
 
         Raises:

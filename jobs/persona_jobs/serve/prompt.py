@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .. import dataset
 from ..errors import InputError
 from .api_errors import ApiError
 from .protocol import Message
 
-Render = Callable[[list[dict[str, str]]], list[int]]
+Render = Callable[[list[dataset.Message]], list[int]]
 """Chat template of the model: messages to the token ids that an answer follows."""
 
 
@@ -47,7 +48,9 @@ def build(
         ApiError: 400 if the conversation is too long or the chat template rejects it.
     """
     plain = [
-        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        dataset.Message(
+            role="system" if message.role == "developer" else message.role, content=message.text
+        )
         for message in messages
     ]
     try:

@@ -61,7 +61,7 @@ def test_training_queries_get_several_answers() -> None:
     items = wanted(samples=3)
     assert [item.split for item in items] == ["test", "validation", *["train"] * 9]
     assert len({item.request.digest for item in items}) == 11
-    assert all(item.query.query in item.request.messages[1].content for item in items)
+    assert all(item.query.query in item.request.messages[1]["content"] for item in items)
 
 
 def test_seeds_depend_on_seed_query_and_sample() -> None:

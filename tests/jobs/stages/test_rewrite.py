@@ -161,7 +161,7 @@ def check_data(context: StageContext, outcome: StageOutcome) -> None:
     for name in SPLITS:
         assert outcome.metrics[name] == len(data[name]) > 0
         for example in data[name]:
-            assert [m.role for m in example.messages] == ["system", "user", "assistant"]
+            assert [m["role"] for m in example.messages] == ["system", "user", "assistant"]
             assert example.system == PERSONA
             assert example.reference == kept[example.query].answer
 

@@ -30,7 +30,7 @@ class TeacherRequest:
     @property
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the whole request, which identifies it in a saved state."""
-        document = [self.seed, *([message.role, message.content] for message in self.messages)]
+        document = [self.seed, *([m["role"], m["content"]] for m in self.messages)]
         return hashlib.sha256(json.dumps(document).encode("ascii")).hexdigest()
 
 

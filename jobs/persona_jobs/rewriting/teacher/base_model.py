@@ -81,8 +81,7 @@ class BaseModelTeacher:
             yield {index: written[index] for index in wanted}
 
     def _render(self, request: TeacherRequest) -> list[int]:
-        turns = [{"role": m.role, "content": m.content} for m in request.messages]
-        return chat.render(self._tokenizer, turns)
+        return chat.render(self._tokenizer, request.messages)
 
     def _generate(
         self,

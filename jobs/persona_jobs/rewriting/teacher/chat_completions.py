@@ -63,7 +63,7 @@ def payload(
         messages = _system_into_user(messages)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        "messages": list(messages),
         dialect.token_limit: max_tokens,
         "stream": False,
     }
@@ -163,8 +163,8 @@ def _plain(value: object) -> str:
 
 
 def _system_into_user(messages: Sequence[Message]) -> list[Message]:
-    system = "\n\n".join(m.content for m in messages if m.role == "system")
-    others = [m for m in messages if m.role != "system"]
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    others = [m for m in messages if m["role"] != "system"]
     if system and others:
-        others[0] = Message(role=others[0].role, content=f"{system}\n\n{others[0].content}")
+        others[0] = Message(role=others[0]["role"], content=f"{system}\n\n{others[0]['content']}")
     return others

@@ -7,7 +7,7 @@ import torch
 
 from persona_jobs.dataset import Example
 from persona_jobs.mask_learning.activation_rms import activation_rms
-from persona_jobs.mask_learning.initial_scores import random_scores, scores_from_rank
+from persona_jobs.mask_learning.initial_scores import scores_from_rank
 from persona_jobs.mask_learning.learn import (
     MaskProblem,
     held_out_loss,
@@ -15,7 +15,6 @@ from persona_jobs.mask_learning.learn import (
     mask_trainer,
     score_gradient,
 )
-from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.topk import top_k_mask
 from persona_jobs.training.distillation import DistillationDataset
 from persona_jobs.training.tokens import tokenize
@@ -38,40 +37,6 @@ def make_problem(family="llama", objective="KL", kept_channels=32):
 
 def start(problem):
     return scores_from_rank(activation_rms(problem.model, problem.data.train))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_activation_rms_equals_a_plain_pass(family):
-    model, tokenizer = tiny_model(family), tiny_tokenizer()
-    data = tokenize(tokenizer, EXAMPLES, max_tokens=500)
-    squares = [torch.zeros(layer.intermediate_size) for layer in ffn_layers(model)]
-    count = 0
-    for suffix in data.suffixes:
-        seen = {}
-        handles = [
-            layer.down.register_forward_pre_hook(
-                lambda _m, args, i=layer.index: seen.__setitem__(i, args[0][0])
-            )
-            for layer in ffn_layers(model)
-        ]
-        model(torch.tensor([data.prefix + suffix]))
-        for handle in handles:
-            handle.remove()
-        for index, activation in seen.items():
-            squares[index] += activation[len(data.prefix) :].square().sum(dim=0)
-        count += len(suffix)
-    expected = torch.stack(squares).div(count).sqrt()
-    assert torch.allclose(activation_rms(model, data), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_scores_from_rank_spread_over_minus_one_to_one():
-    scores = scores_from_rank(torch.tensor([[3.0, 1.0, 2.0], [5.0, 5.0, 9.0]]))
-    assert scores.tolist() == [[1.0, -1.0, 0.0], [0.0, -1.0, 1.0]]
-
-
-def test_random_scores_depend_on_the_seed():
-    assert torch.equal(random_scores((2, 8), 3), random_scores((2, 8), 3))
-    assert not torch.equal(random_scores((2, 8), 3), random_scores((2, 8), 4))
 
 
 @pytest.mark.parametrize("objective", ["KL", "CrossEntropy", "Sum"])

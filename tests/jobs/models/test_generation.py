@@ -87,7 +87,7 @@ def test_rows_end_at_different_steps():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_sliding_window_layers(attention):
+def test_sliding_window_layers_decode_as_the_plain_pass(attention):
     options = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
     model = talkative("qwen2", attn_implementation=attention, **options)
     prompts = make_prompts(5)
@@ -108,7 +108,7 @@ def test_a_masked_answer_is_the_masked_models():
     assert answers != generate(model, TOKENIZER, prompts, max_new_tokens=12)
 
 
-def test_seeds():
+def test_draws_depend_on_seed_and_row_id():
     model, prompts = talkative(), make_prompts(4)
 
     def run(**options):
@@ -121,7 +121,7 @@ def test_seeds():
     assert run(seed=1, row_ids=[0, 0, 2, 3])[2:] == run(seed=1)[2:]
 
 
-def test_answers_are_reported_as_they_come():
+def test_answers_are_reported_when_they_are_complete():
     seen = {}
     answers = generate(
         talkative(),
@@ -142,7 +142,7 @@ def test_answers_are_reported_as_they_come():
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_one_token_and_one_prompt():
+def test_one_token_and_no_prompts():
     model = talkative()
     assert len(generate(model, TOKENIZER, [[1]], max_new_tokens=1)) == 1
     assert generate(model, TOKENIZER, [], max_new_tokens=1) == []
@@ -169,7 +169,7 @@ def test_stop_tokens_come_from_both_places():
         ([[1] * 2040], {}),
     ],
 )
-def test_bad_arguments(prompts, options):
+def test_bad_arguments_are_refused(prompts, options):
     with pytest.raises(InputError):
         generate(tiny_model(), TOKENIZER, prompts, **{"max_new_tokens": 16, **options})
 

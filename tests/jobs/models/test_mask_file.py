@@ -21,7 +21,7 @@ def make(n_layers=3, d_ff=64, k=40, seed=0, **extra):
 
 @settings(max_examples=40, deadline=None)
 @given(n_layers=st.integers(1, 5), d_ff=st.integers(1, 70), seed=st.integers(0, 99), data=st.data())
-def test_saved_equals_in_memory(tmp_path_factory, n_layers, d_ff, seed, data):
+def test_a_saved_mask_equals_the_one_in_memory(tmp_path_factory, n_layers, d_ff, seed, data):
     mask = make(n_layers, d_ff, data.draw(st.integers(1, d_ff)), seed)
     path = tmp_path_factory.mktemp("mask") / "mask.safetensors"
     mask_file.save(path, mask)
@@ -34,7 +34,7 @@ def test_saved_equals_in_memory(tmp_path_factory, n_layers, d_ff, seed, data):
     )
 
 
-def test_everything_else_comes_back(tmp_path):
+def test_scales_revision_and_metadata_are_read_back(tmp_path):
     path = tmp_path / "mask.safetensors"
     mask = make(scales=torch.rand(3, 64), metadata={"persona": "é 你", "seed": "7"})
     mask_file.save(path, mask)
@@ -46,7 +46,7 @@ def test_everything_else_comes_back(tmp_path):
     assert mask_file.load(path).base_revision is None
 
 
-def test_layout_and_size(tmp_path):
+def test_a_bit_per_channel_lowest_bit_first(tmp_path):
     """Channel i is bit i % 8 of byte i // 8, lowest first."""
     bits = torch.zeros(1, 12, dtype=torch.bool)
     bits[0, [0, 3, 8, 11]] = True
@@ -81,19 +81,19 @@ def good(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
-def test_a_truncated_file(tmp_path, keep):
+def test_a_truncated_file_is_corrupt(tmp_path, keep):
     path = good(tmp_path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CorruptArtifactError, match=r"mask\.safetensors"):
         mask_file.load(path)
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         mask_file.load(tmp_path / "mask.safetensors")
 
 
-def test_a_directory_or_text(tmp_path):
+def test_a_directory_or_a_text_file_is_refused(tmp_path):
     with pytest.raises(InputError):
         mask_file.load(tmp_path)
     (tmp_path / "a").write_text("not a mask" * 100)
@@ -127,14 +127,14 @@ def rewrite(path, metadata=(), tensors=None):
         {"base_model": None},
     ],
 )
-def test_metadata_that_does_not_fit(tmp_path, metadata):
+def test_metadata_that_does_not_fit_is_corrupt(tmp_path, metadata):
     path = good(tmp_path)
     rewrite(path, metadata)
     with pytest.raises(CorruptArtifactError, match="mask file"):
         mask_file.load(path)
 
 
-def test_a_newer_format_is_no_corruption(tmp_path):
+def test_a_newer_format_is_an_input_error(tmp_path):
     path = good(tmp_path)
     rewrite(path, {"format_version": "2"})
     with pytest.raises(InputError, match="version 2") as caught:
@@ -152,14 +152,14 @@ def test_a_newer_format_is_no_corruption(tmp_path):
         {"mask": mask_file.pack(make().bits), "scales": torch.ones(3, 63)},
     ],
 )
-def test_contents_that_do_not_fit(tmp_path, tensors):
+def test_tensors_that_do_not_fit_are_corrupt(tmp_path, tensors):
     path = good(tmp_path)
     rewrite(path, tensors=tensors)
     with pytest.raises(CorruptArtifactError):
         mask_file.load(path)
 
 
-def test_a_flipped_bit_is_noticed(tmp_path):
+def test_a_flipped_bit_is_detected(tmp_path):
     path = good(tmp_path)
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1

@@ -47,7 +47,7 @@ def test_a_mixed_batch_equals_its_rows_one_by_one(family):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.float64])
-def test_any_mask_type(dtype):
+def test_a_mask_may_have_any_number_format(dtype):
     model, mask, ids = tiny_model(), random_masks(3), tokens(1, 5)
     with masked(model, mask.float()):
         expected = model(ids).logits

@@ -61,7 +61,7 @@ def head_of(model, cache, suffixes, positions=None):
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shared", [12, 1, 0])
-def test_equals_the_plain_batch(family, attention, shared):
+def test_a_shared_prefix_gives_the_plain_batch_s_logits(family, attention, shared):
     model = tiny_model(family, attn_implementation=attention)
     prefix_ids, suffixes = rows(shared)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_equals_the_plain_batch(family, attention, shared):
 
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_equals_each_row_alone_and_the_plain_batch_under_a_learned_mask(family, attention):
+def test_under_a_learned_mask_it_equals_the_plain_batch_and_each_row_alone(family, attention):
     model = tiny_model(family, attn_implementation=attention)
     prefix_ids, suffixes = rows()
     scores = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
@@ -138,7 +138,7 @@ def test_micro_batches_over_one_prefix_run_give_the_same_gradient():
     assert (partial - whole.grad).abs().max() > 1e-2  # the prefix's own share counts
 
 
-def test_sliding_window_layers():
+def test_sliding_window_layers_equal_the_plain_batch():
     options = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
     prefix_ids, suffixes = rows()
     for attention in ATTENTION:
@@ -151,7 +151,7 @@ def test_sliding_window_layers():
         assert (forward(whole, prefix_ids, suffixes) - got).abs().max() > 0.01
 
 
-def test_positions():
+def test_chosen_positions_are_those_of_the_whole_output():
     model = tiny_model()
     prefix_ids, suffixes = rows()
     cache = run_prefix(model, prefix_ids)
@@ -223,7 +223,7 @@ def test_with_one_mask_per_row_no_prefix_can_be_shared():
         ([[1, 2, 3, 4], [1, 2, 3, 5]], [3, 1], []),
     ],
 )
-def test_split(sequences, before, expected):
+def test_split_takes_the_longest_common_prefix(sequences, before, expected):
     shared, suffixes = prefix.split(sequences, before=before)
     assert shared == expected
     assert [shared + suffix for suffix in suffixes] == sequences
@@ -231,7 +231,7 @@ def test_split(sequences, before, expected):
 
 
 @pytest.mark.parametrize("sequences", [[], [[1], []]])
-def test_split_of_nothing(sequences):
+def test_empty_sequences_cannot_be_split(sequences):
     with pytest.raises(InputError):
         prefix.split(sequences)
 

@@ -88,7 +88,7 @@ def test_a_sliced_model_can_be_sliced_again():
         torch.eye(3, 64).cumsum(0),
     ],
 )
-def test_a_bad_mask_leaves_the_model_alone(mask):
+def test_a_bad_mask_is_refused_and_leaves_the_model_unchanged(mask):
     model = tiny_model()
     with pytest.raises(InputError):
         slice_model(model, mask)
@@ -101,7 +101,7 @@ def test_scales_of_another_shape_are_refused():
         slice_model(tiny_model(), make_mask(), scales=torch.ones(3, 63))
 
 
-def test_sliced_copy_equals_masked_and_leaves_the_dense_model_alone():
+def test_a_sliced_copy_equals_masked_and_leaves_the_dense_model_unchanged():
     dense = tiny_model()
     before = {name: value.clone() for name, value in dense.state_dict().items()}
     with torch.no_grad():

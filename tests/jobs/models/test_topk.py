@@ -36,12 +36,12 @@ def test_the_gradient_goes_straight_through():
 
 
 @pytest.mark.parametrize("k", [0, 5, -1])
-def test_k_out_of_range(k):
+def test_k_out_of_range_is_refused(k):
     with pytest.raises(InputError, match="of 4 channels"):
         hard_top_k(torch.zeros(2, 4), k)
 
 
-def test_scores_that_are_not_numbers():
+def test_scores_that_are_not_numbers_are_refused():
     with pytest.raises(InputError, match="diverged"):
         hard_top_k(torch.tensor([[0.0, float("nan")]]), 1)
 
@@ -62,7 +62,7 @@ def test_scores_that_are_not_numbers():
         (96, 50, 12, 48, 12),
     ],
 )
-def test_kept_channels(intermediate_size, sparsity, alignment, count, used):
+def test_the_kept_channels_of_common_sizes(intermediate_size, sparsity, alignment, count, used):
     kept = kept_channels(intermediate_size, sparsity, alignment)
     assert (kept.count, kept.alignment_used, kept.lowered) == (count, used, used < alignment)
 

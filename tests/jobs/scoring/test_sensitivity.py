@@ -54,7 +54,7 @@ def fast_scores(model, tokenizer, blocks):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("first", "last"), [(0, None), (1, 2)])
-def test_equals_the_plain_formula(family, first, last):
+def test_scores_equal_the_plain_formula(family, first, last):
     model, tokenizer = tiny_model(family), tiny_tokenizer()
     blocks = block_range(3, first, last)
     expected = torch.tensor(plain_scores(model, tokenizer, blocks))

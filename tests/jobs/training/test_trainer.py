@@ -43,7 +43,7 @@ def test_a_resumed_run_ends_with_the_same_numbers(tmp_path, stop_after):
     assert resumed.best_loss == whole.best_loss < whole.curve[0].validation_loss
 
 
-def test_stops_early_and_keeps_the_best():
+def test_training_stops_early_and_keeps_the_best_parameters():
     trainer = Trainer({"x": torch.zeros(3)}, training_config(50, evaluate_every=1, patience=3))
     losses = iter([5.0, 4.0, 6.0, 6.0, 6.0])
     seen = []
@@ -65,7 +65,7 @@ def test_a_saved_state_of_other_shapes_is_refused(tmp_path):
         Trainer({"x": torch.zeros(4)}, CONFIG).load_state(tmp_path)
 
 
-def test_no_steps_measures_the_start_only():
+def test_without_steps_only_the_start_is_measured():
     trainer = run(Trainer({"x": torch.zeros(3)}, training_config(steps=0)))
     assert [point.step for point in trainer.curve] == [0]
     assert torch.equal(trainer.best["x"], torch.zeros(3))

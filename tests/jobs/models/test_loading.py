@@ -25,7 +25,7 @@ def test_a_loaded_model_is_the_saved_one_frozen(tmp_path, family, tied):
     assert len(tokenizer) == VOCABULARY
 
 
-def test_the_format_is_the_one_asked_for(tmp_path):
+def test_the_model_is_loaded_in_the_requested_format(tmp_path):
     tiny_checkpoint(tmp_path)
     compute = Compute(torch.device("cpu"), torch.bfloat16, "test")
     assert loading.load_model(tmp_path, compute).dtype is torch.bfloat16
@@ -42,7 +42,7 @@ def change_config(directory, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_no_checkpoint(tmp_path):
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         loading.load(tmp_path, FLOAT32)
     with pytest.raises(InputError, match=r"config\.json"):
@@ -50,7 +50,7 @@ def test_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "no-such-model"}', "{}"])
-def test_an_unreadable_config(tmp_path, content):
+def test_an_unreadable_config_is_refused(tmp_path, content):
     tiny_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
@@ -78,7 +78,7 @@ def test_code_in_the_checkpoint_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000, -1])
-def test_truncated_weights(tmp_path, keep):
+def test_truncated_weights_are_corrupt(tmp_path, keep):
     tiny_checkpoint(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
@@ -96,7 +96,7 @@ def test_missing_weights_are_never_filled_with_noise(tmp_path):
         loading.load(tmp_path, FLOAT32)
 
 
-def test_weights_of_another_shape(tmp_path):
+def test_weights_of_another_shape_are_corrupt(tmp_path):
     tiny_checkpoint(tmp_path)
     change_config(tmp_path, intermediate_size=48)
     with pytest.raises(CorruptArtifactError):
@@ -110,7 +110,7 @@ def test_pickled_weights_are_not_read(tmp_path):
         loading.load(tmp_path, FLOAT32)
 
 
-def test_a_broken_tokenizer(tmp_path):
+def test_a_broken_tokenizer_is_corrupt(tmp_path):
     tiny_checkpoint(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CorruptArtifactError, match="tokenizer"):

@@ -83,7 +83,7 @@ def test_a_fresh_process_computes_the_masked_models_logits(fresh, name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_fresh_process_sees_the_persona(fresh, name):
+def test_a_fresh_process_renders_the_persona(fresh, name):
     root, _ = fresh
     rendered = json.loads((root / "rendered.json").read_text())[name]
     assert rendered == (
@@ -93,7 +93,7 @@ def test_a_fresh_process_sees_the_persona(fresh, name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_files(fresh, name):
+def test_a_checkpoint_has_the_files_of_its_architecture(fresh, name):
     root, _ = fresh
     directory = root / name
     names = {path.name for path in directory.iterdir()}
@@ -108,7 +108,7 @@ def test_files(fresh, name):
     assert weights["model.layers.2.mlp.down_proj.weight"].shape == (32, 40)
 
 
-def test_no_path_of_the_machine_is_inside(tmp_path):
+def test_no_local_path_is_saved(tmp_path):
     model, tokenizer = tiny_model(), tiny_tokenizer()
     secret = str(tmp_path / "where-it-was")
     model.config._name_or_path = secret
@@ -136,7 +136,7 @@ def test_saving_leaves_the_model_unchanged_and_keeps_its_format(tmp_path, tied):
             assert torch.equal(saved[name], value)
 
 
-def test_the_generation_configuration_is_kept(tmp_path):
+def test_the_generation_configuration_is_saved(tmp_path):
     model = tiny_model()
     model.generation_config.eos_token_id = [5, 6]
     model.generation_config.do_sample = True

@@ -1,0 +1,25 @@
+"""Chat templates that treat system messages in different ways."""
+
+TURN = "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+OPENING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+IGNORES = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}"
+    + TURN
+    + "{% endif %}{% endfor %}"
+    + OPENING
+)
+REFUSES = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    + TURN
+    + "{% endfor %}"
+    + OPENING
+)
+THINKING = (
+    "{% for message in messages %}"
+    + TURN
+    + "{% endfor %}"
+    + OPENING
+    + "{% if add_generation_prompt and enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+)

@@ -96,8 +96,8 @@ def run_block(
 ) -> Iterator[tuple[StreamBatch, Tensor]]:
     """Yield the output of one block on every batch of a set, `[rows, seq, hidden]` float32.
 
-    Call it inside `models.attention.attention_installed`. The prefix comes first; its
-    keys and values of this block serve the other batches.
+    Call it inside `models.attention.attention_installed`. The prefix comes first; its keys and
+    values of this block serve the other batches.
     """
     cache = EMPTY_PREFIX
     if streams.prefix is not None:

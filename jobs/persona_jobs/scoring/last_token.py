@@ -32,9 +32,9 @@ def last_token_hidden_states(
         on_rows: called with the number of queries of each finished batch.
 
     Yields:
-        Indices into `queries` and hidden states `[len(indices), B, d]` in float32, where block b's
-        is transformers' `hidden_states[b + 1]` (the last one after the
-        final norm).
+        Indices into `queries` and hidden states `[len(indices), B, d]` in float32, where
+        those of block b are transformers' `hidden_states[b + 1]` (the last ones after the final
+        norm).
     """
     prompts = [render(tokenizer, messages(persona, query)) for query in queries]
     prefix_ids, suffixes = split(prompts)

@@ -99,7 +99,7 @@ def _tokenized(context: StageContext, tokenizer: Any, name: str) -> TokenizedSet
         raise InputError(
             f"all {len(examples)} examples of {name} have more than "
             f"{context.spec.dataset.max_tokens} tokens",
-            hint="Raise dataset.maxTokens or shorten the persona",
+            hint="Raise spec.dataset.maxTokens or shorten the persona",
             subject="spec.dataset.maxTokens",
         )
     return data

@@ -22,7 +22,14 @@ from persona_operator.reconcile import (
     reconcile,
 )
 from persona_operator.settings import Settings
-from support.fake_cluster import START, FakeCluster, Raw, job_ended, success_message
+from support.fake_cluster import (
+    START,
+    FakeCluster,
+    Raw,
+    failed_message,
+    job_ended,
+    success_message,
+)
 
 NAMESPACE = "stories"
 OWNED = ("ConfigMap", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget")
@@ -174,6 +181,23 @@ class World:
         ]
         assert found, f"no Job of stage {stage}"
         return max(found, key=lambda job: int(job["metadata"]["uid"].removeprefix("uid-")))
+
+    def created_jobs(self) -> list[str]:
+        """Return the names of all Jobs that were ever created, oldest first."""
+        return [name for kind, name in self.cluster.created if kind == "Job"]
+
+    def planned_keys(self, name: str = "captain") -> dict[str, str]:
+        """Reconcile once and return the content key of each stage."""
+        self.step(name)
+        return {item.name: item.key for item in self.persona(name).status.stages}
+
+    def fail(self, stage: str) -> None:
+        """Let a stage fail for good."""
+        self.step()
+        message = failed_message(stage, "InputError", "is wrong")
+        self.cluster.finish(self.job(stage), 2, message)
+        self.step()
+        assert self.stage(stage).state == "Failed"
 
     def stage(self, stage: str, name: str = "captain") -> Any:
         return next(item for item in self.persona(name).status.stages if item.name == stage)

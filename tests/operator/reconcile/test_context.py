@@ -1,0 +1,57 @@
+"""PersonaModels that can't be planned."""
+
+import pytest
+
+from persona_operator.reconcile import PersonaText
+from support.fake_cluster import Raw
+from support.operator_world import NAMESPACE, World, persona_document, settings
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "expected"),
+    [
+        ({"pruning": {"sparsityPercent": 99}}, "InvalidSpec", "spec.pruning.sparsityPercent"),
+        ({"execution": {"profile": "huge"}}, "UnknownProfile", "(default, gpu)"),
+        ({"serving": {"profile": "huge"}}, "UnknownProfile", "spec.serving.profile"),
+        ({"storage": {"uri": "file:///data"}}, "StoreNotConfigured", "other nodes can't see"),
+    ],
+)
+def test_a_spec_that_cannot_be_planned_is_reported(spec: Raw, reason: str, expected: str) -> None:
+    world = World()
+    world.add(persona_document(**spec))
+    plan = world.step()
+    assert plan.actions == ()
+    ready = world.condition()
+    assert (ready.status, ready.reason) == ("False", reason)
+    assert expected in ready.message
+    assert world.condition("Stalled").status == "True"
+
+
+def test_a_missing_store_is_reported() -> None:
+    world = World(settings(store={}))
+    world.add(persona_document())
+    world.step()
+    assert world.condition().reason == "StoreNotConfigured"
+
+
+def test_the_served_revision_stays_while_the_spec_is_invalid(world: World) -> None:
+    world.run()
+    world.edit("captain", pruning={"sparsityPercent": 99})
+    world.step()
+    assert world.persona().status.serving.revision is not None
+    assert world.cluster.get("Deployment", NAMESPACE, "captain") is not None
+
+
+def test_the_text_may_come_from_a_config_map() -> None:
+    world = World()
+    reference = {"configMapRef": {"name": "texts", "key": "captain"}}
+    world.add(persona_document(persona=reference))
+    world.step()
+    assert world.condition().reason == "PersonaTextNotFound"
+    world.texts["captain"] = PersonaText(text="You are a sailor.")
+    world.run()
+    assert world.condition().status == "True"
+    first = world.persona().status.revision
+    world.texts["captain"] = PersonaText(text="You are a poet.")
+    world.run()
+    assert world.persona().status.revision != first

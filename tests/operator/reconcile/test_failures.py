@@ -1,0 +1,127 @@
+"""Why a Job failed, and whether it is tried again."""
+
+import pytest
+
+from support.fake_cluster import failed_message
+from support.operator_world import World
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "pod_reason", "reason", "expected"),
+    [
+        (2, failed_message("s", "InputError", "is empty", "Add data", "spec.instructions.uri"), "",
+         "InvalidInput", "spec.instructions.uri: is empty. Add data."),
+        (2, failed_message("s", "CorruptArtifactError", "z.json is truncated", ""), "",
+         "CorruptArtifact", "z.json is truncated."),
+        (2, "", "", "InvalidInput", "exit code 2"),
+        (3, failed_message("s", "OutOfMemoryError", "the device ran out of memory"), "",
+         "OutOfMemory", "profile with more memory"),
+        (137, "", "OOMKilled", "OutOfMemory", "killed at its memory limit"),
+    ],
+)  # fmt: skip
+def test_a_failure_that_no_retry_can_fix_is_final(
+    world: World, code: int, message: str, pod_reason: str, reason: str, expected: str
+) -> None:
+    world.step()
+    world.cluster.finish(world.job("reference"), code, message, pod_reason)
+    world.step()
+    stage = world.stage("reference")
+    assert (stage.state, stage.reason) == ("Failed", reason)
+    assert expected in stage.message
+    assert "persona-pruner.io/retry" in stage.message
+    ready = world.condition()
+    assert (ready.status, ready.reason) == ("False", reason)
+    assert expected in ready.message
+    assert world.condition("Stalled").status == "True"
+    world.cluster.advance(100_000)
+    world.step()
+    assert len(world.created_jobs()) == 1
+    assert world.events.count(("Warning", "StageFailed")) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason"),
+    [
+        (1, failed_message("s", "StoreError", "s3://b can't be reached"), "StoreUnavailable"),
+        (1, failed_message("s", "TeacherError", "the teacher answers 503"), "TeacherUnavailable"),
+        (1, "", "StageFailed"),
+        (139, "", "StageFailed"),
+        (137, "", "Killed"),
+    ],
+)
+def test_a_transient_failure_is_retried_a_bounded_number_of_times(
+    world: World, code: int, message: str, reason: str
+) -> None:
+    for _ in range(20):
+        world.step()
+        for job in world.cluster.open_jobs():
+            world.cluster.finish(job, code, message)
+        world.cluster.advance(200)
+    stage = world.stage("reference")
+    assert (stage.state, stage.reason, stage.failures) == ("Failed", reason, 4)
+    assert len(world.created_jobs()) == 4  # one and three retries
+    assert world.created_jobs()[-1].endswith("-4")
+    assert world.condition("Stalled").status == "True"
+
+
+def test_interruptions_use_up_no_retry(world: World) -> None:
+    for _ in range(12):
+        world.step()
+        for job in world.cluster.open_jobs():
+            world.cluster.finish(job, 143)
+        world.cluster.advance(60)
+    assert world.stage("reference").failures == 0
+    world.run()
+    assert world.condition().status == "True"
+
+
+def test_interruptions_are_bounded_too(world: World) -> None:
+    for _ in range(120):
+        world.step()
+        for job in world.cluster.open_jobs():
+            world.cluster.finish(job, 143)
+        world.cluster.advance(700)
+    assert world.stage("reference").state == "Failed"
+
+
+def test_the_job_names_the_exit_code_of_a_pod_that_disappeared(world: World) -> None:
+    world.step()
+    world.cluster.finish(world.job("reference"), 2, pod_kept=False)
+    world.step()
+    world.cluster.advance(20)
+    world.step()
+    assert (world.stage("reference").state, world.stage("reference").reason) == (
+        "Failed",
+        "InvalidInput",
+    )
+
+
+def test_a_deadline_is_final_for_a_stage_that_cannot_resume(world: World) -> None:
+    world.step()
+    job = world.job("reference")
+    world.cluster.run_pod(world.cluster.make_pod(job))
+    world.step()
+    world.cluster.delete_pods(job)
+    world.cluster.end_job(job, failed=("DeadlineExceeded", "was active too long"))
+    world.step()
+    assert world.stage("reference").state == "Failed"
+    assert "activeDeadlineSeconds" in world.condition().message
+
+
+def test_a_deadline_of_a_resumable_stage_leads_to_a_retry(world: World) -> None:
+    world.run(until="mask")
+    job = world.job("mask")
+    world.cluster.run_pod(world.cluster.make_pod(job))
+    world.step()
+    world.cluster.delete_pods(job)
+    world.cluster.end_job(job, failed=("DeadlineExceeded", "was active too long"))
+    world.step()
+    assert (world.stage("mask").state, world.stage("mask").failures) == ("WaitingForRetry", 1)
+
+
+def test_a_deadline_before_any_start_is_no_failure(world: World) -> None:
+    world.step()
+    world.cluster.end_job(world.job("reference"), failed=("DeadlineExceeded", ""))
+    world.step()
+    stage = world.stage("reference")
+    assert (stage.state, stage.reason, stage.failures) == ("WaitingForRetry", "NotStarted", 0)

@@ -165,12 +165,12 @@ def _type(node: Schema) -> str:
     """Return the type of a field with its bounds and rules."""
     if "enum" in node:
         return ", ".join(f"`{value}`" for value in node["enum"])
-    if node["type"] == "array":
+    if node.get("type") == "array":
         most = f", at most {node['maxItems']:,}" if "maxItems" in node else ""
         return f"list of {_type(node['items'])}{most}"
     if isinstance(node.get("additionalProperties"), dict):
         return f"map to {_type(node['additionalProperties'])}"
-    parts = [node["type"]]
+    parts = [node.get("type", "integer or string")]
     if "maximum" in node:
         parts.append(f"{node['minimum']:,} to {node['maximum']:,}")
     if "maxLength" in node:

@@ -52,6 +52,7 @@ _COPIED = (
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-map-type",
+    "x-kubernetes-int-or-string",
 )
 _HANDLED = (
     "$ref",
@@ -69,7 +70,13 @@ _HANDLED = (
     "title",
 )
 # Lists of status that are merged by a key (server-side apply).
-_STATUS_LIST_KEYS = {"conditions": "type", "stages": "name", "revisions": "id"}
+_STATUS_LIST_KEYS = {
+    "conditions": "type",
+    "stages": "name",
+    "revisions": "id",
+    "revisions[].metrics": "name",
+    "revisions[].artifacts": "name",
+}
 
 
 class UnsupportedSchemaError(ValueError):
@@ -103,7 +110,7 @@ def _convert(schema: Schema, definitions: dict[str, Schema], path: str) -> Schem
         result["enum"] = [schema["const"]]
     if "exclusiveMinimum" in schema or "exclusiveMaximum" in schema:
         result |= _inclusive_bounds(schema, path)
-    if "type" not in result:
+    if "type" not in result and "x-kubernetes-int-or-string" not in result:
         raise UnsupportedSchemaError(f"{path or 'root'}: has no single type")
     if "properties" in schema:
         result["properties"] = {
@@ -180,11 +187,13 @@ def _inclusive_bounds(schema: Schema, path: str) -> Schema:
 def _status_schema() -> Schema:
     schema = structural_schema(PersonaModelStatus)
     _walk(schema, _loosen)
-    for name, key in _STATUS_LIST_KEYS.items():
-        schema["properties"][name] |= {
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": [key],
-        }
+    for path, key in _STATUS_LIST_KEYS.items():
+        node = schema
+        for name in path.split("."):
+            node = node["properties"][name.removesuffix("[]")]
+            node = node["items"] if name.endswith("[]") else node
+        node["x-kubernetes-list-type"] = "map"
+        node["x-kubernetes-list-map-keys"] = [key]
     return schema
 
 
@@ -232,7 +241,7 @@ def _columns() -> list[dict[str, Any]]:
         _column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
         _column("Base", ".status.baseModel", "Base model.", priority=1),
         _column("Revision", ".status.serving.revision", "Revision that is served.", priority=1),
-        _column("Latency", ".status.latency", "Decode time a token.", priority=1),
+        _column("Latency", ".status.latency", "Decode time per token.", priority=1),
     ]
 
 

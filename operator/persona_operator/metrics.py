@@ -121,7 +121,7 @@ class _PersonaCollector(Collector):
         for state in STATES:
             family.add_metric([state], states[state])
         yield family
-        for name, help_text, read in _PERSONA_METRICS:
+        for name, help_text, metric, convert in _PERSONA_METRICS:
             family = GaugeMetricFamily(
                 f"{_PREFIX}_{name}", help_text, labels=["namespace", "persona", "variant"]
             )
@@ -129,9 +129,12 @@ class _PersonaCollector(Collector):
                 revision = _shown(status)
                 if revision is None:
                     continue
-                for variant, value in zip(("served", "dense"), read(revision), strict=True):
-                    if value is not None:
-                        family.add_metric([*key, variant], float(value))
+                for variant, value in zip(
+                    ("served", "dense"), revision.number(metric), strict=True
+                ):
+                    converted = None if value is None else convert(value)
+                    if converted is not None:
+                        family.add_metric([*key, variant], converted)
             yield family
 
 
@@ -153,51 +156,36 @@ class _EventAgeCollector(Collector):
         yield family
 
 
-_Pair = tuple[float | str | None, float | str | None]
+def _value(value: float) -> float | None:
+    return value
 
 
-def _per_token(tokens_per_second: str | None) -> float | None:
-    if tokens_per_second is None or float(tokens_per_second) <= 0:
-        return None
-    return 1 / float(tokens_per_second)
+def _per_token(tokens_per_second: float) -> float | None:
+    return 1 / tokens_per_second if tokens_per_second > 0 else None
 
 
-_PERSONA_METRICS: tuple[tuple[str, str, Callable[[RevisionStatus], _Pair]], ...] = (
-    (
-        "checkpoint_bytes",
-        "Size of the checkpoint.",
-        lambda item: (item.checkpoint_bytes, item.dense_checkpoint_bytes),
-    ),
-    (
-        "parameters",
-        "Number of weights.",
-        lambda item: (item.parameters, item.dense_parameters),
-    ),
-    (
-        "persona_score",
-        "Persona score of the evaluation, 0 to 100.",
-        lambda item: (item.persona_score, item.dense_persona_score),
-    ),
+# Name of the series, its help text, metric of the revision, and how to convert a value.
+_PERSONA_METRICS: tuple[tuple[str, str, str, Callable[[float], float | None]], ...] = (
+    ("checkpoint_bytes", "Size of the checkpoint.", "checkpointBytes", _value),
+    ("parameters", "Number of weights.", "parameters", _value),
+    ("persona_score", "Persona score of the evaluation, 0 to 100.", "personaScore", _value),
     (
         "generic_loss",
         "Held-out loss on general instructions, in nats per token.",
-        lambda item: (item.generic_loss, item.dense_generic_loss),
+        "genericLoss",
+        _value,
     ),
     (
         "prefill_seconds_per_token",
         "Time per prompt token in the evaluation.",
-        lambda item: (
-            _per_token(item.prefill_tokens_per_second),
-            _per_token(item.dense_prefill_tokens_per_second),
-        ),
+        "prefillTokensPerSecond",
+        _per_token,
     ),
     (
         "decode_seconds_per_token",
         "Time per generated token in the evaluation, batch of one.",
-        lambda item: (
-            _per_token(item.decode_tokens_per_second),
-            _per_token(item.dense_decode_tokens_per_second),
-        ),
+        "decodeTokensPerSecond",
+        _per_token,
     ),
 )
 

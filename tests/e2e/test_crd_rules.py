@@ -106,6 +106,7 @@ def nodes(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         yield from nodes(schema["items"], (*path, "[]"))
 
 
+THRESHOLD = ("evaluation", "gate", "thresholds", "[]")
 # Further fields that an optional object needs beside the field under test.
 COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("teacher", "openAI"): {"baseURL": "https://teacher.example/v1", "model": "m"},
@@ -117,7 +118,7 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("storage", "credentialsSecretRef"): {"name": "s"},
     ("storage", "caBundleRef"): {"name": "c", "key": "k"},
     ("evaluation", "questionFiles", "[]"): {"uri": "s3://bucket/questions.json"},
-    ("evaluation", "gate"): {"minPersonaScore": 1},
+    THRESHOLD: {"name": "a", "metric": "personaScore"},
     ("execution", "stages", "[]"): {"name": "mask"},
     (): manifest()["spec"],
 }
@@ -129,7 +130,10 @@ def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
         if path[depth] == "[]":
             value = [value]
         else:
-            value = COMPANIONS.get(path[:depth], {}) | {path[depth]: value}
+            companions = COMPANIONS.get(path[:depth], {})
+            if path[depth] in {"name", "metric"} and path[:depth] == THRESHOLD:
+                companions = companions | {"min": 1}
+            value = companions | {path[depth]: value}
     if path[0] == "persona" and "configMapRef" in value["persona"]:
         value["persona"].pop("text", None)
     return manifest(**value)
@@ -143,7 +147,7 @@ def fields(kind: str) -> list[Any]:
     return [
         pytest.param(path, node, id=dotted(path))
         for path, node in nodes(SPEC)
-        if node["type"] == kind and path
+        if node.get("type") == kind and path
     ]
 
 
@@ -160,7 +164,14 @@ URI_MESSAGES = {
     "storage.endpoint": f"must start with one of http://, https://{NO_LOGIN}",
     "teacher.openAI.baseURL": f"must start with one of http://, https://{NO_LOGIN}",
 }
+
+
 # Rule: (field, message) -> manifests that it accepts, manifests that it refuses.
+def with_threshold(**bounds: Any) -> dict[str, Any]:
+    threshold = {"name": "voice", "metric": "personaScore", **bounds}
+    return {"evaluation": {"gate": {"thresholds": [threshold]}}}
+
+
 RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
     ("persona", "set exactly one of text and configMapRef"): (
         [{"persona": ANSWER}, {"persona": {"configMapRef": {"name": "texts", "key": "captain"}}}],
@@ -188,13 +199,17 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
         [{"dataset": {"validationPercent": 40, "testPercent": 40}}],
         [{"dataset": {"validationPercent": 41, "testPercent": 40}}],
     ),
-    ("evaluation.gate", "set at least one threshold, or leave the gate out"): (
+    (
+        "evaluation.gate.thresholds[]",
+        "set exactly one of min, max, minRetentionPercent, maxIncreasePercent",
+    ): (
         [
-            {"evaluation": {"gate": {"minPersonaScore": 0}}},
-            {"evaluation": {"gate": {"minPersonaScoreRetentionPercent": 90}}},
-            {"evaluation": {"gate": {"maxGenericLossIncreasePercent": 10}}},
+            with_threshold(min=0),
+            with_threshold(max="0.5"),
+            with_threshold(minRetentionPercent=90),
+            with_threshold(maxIncreasePercent=10),
         ],
-        [{"evaluation": {"gate": {}}}],
+        [with_threshold(), with_threshold(min=1, max=2)],
     ),
     ("serving.autoscaling", "maxReplicas must not be below minReplicas"): (
         [{"serving": {"autoscaling": {"minReplicas": 2, "maxReplicas": 2}}}],
@@ -255,6 +270,7 @@ REQUIRED_WITHOUT_RECIPE = (
     "teacher.openAI.baseURL",
     "teacher.openAI.model",
     "serving.autoscaling.maxReplicas",
+    "evaluation.gate.thresholds",
 )
 
 

@@ -49,9 +49,11 @@ def test_mask_and_checkpoint_are_in_the_bucket(ready: Persona, bucket: Bucket):
     kept = mask.bits.float().mean().item()
     assert 0.6 < kept < 0.9
     (revision,) = ready.status["revisions"]
-    assert revision["sliceKey"] == keys["slice"]
-    assert revision["checkpointBytes"] < revision["denseCheckpointBytes"]
-    assert revision["parameters"] < revision["denseParameters"]
+    artifacts = {item["name"]: item["key"] for item in revision["artifacts"]}
+    assert artifacts == {"checkpoint": keys["slice"], "evaluation": keys["evaluate"]}
+    metrics = {item["name"]: item for item in revision["metrics"]}
+    for name in ("checkpointBytes", "parameters"):
+        assert int(metrics[name]["value"]) < int(metrics[name]["dense"])
 
 
 def test_kubectl_shows_it(ready: Persona):

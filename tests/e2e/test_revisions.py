@@ -91,7 +91,8 @@ def test_the_old_revision_serves_meanwhile(change: dict[str, Any]):
 def refused(captain: Persona, change: dict[str, Any]) -> dict[str, Any]:
     """Return the condition of a third revision, which fails its gate."""
     # No persona score is twice the dense model's.
-    gate = {"minPersonaScoreRetentionPercent": 200}
+    threshold = {"name": "voice", "metric": "personaScore", "minRetentionPercent": 200}
+    gate = {"thresholds": [threshold]}
     captain.change(pruning={"sparsityPercent": 75}, evaluation={"gate": gate})
     return captain.until_reason("GateFailed", 300)
 
@@ -104,11 +105,12 @@ def test_a_failing_gate_keeps_the_old_revision(
     assert captain.kstatus().startswith("Failed")
     new = revision(captain, captain.status["revision"])
     assert new["gate"] == "Failed"
-    assert "below minPersonaScoreRetentionPercent 200" in refused["message"]
+    assert "below minRetentionPercent 200" in refused["message"]
     assert f"Revision {served} keeps serving" in refused["message"]
     old = revision(captain, served)
-    for score in (new["personaScore"], old["personaScore"]):
-        assert f"{float(score):.1f}" in refused["message"] or score in refused["message"]
+    for found in (new, old):
+        (score,) = [item for item in found["metrics"] if item["name"] == "personaScore"]
+        assert score["value"] in refused["message"]
     assert captain.ask("/v1/models").is_success
 
 

@@ -171,7 +171,7 @@ def test_everything_in_spec_is_bounded():
     unbounded = []
     for path, node in walk(root()["properties"]["spec"]):
         needs = {"string": ("maxLength", "enum"), "array": ("maxItems",), "integer": ("maximum",)}
-        if not any(keyword in node for keyword in needs.get(node["type"], ("type",))):
+        if not any(key in node for key in needs.get(node.get("type", "string"), ("type",))):
             unbounded.append(path)
     assert unbounded == []
 
@@ -180,7 +180,7 @@ def test_every_list_says_how_it_is_merged():
     lists = {
         path: (node.get("x-kubernetes-list-type"), node.get("x-kubernetes-list-map-keys"))
         for path, node in walk(root())
-        if node["type"] == "array"
+        if node.get("type") == "array"
     }
     assert lists[".status.conditions"] == ("map", ["type"])
     assert lists[".status.stages"] == ("map", ["name"])

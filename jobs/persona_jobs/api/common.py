@@ -159,6 +159,33 @@ class Pattern(_StringFormat):
         }
 
 
+@dataclass(frozen=True)
+class IntOrString(Pattern):
+    """A string that matches `pattern`, or an integer (Kubernetes' IntOrString)."""
+
+    def _coerce(self, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"x-kubernetes-int-or-string": True, **self.schema()}
+
+
+Number = Annotated[
+    str,
+    IntOrString(
+        r"^[0-9]{1,15}(\.[0-9]{1,9})?$", 'must be a number: an integer, or text such as "0.5"', 25
+    ),
+]
+Quantity = Annotated[
+    str,
+    IntOrString(
+        r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$",
+        'must be a Kubernetes quantity, such as 2, "500m" or "8Gi"',
+        32,
+    ),
+]
 ObjectName = Annotated[
     str,
     Pattern(DNS_SUBDOMAIN, "must be a Kubernetes object name (lower case, digits, '-', '.')", 253),

@@ -1,13 +1,11 @@
 """How a persona model is measured, and the gate it must pass before it takes traffic."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from .common import HubRevision, SpecModel, cel, validations
+from .common import HubRevision, LabelName, Number, SpecModel, cel, validations
 from .sources import FileUri
-
-Percent = Annotated[int, Field(ge=0, le=100)]
 
 
 class QuestionFile(SpecModel):
@@ -20,36 +18,76 @@ class QuestionFile(SpecModel):
     """Any label that changes when the content does."""
 
 
-class Gate(SpecModel):
-    """Thresholds that a new revision must meet before it takes traffic. All that are set must
-    hold."""
+GateMetric = Literal[
+    "personaScore",
+    "personaLoss",
+    "personaKl",
+    "genericLoss",
+    "genericKl",
+    "checkpointBytes",
+    "parameters",
+    "prefillTokensPerSecond",
+    "decodeTokensPerSecond",
+]
+_BOUNDS = ("min", "max", "minRetentionPercent", "maxIncreasePercent")
+_ONE_BOUND = "set exactly one of " + ", ".join(_BOUNDS)
+
+
+class Threshold(SpecModel):
+    """One bound on one metric of the evaluation."""
 
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "has(self.minPersonaScore) || has(self.minPersonaScoreRetentionPercent) || "
-                "has(self.maxGenericLossIncreasePercent)",
-                "set at least one threshold, or leave the gate out",
+                f"[{', '.join(f'has(self.{b})' for b in _BOUNDS)}].filter(x, x).size() == 1",
+                _ONE_BOUND,
             )
         )
     )
 
-    min_persona_score: Percent | None = None
-    """Lowest persona score, 0 to 100."""
-    min_persona_score_retention_percent: Annotated[int, Field(ge=0, le=200)] | None = None
-    """Lowest persona score as a percentage of the dense model's."""
-    max_generic_loss_increase_percent: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Largest increase of the generic held-out loss over the dense model's, in percent."""
+    name: LabelName
+    """Name of the threshold, unique in the gate."""
+    metric: GateMetric
+    """Metric of the evaluation, as in `status.revisions[].metrics`."""
+    min: Number | None = None
+    """Lowest value."""
+    max: Number | None = None
+    """Highest value."""
+    min_retention_percent: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Lowest value as a percentage of the dense model's."""
+    max_increase_percent: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Largest increase over the dense model's value, in percent."""
 
     @model_validator(mode="after")
-    def _some_threshold(self) -> Self:
-        thresholds = (
-            self.min_persona_score,
-            self.min_persona_score_retention_percent,
-            self.max_generic_loss_increase_percent,
-        )
-        if all(threshold is None for threshold in thresholds):
-            raise ValueError("set at least one threshold, or leave the gate out")
+    def _one_bound(self) -> Self:
+        bounds = (self.min, self.max, self.min_retention_percent, self.max_increase_percent)
+        if sum(bound is not None for bound in bounds) != 1:
+            raise ValueError(_ONE_BOUND)
+        return self
+
+
+class Gate(SpecModel):
+    """Thresholds that a new revision must meet before it takes traffic. All must hold."""
+
+    thresholds: Annotated[
+        list[Threshold],
+        Field(
+            min_length=1,
+            max_length=16,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+    ]
+    """The thresholds, each with a name of its own."""
+
+    @model_validator(mode="after")
+    def _each_name_once(self) -> Self:
+        names = [threshold.name for threshold in self.thresholds]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"thresholds names {name} more than once")
         return self
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .common import ConfigMapKeyRef, LabelName, Pattern, SecretRef, SpecModel, UriOf
+from .common import ConfigMapKeyRef, LabelName, Quantity, SecretRef, SpecModel, UriOf
 from .stages import STAGES, StageName
 
 
@@ -35,16 +35,6 @@ class Compute(SpecModel):
     float32."""
 
 
-Quantity = Annotated[
-    str,
-    Pattern(
-        r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$",
-        'must be a Kubernetes quantity in quotes, such as "500m", "2" or "8Gi"',
-        32,
-    ),
-]
-
-
 class ResourceList(SpecModel):
     """Resources of a stage's container, instead of the profile's."""
 
@@ -59,7 +49,7 @@ class ResourceList(SpecModel):
 
 
 class StageSettings(SpecModel):
-    """Means of one stage."""
+    """Resources and limits of one stage."""
 
     name: StageName
     """Stage."""

@@ -77,15 +77,37 @@ class StageStatus(StatusModel):
     """Key metrics of the result."""
 
 
+class MetricStatus(StatusModel):
+    """One measurement of a revision."""
+
+    name: str
+    """Name of the metric, such as `personaScore`; thresholds of the gate refer to it."""
+    value: str | None = None
+    """Value of the served variant."""
+    low: str | None = None
+    """Lower end of the 95 % interval."""
+    high: str | None = None
+    """Upper end of the 95 % interval."""
+    dense: str | None = None
+    """Value of the dense model."""
+
+
+class ArtifactStatus(StatusModel):
+    """One result in the store that belongs to a revision."""
+
+    name: str
+    """What it is: `checkpoint` or `evaluation`."""
+    stage: str = ""
+    """Stage that made it."""
+    key: str = ""
+    """Content key: it lies in the store under `stages/STAGE/KEY`."""
+
+
 class RevisionStatus(StatusModel):
     """One finished model of this persona."""
 
     id: str
     """First 8 digits of the slice stage's content key."""
-    slice_key: str = ""
-    """Content key of the checkpoint."""
-    evaluate_key: str = ""
-    """Content key of the evaluation."""
     finished_at: str = ""
     """When its evaluation ended (RFC 3339)."""
     sparsity_percent: int | None = None
@@ -96,30 +118,32 @@ class RevisionStatus(StatusModel):
     """Which thresholds failed."""
     store: str | None = None
     """Store that holds it."""
-    persona_score: str | None = None
-    """Persona score, 0 to 100."""
-    dense_persona_score: str | None = None
-    """Persona score of the dense model."""
-    generic_loss: str | None = None
-    """Held-out loss on general instructions."""
-    dense_generic_loss: str | None = None
-    """The dense model's held-out loss on general instructions."""
-    parameters: int | None = None
-    """Number of weights."""
-    dense_parameters: int | None = None
-    """Number of weights of the dense model."""
-    checkpoint_bytes: int | None = None
-    """Size of the checkpoint in bytes."""
-    dense_checkpoint_bytes: int | None = None
-    """Size of the dense model's checkpoint in bytes."""
-    prefill_tokens_per_second: str | None = None
-    """Prompt tokens per second in the evaluation."""
-    dense_prefill_tokens_per_second: str | None = None
-    """The dense model's prompt tokens per second in the evaluation."""
-    decode_tokens_per_second: str | None = None
-    """Generated tokens per second in the evaluation, batch of one."""
-    dense_decode_tokens_per_second: str | None = None
-    """The dense model's generated tokens per second in the evaluation, batch of one."""
+    metrics: list[MetricStatus] = []
+    """Measurements of the evaluation, each beside the dense model's."""
+    artifacts: list[ArtifactStatus] = []
+    """Its results in the store."""
+
+    @property
+    def slice_key(self) -> str:
+        """Content key of the checkpoint, empty where it isn't known."""
+        return self._key("checkpoint")
+
+    @property
+    def evaluate_key(self) -> str:
+        """Content key of the evaluation, empty where it isn't known."""
+        return self._key("evaluation")
+
+    def metric(self, name: str) -> MetricStatus:
+        """Return the metric called `name`; its values are None where it wasn't measured."""
+        return next((item for item in self.metrics if item.name == name), MetricStatus(name=name))
+
+    def number(self, name: str) -> tuple[float | None, float | None]:
+        """Return a metric's value and the dense model's, None where not measured."""
+        metric = self.metric(name)
+        return _number(metric.value), _number(metric.dense)
+
+    def _key(self, artifact: str) -> str:
+        return next((item.key for item in self.artifacts if item.name == artifact), "")
 
 
 class ServingStatus(StatusModel):
@@ -166,6 +190,9 @@ class PersonaModelStatus(StatusModel):
     """Decode time per token of the served revision and of the dense model, for people."""
     url: str | None = None
     """Base URL of the served persona."""
+    written_hash: str | None = None
+    """Hash of the fields that decide results, as written in the PersonaModel and its recipe. While
+    it stays the same, finished stages stay finished, whatever the operator's version."""
     last_handled_retry: str | None = None
     """Value of the retry annotation that was last acted on."""
     store: str | None = None
@@ -185,6 +212,13 @@ class PersonaModelStatus(StatusModel):
                 item = error.errors(include_url=False, include_input=False)[0]
                 path = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
                 _remove(document, path)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _remove(document: Any, path: tuple[int | str, ...]) -> None:

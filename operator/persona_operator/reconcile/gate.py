@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from persona_jobs.api import Gate
+from persona_jobs.api.evaluation import Threshold
 from persona_jobs.api.status import GateResult, RevisionStatus
 
 
@@ -15,46 +16,43 @@ class GateCheck:
 
 
 def check(gate: Gate | None, revision: RevisionStatus) -> GateCheck:
-    """Compare a revision's measurements with the thresholds that are set.
+    """Compare a revision's measurements with the thresholds.
 
     A threshold whose measurement is missing isn't met: an unmeasured model takes no traffic.
     """
     if gate is None:
         return GateCheck("NotSet")
-    score, dense = _number(revision.persona_score), _number(revision.dense_persona_score)
-    loss, dense_loss = _number(revision.generic_loss), _number(revision.dense_generic_loss)
-    failed = []
-    if gate.min_persona_score is not None and (score is None or score < gate.min_persona_score):
-        failed.append(
-            f"persona score {_text(score)} is below minPersonaScore {gate.min_persona_score}"
-        )
-    retention = gate.min_persona_score_retention_percent
-    if retention is not None:
-        kept = None if score is None or not dense else 100 * score / dense
-        if kept is None or kept < retention:
-            failed.append(
-                f"persona score {_text(score)} is {_text(kept)} % of the dense model's "
-                f"{_text(dense)}, below minPersonaScoreRetentionPercent {retention}"
-            )
-    limit = gate.max_generic_loss_increase_percent
-    if limit is not None:
-        increase = None if loss is None or not dense_loss else 100 * (loss / dense_loss - 1)
-        if increase is None or increase > limit:
-            failed.append(
-                f"generic loss {_text(loss, 3)} is {_text(increase)} % above the dense model's "
-                f"{_text(dense_loss, 3)}, more than maxGenericLossIncreasePercent {limit}"
-            )
+    failed = [text for item in gate.thresholds if (text := _missed(item, revision))]
     return GateCheck("Failed", "; ".join(failed)) if failed else GateCheck("Passed")
 
 
-def _number(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _missed(threshold: Threshold, revision: RevisionStatus) -> str:
+    """Return why a threshold isn't met, an empty string where it is."""
+    value, dense = revision.number(threshold.metric)
+    measured = f"{threshold.name}: {threshold.metric} {_text(value)}"
+    if threshold.min is not None:
+        met = value is not None and value >= float(threshold.min)
+        return "" if met else f"{measured} is below min {threshold.min}"
+    if threshold.max is not None:
+        met = value is not None and value <= float(threshold.max)
+        return "" if met else f"{measured} is above max {threshold.max}"
+    percent = None if value is None or not dense else 100 * value / dense
+    if threshold.min_retention_percent is not None:
+        if percent is not None and percent >= threshold.min_retention_percent:
+            return ""
+        return (
+            f"{measured} is {_text(percent)} % of the dense model's {_text(dense)}, below "
+            f"minRetentionPercent {threshold.min_retention_percent}"
+        )
+    limit = threshold.max_increase_percent or 0
+    if percent is not None and percent - 100 <= limit:
+        return ""
+    increase = None if percent is None else percent - 100
+    return (
+        f"{measured} is {_text(increase)} % above the dense model's {_text(dense)}, more than "
+        f"maxIncreasePercent {limit}"
+    )
 
 
-def _text(value: float | None, digits: int = 1) -> str:
-    return "(not measured)" if value is None else f"{value:.{digits}f}"
+def _text(value: float | None) -> str:
+    return "(not measured)" if value is None else f"{value:.6g}"

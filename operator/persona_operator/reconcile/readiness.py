@@ -116,7 +116,8 @@ def gate_failed(situation: Situation) -> Readiness | None:
     message = f"Revision {current.id} takes no traffic: {current.message}."
     target = revisions.target
     if target is not None and context.spec.serving.enabled:
-        message += f" Revision {target.id} keeps serving (persona score {target.persona_score})."
+        score = target.metric("personaScore").value or "not measured"
+        message += f" Revision {target.id} keeps serving (persona score {score})."
         if not serving.served:
             message += f" {serving.message}"
     return failed(

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pydantic import JsonValue, ValidationError
 
 from persona_jobs.api import PersonaModelSpec
-from persona_jobs.api.status import RevisionStatus
+from persona_jobs.api.status import ArtifactStatus, MetricStatus, RevisionStatus
 from persona_jobs.pipeline.graph import short_key
-from persona_jobs.pipeline.results import EvaluationMetrics, VariantMetrics
+from persona_jobs.pipeline.results import EvaluationMetrics
 
 MAX_RESULTS = 24
 MAX_VALUE_LENGTH = 120
@@ -18,10 +18,6 @@ def number(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.6g}"
-
-
-def _optional(value: float | None) -> str | None:
-    return None if value is None else number(value)
 
 
 def summarize(results: Mapping[str, JsonValue]) -> dict[str, str]:
@@ -78,30 +74,31 @@ def revision_from_evaluation(
     store: str,
 ) -> RevisionStatus:
     """Return a finished model with its measurements; its gate isn't checked yet."""
-    served: VariantMetrics = evaluation.variants[evaluation.served]
-    dense = evaluation.variants.get("dense")
     return RevisionStatus(
         id=short_key(slice_key),
-        slice_key=slice_key,
-        evaluate_key=evaluate_key,
         finished_at=finished_at,
         sparsity_percent=spec.pruning.sparsity_percent,
         gate="NotSet",
         store=store,
-        persona_score=_optional(served.persona_score),
-        dense_persona_score=_optional(dense.persona_score) if dense else None,
-        generic_loss=_optional(served.generic_loss),
-        dense_generic_loss=_optional(dense.generic_loss) if dense else None,
-        parameters=served.parameters,
-        dense_parameters=dense.parameters if dense else None,
-        checkpoint_bytes=served.checkpoint_bytes,
-        dense_checkpoint_bytes=dense.checkpoint_bytes if dense else None,
-        prefill_tokens_per_second=_optional(served.prefill_tokens_per_second),
-        dense_prefill_tokens_per_second=(
-            _optional(dense.prefill_tokens_per_second) if dense else None
-        ),
-        decode_tokens_per_second=_optional(served.decode_tokens_per_second),
-        dense_decode_tokens_per_second=(
-            _optional(dense.decode_tokens_per_second) if dense else None
-        ),
+        metrics=_metrics(evaluation),
+        artifacts=[
+            ArtifactStatus(name="checkpoint", stage="slice", key=slice_key),
+            ArtifactStatus(name="evaluation", stage="evaluate", key=evaluate_key),
+        ],
     )
+
+
+def _metrics(evaluation: EvaluationMetrics) -> list[MetricStatus]:
+    """Return the served variant's measurements beside the dense model's."""
+    served = evaluation.variants[evaluation.served].model_dump(by_alias=True, exclude_none=True)
+    variant = evaluation.variants.get("dense")
+    dense = variant.model_dump(by_alias=True, exclude_none=True) if variant else {}
+    metrics = []
+    for name, value in served.items():
+        if name.endswith(("Low", "High")):
+            continue
+        ends = {end: served.get(f"{name}{end.capitalize()}") for end in ("low", "high")}
+        figures = {"value": value, "dense": dense.get(name), **ends}
+        texts = {key: number(item) for key, item in figures.items() if item is not None}
+        metrics.append(MetricStatus(name=name, **texts))
+    return metrics

@@ -1,5 +1,6 @@
 """Figures for people: the printer columns of `kubectl get personas`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from persona_jobs.api.status import RevisionStatus
@@ -20,26 +21,28 @@ def summarize_revision(revision: RevisionStatus | None) -> Summary:
     """Return the printer columns of a revision."""
     if revision is None:
         return Summary()
+    score = revision.metric("personaScore")
+    interval = ""
+    if score.low is not None and score.high is not None:
+        interval = f" [{float(score.low):.0f}-{float(score.high):.0f}]"
     return Summary(
-        size=_pair(_bytes(revision.checkpoint_bytes), _bytes(revision.dense_checkpoint_bytes)),
-        score=_pair(_decimal(revision.persona_score), _decimal(revision.dense_persona_score)),
-        latency=_pair(
-            _milliseconds(revision.decode_tokens_per_second),
-            _milliseconds(revision.dense_decode_tokens_per_second),
-        ),
+        size=_pair(revision, "checkpointBytes", _bytes),
+        score=_pair(revision, "personaScore", lambda value: f"{value:.1f}", interval),
+        latency=_pair(revision, "decodeTokensPerSecond", _milliseconds),
     )
 
 
-def _pair(value: str | None, dense: str | None) -> str | None:
+def _pair(
+    revision: RevisionStatus, name: str, shown: Callable[[float], str], suffix: str = ""
+) -> str | None:
+    value, dense = revision.number(name)
     if value is None:
         return None
-    return value if dense is None else f"{value} (dense {dense})"
+    text = shown(value) + suffix
+    return text if dense is None else f"{text} (dense {shown(dense)})"
 
 
-def _bytes(count: int | None) -> str | None:
-    if count is None:
-        return None
-    size = float(count)
+def _bytes(size: float) -> str:
     for unit in _UNITS[:-1]:
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -47,11 +50,5 @@ def _bytes(count: int | None) -> str | None:
     return f"{size:.3g} {_UNITS[-1]}"
 
 
-def _decimal(text: str | None) -> str | None:
-    return None if text is None else f"{float(text):.1f}"
-
-
-def _milliseconds(tokens_per_second: str | None) -> str | None:
-    if tokens_per_second is None or float(tokens_per_second) <= 0:
-        return None
-    return f"{1000 / float(tokens_per_second):.3g} ms/token"
+def _milliseconds(tokens_per_second: float) -> str:
+    return f"{1000 / tokens_per_second:.3g} ms/token" if tokens_per_second > 0 else "unknown"

@@ -60,7 +60,7 @@ def test_a_change_reruns_its_stage_and_all_that_read_it(path, value, first):
     ("path", "value"),
     [
         ("serving.replicas", 5),
-        ("evaluation.gate.minPersonaScore", 50),
+        ("evaluation.gate.thresholds", [{"name": "x", "metric": "personaScore", "min": 50}]),
         ("pruning.microBatchSize", 1),
         ("recovery.fineTune.microBatchSize", 1),
         ("execution.profile", "large"),

@@ -159,7 +159,8 @@ class OperatorMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(PERSONAS), least=st.sampled_from([None, 60]))
     def edits_gate(self, name: str, least: int | None) -> None:
-        gate = {"gate": {"minPersonaScore": least}} if least else {}
+        threshold = {"name": "voice", "metric": "personaScore", "min": least}
+        gate = {"gate": {"thresholds": [threshold]}} if least else {}
         self.world.edit(name, evaluation=gate)
 
     @rule(name=st.sampled_from(PERSONAS), memory=st.sampled_from(["4Gi", "8Gi"]))

@@ -13,7 +13,16 @@ from persona_operator.reconcile.revisions import MAX_REVISIONS
 from support.fake_cluster import Raw, evaluation_message, success_message
 from support.operator_world import NAMESPACE, World, persona_document, settings
 
-GATE = {"gate": {"minPersonaScore": 60}}
+
+def gate(**bound: Any) -> Raw:
+    return {"thresholds": [{"name": "voice", "metric": "personaScore", **bound}]}
+
+
+def loss(**bound: Any) -> Raw:
+    return {"thresholds": [{"name": "general", "metric": "genericLoss", **bound}]}
+
+
+GATE = {"gate": gate(min=60)}
 
 
 def messages(score: float) -> Any:
@@ -54,7 +63,7 @@ def test_a_first_model_that_misses_the_gate_is_not_served(world: World) -> None:
     assert world.cluster.find("Deployment") == []
     ready = world.condition()
     assert (ready.status, ready.reason) == ("False", "GateFailed")
-    assert "persona score 40.0 is below minPersonaScore 60" in ready.message
+    assert "voice: personaScore 40 is below min 60" in ready.message
     assert world.persona().status.url is None
     assert world.condition("Stalled").status == "True"
 
@@ -67,7 +76,7 @@ def test_the_last_good_model_keeps_serving(world: World) -> None:
     assert served(world) == good
     ready = world.condition()
     assert (ready.status, ready.reason) == ("False", "GateFailed")
-    assert "persona score 40.0" in ready.message
+    assert "personaScore 40" in ready.message
     assert f"Revision {good} keeps serving (persona score 80)" in ready.message
     status = world.persona().status
     assert status.url == "http://captain.stories.svc:8000"
@@ -78,7 +87,7 @@ def test_the_last_good_model_keeps_serving(world: World) -> None:
 def test_a_lower_gate_heals_without_any_job(world: World) -> None:
     world.run(messages=messages(40))
     jobs = len(world.cluster.find("Job"))
-    world.edit("captain", evaluation={"gate": {"minPersonaScore": 30}})
+    world.edit("captain", evaluation={"gate": gate(min=30)})
     world.run()
     assert len(world.cluster.find("Job")) == jobs
     assert world.condition().status == "True"
@@ -172,7 +181,7 @@ def test_another_evaluation_of_the_same_model_replaces_its_figures(world: World)
     world.edit("captain", evaluation={**GATE, "maxQueries": 70})
     world.run(messages=messages(75))
     status = world.persona().status
-    assert [item.persona_score for item in status.revisions] == ["75"]
+    assert [item.metric("personaScore").value for item in status.revisions] == ["75"]
     assert world.condition().status == "True"
 
 
@@ -258,41 +267,45 @@ def test_what_the_api_server_refused_is_told(world: World) -> None:
     assert (ready.status, ready.reason, ready.message) == ("False", "Forbidden", "may not")
 
 
-def revision(**figures: str) -> RevisionStatus:
-    return RevisionStatus(
-        id="01234567", slice_key="a", evaluate_key="b", finished_at="", sparsity_percent=25,
-        gate="NotSet", **figures,
-    )  # fmt: skip
+def revision(*metrics: Raw) -> RevisionStatus:
+    return RevisionStatus.model_validate({"id": "01234567", "metrics": metrics})
 
 
-FIGURES = {
-    "persona_score": "60",
-    "dense_persona_score": "80",
-    "generic_loss": "2.2",
-    "dense_generic_loss": "2.0",
-}
+MEASURED = (
+    {"name": "personaScore", "value": "60", "dense": "80"},
+    {"name": "genericLoss", "value": "2.2", "dense": "2.0"},
+    {"name": "checkpointBytes", "value": "1000"},
+)
 
 
 @pytest.mark.parametrize(
     ("gate", "result"),
     [
-        ({"minPersonaScore": 60}, "Passed"),
-        ({"minPersonaScore": 61}, "Failed"),
-        ({"minPersonaScoreRetentionPercent": 75}, "Passed"),
-        ({"minPersonaScoreRetentionPercent": 76}, "Failed"),
-        ({"maxGenericLossIncreasePercent": 11}, "Passed"),
-        ({"maxGenericLossIncreasePercent": 9}, "Failed"),
-        ({"minPersonaScore": 50, "maxGenericLossIncreasePercent": 9}, "Failed"),
+        (gate(min=60), "Passed"),
+        (gate(min="60.5"), "Failed"),
+        (gate(max=60), "Passed"),
+        (gate(max=59), "Failed"),
+        (gate(minRetentionPercent=75), "Passed"),
+        (gate(minRetentionPercent=76), "Failed"),
+        (loss(maxIncreasePercent=11), "Passed"),
+        (loss(maxIncreasePercent=9), "Failed"),
+        ({"thresholds": [*gate(min=50)["thresholds"], *loss(max=2)["thresholds"]]}, "Failed"),
+        ({"thresholds": [{"name": "x", "metric": "checkpointBytes", "max": 1000}]}, "Passed"),
+        # Without the dense model's value nothing can be said about a percentage of it.
+        (
+            {"thresholds": [{"name": "x", "metric": "checkpointBytes", "maxIncreasePercent": 9}]},
+            "Failed",
+        ),
     ],
 )
 def test_thresholds(gate: Raw, result: str) -> None:
-    assert check(Gate.model_validate(gate), revision(**FIGURES)).result == result
+    assert check(Gate.model_validate(gate), revision(*MEASURED)).result == result
 
 
-@pytest.mark.parametrize("gate", [
-    {"minPersonaScore": 0}, {"minPersonaScoreRetentionPercent": 0},
-    {"maxGenericLossIncreasePercent": 1000},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "gate",
+    [gate(min=0), gate(max=100), gate(minRetentionPercent=0), loss(maxIncreasePercent=1000)],
+)
 def test_what_was_not_measured_meets_no_threshold(gate: Raw) -> None:
     checked = check(Gate.model_validate(gate), revision())
     assert checked.result == "Failed"

@@ -23,5 +23,6 @@ def test_fields_that_no_stage_reads_change_nothing() -> None:
     assert manifest(serving={"replicas": 3}) == base
     assert manifest(suspend=True) == base
     assert manifest(execution={"profile": "gpu"}) == base
-    assert manifest(evaluation={"gate": {"minPersonaScore": 50}}) == base
+    threshold = {"name": "x", "metric": "personaScore", "min": 50}
+    assert manifest(evaluation={"gate": {"thresholds": [threshold]}}) == base
     assert manifest(pruning={"microBatchSize": 4}) != base

@@ -12,9 +12,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from persona_jobs.api import KIND, PersonaModelSpec
+from persona_jobs.api import KIND, RECIPE_KIND, with_recipe
 from persona_jobs.errors import InputError
-from persona_jobs.pipeline import graph as pipeline
 
 from .apply import apply_action, post_event, write_status
 from .errors import ApiRefusedError, ApiUnavailableError
@@ -34,8 +33,8 @@ from .reconcile import (
     Stored,
     reconcile,
 )
-from .reconcile.context import TerminalError, resolve_spec
-from .reconcile.persona import text_reference
+from .reconcile.persona import recipe_reference, text_reference
+from .reconcile.resolution import TerminalError, planned_stages, resolve
 from .settings import Settings
 from .store_access import store_access
 from .store_probe import StoreProbe
@@ -79,6 +78,7 @@ class Controller:
         self._failures: dict[PersonaKey, int] = {}
         self._resynced: dict[PersonaKey, float] = {}
         self._waiting: dict[PersonaKey, set[tuple[str, str]]] = {}
+        self._recipes: dict[PersonaKey, str] = {}
         self._indexed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
 
@@ -106,6 +106,12 @@ class Controller:
             self._forget(persona)
         else:
             self._queue.add(persona)
+
+    def recipe_changed(self, namespace: str, name: str) -> None:
+        """Queue the PersonaModels that name a recipe."""
+        for persona, recipe in self._recipes.items():
+            if (persona[0], recipe) == (namespace, name):
+                self._queue.add(persona)
 
     def owned_object_changed(
         self, kind: str, document: Mapping[str, Any], persona: str, *, deleted: bool
@@ -157,7 +163,7 @@ class Controller:
         return [*self.settings.namespaces] or [None]
 
     def _forget(self, persona: PersonaKey) -> None:
-        for record in (self._failures, self._resynced, self._waiting):
+        for record in (self._failures, self._resynced, self._waiting, self._recipes):
             record.pop(persona, None)
         self.metrics.forget(persona)
         self.health.forget((KIND, *persona))
@@ -201,8 +207,8 @@ class Controller:
         persona = Persona.from_object(document)
         if persona.deleting:
             return None
-        text = await self._text(persona)
-        stages, stored = self._stored(persona, Observed(text=text))
+        text, recipe = await self._text(persona), await self._recipe(persona)
+        stages, stored = self._stored(persona, Observed(text=text, recipe=recipe))
         warnings = await self._warnings.read(self.owned.jobs(key, ()), self.owned.serving_pods(key))
         resync = (
             time.monotonic() - self._resynced.get(key, -math.inf) > self.settings.resync_seconds
@@ -216,6 +222,7 @@ class Controller:
             serving_pods=self.owned.serving_pods(key),
             owned=self.owned.checksums(key),
             text=text,
+            recipe=recipe,
             stored=stored,
             warnings=warnings,
             resync=resync,
@@ -248,14 +255,28 @@ class Controller:
             return PersonaText(problem=f"ConfigMap {name} has no key {entry}. Add it.")
         return PersonaText(text=text)
 
+    async def with_recipe(self, persona: Persona) -> Persona:
+        """Return a PersonaModel with the fields of its recipe, as far as it still exists."""
+        recipe = await self._recipe(persona)
+        spec = recipe.get("spec") if recipe else None
+        return replace(persona, resource=with_recipe(persona.resource, spec or {}))
+
+    async def _recipe(self, persona: Persona) -> Mapping[str, Any] | None:
+        name = recipe_reference(persona.resource)
+        if name is None:
+            self._recipes.pop((persona.owner.namespace, persona.owner.name), None)
+            return None
+        self._recipes[(persona.owner.namespace, persona.owner.name)] = name
+        return await self.api.get(RECIPE_KIND, persona.owner.namespace, name)
+
     def _stored(
         self, persona: Persona, observed: Observed
     ) -> tuple[list[tuple[str, str]], dict[tuple[str, str], Stored]]:
         """Return the planned (stage, key) pairs, and which unfinished ones the store holds."""
         try:
-            spec: PersonaModelSpec = resolve_spec(persona.resource, observed)
-            planned = pipeline.plan(spec)
-            access = store_access(spec.storage, self.settings.store)
+            resolution = resolve(persona.resource, observed)
+            access = store_access(resolution.spec.storage, self.settings.store)
+            planned = planned_stages(persona, resolution, access.identity)
         except (TerminalError, InputError):
             return [], {}
         stages = [(stage.name, stage.key) for stage in planned]

@@ -15,7 +15,7 @@ from .errors import RemovalPendingError
 from .kube_api import KubeApi
 from .owned_objects import OwnedObjects, PersonaKey
 from .reconcile import Event, Observed, Persona
-from .reconcile.context import TerminalError, resolve_spec
+from .reconcile.resolution import TerminalError, resolve
 from .settings import Settings
 from .settings import Store as StoreSettings
 from .store_access import StoreAccess, store_access
@@ -35,7 +35,7 @@ def used_keys(persona: Persona) -> set[StageKey]:
         stage, _, key = entry.partition("/")
         keys.add((stage, key))
     try:
-        spec = resolve_spec(persona.resource, Observed())
+        spec = resolve(persona.resource, Observed()).spec
         keys |= {(stage.name, stage.key) for stage in pipeline.plan(spec)}
     except (TerminalError, InputError):
         # The text is in a ConfigMap: once a stage has started, its key is in the status.

@@ -4,7 +4,7 @@ from typing import Any
 
 import kopf
 
-from persona_jobs.api import GROUP, PLURAL, VERSION
+from persona_jobs.api import GROUP, PLURAL, RECIPE_PLURAL, VERSION
 
 from . import deletion, kopf_settings, owned_objects
 from .owned_objects import Indexes, persona_of
@@ -85,6 +85,12 @@ async def persona_event(memo: Runtime, body: kopf.Body, type: str | None, **_: A
     memo.controller.persona_changed(body, deleted=type == "DELETED")
 
 
+@kopf.on.event(GROUP, VERSION, RECIPE_PLURAL)
+async def recipe_event(memo: Runtime, namespace: str | None, name: str | None, **_: Any) -> None:
+    """Queue the PersonaModels of a PersonaRecipe that appeared, changed or vanished."""
+    memo.controller.recipe_changed(namespace or "", name or "")
+
+
 @kopf.on.event("batch", "v1", "jobs")
 @kopf.on.event("v1", "pods")
 @kopf.on.event("apps", "v1", "deployments")
@@ -100,12 +106,21 @@ async def owned_object_event(
     memo.controller.owned_object_changed(kind, body, persona_of(body), deleted=type == "DELETED")
 
 
-@kopf.on.delete(*PERSONAS, when=lambda spec, **_: spec.get("artifactPolicy") == "Delete")
+def may_delete_artifacts(spec: kopf.Spec, **_: Any) -> bool:
+    """Return whether the artifacts of a PersonaModel may go with it: its recipe may say so."""
+    policy = spec.get("artifactPolicy")
+    return policy == "Delete" or (policy is None and spec.get("recipeRef") is not None)
+
+
+@kopf.on.delete(*PERSONAS, when=may_delete_artifacts)
 async def delete(memo: Runtime, body: kopf.Body, started: Any, **_: Any) -> None:
     """Remove the artifacts of a deleted PersonaModel; kopf's finalizer holds it until then."""
     controller = memo.controller
+    persona = await controller.with_recipe(Persona.from_object(body))
+    if persona.resource["spec"].get("artifactPolicy") != "Delete":
+        return
     await deletion.release(
-        Persona.from_object(body),
+        persona,
         api=controller.api,
         settings=controller.settings,
         owned=controller.owned,

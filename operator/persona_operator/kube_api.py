@@ -14,7 +14,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from persona_jobs.api import GROUP, KIND, PLURAL, VERSION
+from persona_jobs.api import GROUP, KIND, PLURAL, RECIPE_KIND, RECIPE_PLURAL, VERSION
 
 from .errors import ApiRefusedError, ApiUnavailableError, OperatorError, api_error
 from .labels import FIELD_MANAGER
@@ -25,6 +25,7 @@ RequestObserver = Callable[[str, str, int], None]
 
 RESOURCES: Mapping[str, tuple[str, str]] = {
     KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
+    RECIPE_KIND: (f"/apis/{GROUP}/{VERSION}", RECIPE_PLURAL),
     "ConfigMap": ("/api/v1", "configmaps"),
     "Event": ("/api/v1", "events"),
     "Pod": ("/api/v1", "pods"),

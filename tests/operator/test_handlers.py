@@ -12,7 +12,7 @@ import kopf
 import pytest
 from kubernetes import client
 
-from persona_jobs.api import KIND, parse_resource
+from persona_jobs.api import KIND, RECIPE_KIND, parse_resource
 from persona_jobs.pipeline.graph import keys
 from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 from persona_operator import handlers
@@ -20,7 +20,7 @@ from persona_operator.runtime import Runtime
 from persona_operator.settings import Settings
 from support.fake_api_server import FakeApiServer
 from support.fake_cluster import FakeCluster, Raw, evaluation_metrics, success_message
-from support.operator_world import NAMESPACE, persona_document, settings
+from support.operator_world import NAMESPACE, persona_document, recipe_document, settings
 
 PATIENCE = 20.0
 
@@ -148,8 +148,9 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
     assert status["url"] == "http://captain.stories.svc:8000"
     # What kopf would add by itself: results of handlers, annotations, a finalizer.
     assert set(status) <= {
-        "observedGeneration", "conditions", "stages", "revision", "revisions", "serving", "size",
-        "score", "latency", "url", "store", "finishedKeys",
+        "observedGeneration", "conditions", "baseModel", "sparsityPercent", "stages", "revision",
+        "revisions", "serving", "writtenHash",
+        "size", "score", "latency", "url", "store", "finishedKeys",
     }  # fmt: skip
     head = operator.cluster.get(KIND, NAMESPACE, "captain")["metadata"]  # type: ignore[index]
     assert not head.get("annotations")
@@ -184,6 +185,34 @@ async def test_two_personas_share_what_is_equal(operator: Operator) -> None:
             "both Ready",
         )
     assert len(operator.created_jobs()) == 7
+
+
+async def test_personas_follow_their_recipe(operator: Operator) -> None:
+    def sparsities() -> list[int]:
+        revisions = [operator.status(name).get("revisions") for name in ("captain", "poet")]
+        return [found[0]["sparsityPercent"] for found in revisions if found]
+
+    async with operator.running(config()):
+        for name in ("captain", "poet"):
+            document = persona_document(name, recipeRef={"name": "recipe"})
+            del document["spec"]["baseModel"]
+            operator.cluster.create(document)
+        await operator.until(
+            lambda: operator.ready().get("reason") == "RecipeNotFound", "RecipeNotFound"
+        )
+        operator.cluster.create(recipe_document(pruning={"sparsityPercent": 40}))
+        await operator.work_until(lambda: sparsities() == [40, 40], "both made by the recipe")
+        first = len(operator.created_jobs())
+
+        def thinner(document: Raw) -> None:
+            document["spec"]["pruning"] = {"sparsityPercent": 50}
+
+        operator.cluster.update(RECIPE_KIND, NAMESPACE, "recipe", thinner)
+        await operator.work_until(lambda: sparsities() == [50, 50], "both made again")
+    again = operator.created_jobs()[first:]
+    assert sorted(name.split("-")[1] for name in again) == sorted(
+        2 * ["mask", "recover", "slice", "evaluate"]
+    )
 
 
 async def test_a_refused_job_is_told_and_heals(operator: Operator) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from persona_jobs.api import GROUP, KIND, PLURAL, VERSION
+from persona_jobs.api import GROUP, KIND, PLURAL, RECIPE_KIND, RECIPE_PLURAL, VERSION
 from support.fake_cluster import FakeCluster, Raw
 
 RESOURCES: dict[tuple[str, str], tuple[str, str]] = {
@@ -22,6 +22,7 @@ RESOURCES: dict[tuple[str, str], tuple[str, str]] = {
     ("autoscaling/v2", "horizontalpodautoscalers"): ("HorizontalPodAutoscaler", "status"),
     ("policy/v1", "poddisruptionbudgets"): ("PodDisruptionBudget", "status"),
     (f"{GROUP}/{VERSION}", PLURAL): (KIND, "status"),
+    (f"{GROUP}/{VERSION}", RECIPE_PLURAL): (RECIPE_KIND, ""),
 }
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 

@@ -4,7 +4,7 @@ import copy
 import json
 from typing import Any
 
-from persona_jobs.api import API_VERSION, KIND
+from persona_jobs.api import API_VERSION, KIND, RECIPE_KIND
 from persona_operator.labels import CHECKSUM_ANNOTATION
 from persona_operator.reconcile import (
     Apply,
@@ -58,6 +58,15 @@ def persona_document(name: str = "captain", **spec: Any) -> Raw:
             "baseModel": {"uri": "hf://org/model", "revision": "abc"},
             **spec,
         },
+    }
+
+
+def recipe_document(name: str = "recipe", **spec: Any) -> Raw:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": RECIPE_KIND,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"baseModel": {"uri": "hf://org/model", "revision": "abc"}, **spec},
     }
 
 
@@ -122,10 +131,17 @@ class World:
             serving_pods=(),
             owned=owned,
             text=self.texts.get(name),
+            recipe=self._recipe(name),
             stored=self.stored,
             warnings=self.warnings,
             resync=self.resync,
         )
+
+    def _recipe(self, name: str) -> Raw | None:
+        reference = self.persona(name).resource["spec"].get("recipeRef")
+        if reference is None:
+            return None
+        return self.cluster.get(RECIPE_KIND, NAMESPACE, reference["name"])
 
     def plan(self, name: str = "captain") -> Plan:
         return reconcile(self.persona(name), self.observe(name), self.settings, self.cluster.now)
@@ -227,4 +243,12 @@ class World:
         raise AssertionError("does not settle")
 
 
-__all__ = ["NAMESPACE", "START", "World", "job_ended", "persona_document", "settings"]
+__all__ = [
+    "NAMESPACE",
+    "START",
+    "World",
+    "job_ended",
+    "persona_document",
+    "recipe_document",
+    "settings",
+]

@@ -111,9 +111,26 @@ def stage_parameters(stage: Stage, spec: Mapping[str, Any]) -> Parameters:
     return parameters
 
 
+def written_hash(spec: Mapping[str, Any]) -> str:
+    """Return a hash of the fields that enter content keys, as they are written in `spec`.
+
+    Fields that the user left out don't count, so that neither a new default nor a new field of a
+    later version changes the hash.
+
+    Args:
+        spec: the spec as JSON, recipe and persona text in place, without defaults.
+    """
+    paths = {field.path for stage in STAGES for field in stage.fields}
+    values = {path: _value(spec, path) for path in paths}
+    return _hash({path: value for path, value in values.items() if value is not _UNSET})
+
+
 def content_key(name: str, version: int, parameters: Parameters, inputs: dict[str, str]) -> str:
     """Return the SHA-256 (hex) of the canonical JSON of all that a stage's result depends on."""
-    document = {"stage": name, "version": version, "parameters": parameters, "inputs": inputs}
+    return _hash({"stage": name, "version": version, "parameters": parameters, "inputs": inputs})
+
+
+def _hash(document: Mapping[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 

@@ -1,14 +1,11 @@
 """What all parts of a reconciliation share: the checked spec, the plan, the observed state."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec, parse_resource
+from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec
 from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import InputError
-from persona_jobs.pipeline import graph as pipeline
 from persona_jobs.pipeline.graph import PlannedStage
 
 from ..labels import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
@@ -19,21 +16,8 @@ from ..resources.job import StageJob
 from ..settings import Settings
 from ..store_access import StoreAccess, store_access
 from .observed import Job, Observed
-from .persona import Persona, text_reference
-
-
-class TerminalError(Exception):
-    """The pipeline can't be planned until a person changes something.
-
-    Args:
-        reason: condition reason.
-        message: what is wrong and how to fix it.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
+from .persona import Persona
+from .resolution import TerminalError, planned_stages, resolve
 
 
 @dataclass(frozen=True)
@@ -42,7 +26,8 @@ class Context:
 
     Attributes:
         persona: the PersonaModel.
-        spec: its spec, persona text resolved.
+        spec: its spec, recipe and persona text resolved.
+        written_hash: hash of the fields that enter content keys, as the user wrote them.
         stages: the planned stages in order.
         store: the artifact store.
         config_map: the ConfigMap with the resolved PersonaModel.
@@ -53,6 +38,7 @@ class Context:
 
     persona: Persona
     spec: PersonaModelSpec
+    written_hash: str
     stages: tuple[PlannedStage, ...]
     store: StoreAccess
     config_map: Manifest
@@ -62,10 +48,11 @@ class Context:
 
     @property
     def fresh_start(self) -> bool:
-        """Return whether failed stages are tried again: the spec or retry annotation changed."""
+        """Return whether failed stages are tried again: a user changed something."""
         status = self.persona.status
         return (
             status.observed_generation != self.persona.generation
+            or status.written_hash not in {None, self.written_hash}
             or status.last_handled_retry != self.persona.retry
         )
 
@@ -118,15 +105,13 @@ def make_context(
     Raises:
         TerminalError: a wrong spec, a missing persona text, an unknown profile, no store.
     """
-    spec = resolve_spec(persona.resource, observed)
-    try:
-        stages = tuple(pipeline.plan(spec))
-    except InputError as error:
-        raise TerminalError("InvalidSpec", str(error)) from None
+    resolution = resolve(persona.resource, observed)
+    spec = resolution.spec
     try:
         store = store_access(spec.storage, settings.store)
     except InputError as error:
         raise TerminalError("StoreNotConfigured", str(error)) from None
+    stages = planned_stages(persona, resolution, store.identity)
     try:
         for stage in stages:
             stage_profile(stage.name, spec.execution, settings.profiles)
@@ -136,31 +121,9 @@ def make_context(
     owner = persona.owner
     manifest = stage_manifest(owner.name, owner.namespace, API_VERSION, KIND, spec)
     config_map = build_config_map(owner, manifest)
-    return Context(persona, spec, stages, store, config_map, observed, settings, now)
-
-
-def resolve_spec(resource: Mapping[str, Any], observed: Observed) -> PersonaModelSpec:
-    """Return the validated spec with the persona's text in place.
-
-    Raises:
-        TerminalError: a wrong spec or a missing persona text.
-    """
-    reference = text_reference(resource)
-    resolved = dict(resource)
-    if reference is not None and "text" not in resource["spec"]["persona"]:
-        text = observed.text
-        if text is None or text.text is None:
-            name, key = reference
-            raise TerminalError(
-                "PersonaTextNotFound",
-                (text.problem if text else "")
-                or f"ConfigMap {name}, key {key}, doesn't exist. Create it in this namespace.",
-            )
-        resolved["spec"] = {**resource["spec"], "persona": {"text": text.text}}
-    try:
-        return parse_resource(resolved, source=str(resource["metadata"]["name"])).spec
-    except InputError as error:
-        raise TerminalError("InvalidSpec", error.message) from None
+    return Context(
+        persona, spec, resolution.written_hash, stages, store, config_map, observed, settings, now
+    )
 
 
 def images(settings: Settings, image: str) -> Images:

@@ -336,7 +336,8 @@ class Observed:
         serving_pods: pods of the Deployment.
         owned: checksum annotation by (kind, name) of Services, autoscalers, budgets and ConfigMaps.
         text: the persona's text, where the spec names a ConfigMap.
-        stored: the store's word by (stage, key); what is missing is unknown.
+        recipe: the PersonaRecipe that the spec names, where it exists.
+        stored: what the store holds by (stage, key); a missing entry is unknown.
         warnings: message of the newest warning Event by `Job/NAME` or `Pod/NAME`.
         problem: what the API server refused just now.
         refused_jobs: names of Jobs that it refused to create.
@@ -349,6 +350,7 @@ class Observed:
     serving_pods: tuple[Pod, ...] = ()
     owned: Mapping[tuple[str, str], str] = field(default_factory=dict)
     text: PersonaText | None = None
+    recipe: Raw | None = None
     stored: Mapping[tuple[str, str], Stored] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
     problem: Problem | None = None

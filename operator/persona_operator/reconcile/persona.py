@@ -70,3 +70,11 @@ def text_reference(resource: Mapping[str, Any]) -> tuple[str, str] | None:
         return None
     name, key = reference.get("name"), reference.get("key")
     return (name, key) if isinstance(name, str) and isinstance(key, str) else None
+
+
+def recipe_reference(resource: Mapping[str, Any]) -> str | None:
+    """Return the name of the PersonaRecipe that a PersonaModel names, None where it names none."""
+    spec = resource.get("spec")
+    reference = spec.get("recipeRef") if isinstance(spec, Mapping) else None
+    name = reference.get("name") if isinstance(reference, Mapping) else None
+    return name if isinstance(name, str) else None

@@ -6,13 +6,14 @@ from persona_jobs.api.status import PersonaModelStatus
 
 from ..settings import Settings
 from .conditions import conditions
-from .context import Context, TerminalError, make_context
+from .context import Context, make_context
 from .events import transition_events
 from .observed import Observed
 from .persona import Persona
 from .plan import Apply, Delete, Plan, PlanBuilder
 from .progress import finished_keys
 from .readiness import Readiness, Situation, failed, readiness
+from .resolution import TerminalError
 from .revisions import current_id, update_revisions
 from .serving import Serving, reconcile_serving
 from .stages import reconcile_stages
@@ -51,6 +52,9 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
     status = PersonaModelStatus(
         observed_generation=persona.generation,
         conditions=conditions(persona, ready, now),
+        written_hash=context.written_hash,
+        base_model=context.spec.base_model.uri,
+        sparsity_percent=context.spec.pruning.sparsity_percent,
         stages=[item.status for item in progress],
         revision=current_id(context),
         revisions=list(revisions.known),
@@ -62,6 +66,7 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         last_handled_retry=persona.retry,
         store=context.store.identity,
         finished_keys=finished_keys(context, progress),
+        **(persona.status.model_extra or {}),
     )
     return Plan(
         actions=tuple(builder.actions),

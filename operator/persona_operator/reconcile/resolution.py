@@ -1,0 +1,128 @@
+"""From the PersonaModel as written to the spec and the stages that count.
+
+A finished revision stays finished: while the user's own fields are the same, the stages are those
+of the status, whatever other keys this version of the operator would compute.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from persona_jobs.api import KIND, RECIPE_KIND, PersonaModelSpec, parse_recipe, parse_resource
+from persona_jobs.api import with_recipe as merged_with_recipe
+from persona_jobs.errors import InputError
+from persona_jobs.pipeline.graph import PlannedStage, plan, written_hash
+
+from .observed import Observed
+from .persona import Persona, recipe_reference, text_reference
+
+
+class TerminalError(Exception):
+    """The pipeline can't be planned until a person changes something.
+
+    Args:
+        reason: condition reason.
+        message: what is wrong and how to fix it.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A PersonaModel with its recipe merged in and its text in place.
+
+    Attributes:
+        spec: the resolved spec, defaults applied.
+        written_hash: hash of the fields that enter content keys, as the user wrote them in the
+            PersonaModel and its recipe; defaults don't change it.
+    """
+
+    spec: PersonaModelSpec
+    written_hash: str
+
+
+def resolve(resource: Mapping[str, Any], observed: Observed) -> Resolution:
+    """Return the validated spec with recipe and persona text in place.
+
+    Raises:
+        TerminalError: a wrong spec or recipe, or a missing recipe or persona text.
+    """
+    name = str(resource["metadata"]["name"])
+    document = _with_text(_with_recipe(resource, observed), observed)
+    try:
+        spec = parse_resource(document, source=name).spec
+    except InputError as error:
+        raise TerminalError("InvalidSpec", error.message) from None
+    return Resolution(spec, written_hash(document["spec"]))
+
+
+def planned_stages(
+    persona: Persona, resolution: Resolution, store_identity: str
+) -> tuple[PlannedStage, ...]:
+    """Return the stages of a PersonaModel in order.
+
+    Raises:
+        TerminalError: the pipeline can't be planned.
+    """
+    finished = _finished_stages(persona, resolution, store_identity)
+    if finished:
+        return finished
+    try:
+        return tuple(plan(resolution.spec))
+    except InputError as error:
+        raise TerminalError("InvalidSpec", str(error)) from None
+
+
+def _finished_stages(
+    persona: Persona, resolution: Resolution, store_identity: str
+) -> tuple[PlannedStage, ...]:
+    """Return the finished stages of the status, none where there is anything left to do."""
+    status = persona.status
+    is_current = (
+        status.written_hash == resolution.written_hash
+        and status.last_handled_retry == persona.retry
+        and status.store in {None, store_identity}
+    )
+    if not is_current or any(item.state != "Succeeded" for item in status.stages):
+        return ()
+    keys = {item.name: item.key for item in status.stages}
+    if not any(item.slice_key == keys.get("slice") for item in status.revisions):
+        return ()
+    return tuple(PlannedStage(name, 0, key, {}, {}) for name, key in keys.items())
+
+
+def _with_recipe(resource: Mapping[str, Any], observed: Observed) -> dict[str, Any]:
+    name = recipe_reference(resource)
+    if name is None:
+        return dict(resource)
+    recipe = observed.recipe
+    if recipe is None:
+        raise TerminalError(
+            "RecipeNotFound",
+            f"{RECIPE_KIND} {name} doesn't exist in this namespace. Create it, or remove "
+            "spec.recipeRef.",
+        )
+    try:
+        spec = parse_recipe(recipe, source=f"{RECIPE_KIND} {name}").spec
+    except InputError as error:
+        raise TerminalError("InvalidRecipe", error.message) from None
+    return merged_with_recipe(resource, spec)
+
+
+def _with_text(resource: dict[str, Any], observed: Observed) -> dict[str, Any]:
+    reference = text_reference(resource)
+    if reference is None or "text" in resource["spec"]["persona"]:
+        return resource
+    text = observed.text
+    if text is None or text.text is None:
+        name, key = reference
+        raise TerminalError(
+            "PersonaTextNotFound",
+            (text.problem if text else "")
+            or f"ConfigMap {name}, key {key}, doesn't exist. Create it in this {KIND}'s namespace.",
+        )
+    return {**resource, "spec": {**resource["spec"], "persona": {"text": text.text}}}

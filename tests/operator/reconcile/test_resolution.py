@@ -1,0 +1,95 @@
+"""Recipes, and finished work that stays finished under another version of the operator."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from persona_jobs.api import STAGES
+from persona_jobs.pipeline import graph
+from support.operator_world import World, persona_document, recipe_document
+
+GATE = {"thresholds": [{"name": "voice", "metric": "personaScore", "min": 1}]}
+
+
+@pytest.fixture
+def finished() -> World:
+    world = World()
+    world.add(persona_document())
+    world.run()
+    assert world.condition().status == "True"
+    return world
+
+
+def later_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage computes something else from now on, so that all keys change."""
+    later = tuple(replace(stage, version=stage.version + 1) for stage in STAGES)
+    monkeypatch.setattr(graph, "STAGES", later)
+
+
+def jobs(world: World) -> list[str]:
+    return [name for kind, name in world.cluster.created if kind == "Job"]
+
+
+def test_another_operator_version_starts_no_work(finished, monkeypatch):
+    before, keys = jobs(finished), [item.key for item in finished.persona().status.stages]
+    later_version(monkeypatch)
+    finished.run()
+    assert jobs(finished) == before
+    assert [item.key for item in finished.persona().status.stages] == keys
+    assert finished.condition().status == "True"
+
+
+@pytest.mark.parametrize("change", [{"serving": {"replicas": 2}}, {"evaluation": {"gate": GATE}}])
+def test_a_field_that_changes_no_result_starts_no_work_either(finished, monkeypatch, change):
+    before = jobs(finished)
+    later_version(monkeypatch)
+    finished.edit("captain", **change)
+    finished.run()
+    assert jobs(finished) == before
+    assert finished.condition().status == "True"
+
+
+def test_a_field_of_the_user_starts_the_work_of_the_new_version(finished, monkeypatch):
+    before = jobs(finished)
+    later_version(monkeypatch)
+    finished.edit("captain", pruning={"sparsityPercent": 50})
+    finished.run()
+    assert len(jobs(finished)) == 2 * len(before)
+
+
+def test_the_retry_annotation_starts_the_work_of_the_new_version(finished, monkeypatch):
+    before = jobs(finished)
+    later_version(monkeypatch)
+    finished.annotate("captain", retry="1")
+    finished.run()
+    assert len(jobs(finished)) == 2 * len(before)
+
+
+def test_the_hash_counts_what_the_user_wrote_and_no_defaults():
+    written = {"persona": {"text": "a"}, "baseModel": {"uri": "hf://a/b"}}
+    default = {**written, "pruning": {"microBatchSize": 3}, "serving": {"replicas": 2}}
+    assert graph.written_hash(written) == graph.written_hash(default)
+    assert graph.written_hash(written) != graph.written_hash({**written, "seed": 0})
+
+
+def reason(world: World) -> Any:
+    world.step()
+    return world.condition().reason
+
+
+def test_a_recipe_is_waited_for_checked_and_merged():
+    world = World()
+    document = persona_document(recipeRef={"name": "recipe"})
+    del document["spec"]["baseModel"]
+    world.add(document)
+    assert reason(world) == "RecipeNotFound"
+    world.add(recipe_document(prunning={}))
+    assert reason(world) == "InvalidRecipe"
+    assert "spec.prunning: unknown field" in world.condition().message
+    world.cluster.delete("PersonaRecipe", "stories", "recipe")
+    world.add(recipe_document(pruning={"sparsityPercent": 40}))
+    world.run()
+    assert world.condition().status == "True"
+    assert world.persona().status.sparsity_percent == 40
+    assert world.persona().status.base_model == "hf://org/model"

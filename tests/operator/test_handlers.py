@@ -161,7 +161,7 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
     assert reasons.count("Ready") == 1
 
 
-async def test_a_restart_goes_on(operator: Operator) -> None:
+async def test_a_restarted_operator_continues(operator: Operator) -> None:
     operator.cluster.create(persona_document())
     for count in (1, 3, 5):
         async with operator.running(config()):
@@ -174,7 +174,7 @@ async def test_a_restart_goes_on(operator: Operator) -> None:
     assert len(operator.created_jobs()) == len(set(operator.created_jobs())) == 7
 
 
-async def test_two_personas_share_what_is_equal(operator: Operator) -> None:
+async def test_two_personas_share_equal_results(operator: Operator) -> None:
     async with operator.running(config()):
         for name in ("captain", "twin"):
             document = persona_document(name)
@@ -215,7 +215,7 @@ async def test_personas_follow_their_recipe(operator: Operator) -> None:
     )
 
 
-async def test_a_refused_job_is_told_and_heals(operator: Operator) -> None:
+async def test_a_refused_job_is_reported_and_created_once_it_is_allowed(operator: Operator) -> None:
     operator.server.refuse[("POST", "jobs")] = (403, "Forbidden", "no permission to make Jobs")
     async with operator.running(config()):
         operator.cluster.create(persona_document())
@@ -228,7 +228,7 @@ async def test_a_refused_job_is_told_and_heals(operator: Operator) -> None:
 
 async def test_an_unavailable_api_server_is_survived(operator: Operator) -> None:
     async with operator.running(config()):
-        operator.server.refuse[("PATCH", "personamodels")] = (500, "InternalError", "etcd is away")
+        operator.server.refuse[("PATCH", "personamodels")] = (500, "InternalError", "etcd is down")
         operator.cluster.create(persona_document())
         await operator.until(operator.created_jobs, "a Job")
         await asyncio.sleep(0.3)
@@ -237,7 +237,7 @@ async def test_an_unavailable_api_server_is_survived(operator: Operator) -> None
     assert len(operator.created_jobs()) == 7
 
 
-async def test_an_object_of_someone_else_is_left_alone(operator: Operator) -> None:
+async def test_objects_of_others_stay_unchanged(operator: Operator) -> None:
     foreign: Raw = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -253,7 +253,7 @@ async def test_an_object_of_someone_else_is_left_alone(operator: Operator) -> No
     assert operator.cluster.get("Service", NAMESPACE, "captain")["spec"] == foreign["spec"]  # type: ignore[index]
 
 
-async def test_the_text_of_a_config_map(operator: Operator) -> None:
+async def test_the_text_may_come_from_a_config_map(operator: Operator) -> None:
     async with operator.running(config()):
         document = persona_document()
         document["spec"]["persona"] = {"configMapRef": {"name": "texts", "key": "captain"}}
@@ -272,14 +272,14 @@ async def test_the_text_of_a_config_map(operator: Operator) -> None:
         await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
 
 
-async def test_a_deaf_watch_is_noticed(operator: Operator) -> None:
+async def test_a_stalled_watch_is_detected(operator: Operator) -> None:
     async with operator.running(config(watchDeadlineSeconds=1.0)) as runtime:
         operator.cluster.create(persona_document())
         await operator.until(operator.status, "a status")
         assert runtime.health.problem() is None
-        operator.server.deaf = True
+        operator.server.stalled = True
         operator.cluster.create(persona_document("poet"))
-        await operator.until(runtime.health.problem, "noticed")
+        await operator.until(runtime.health.problem, "detected")
 
 
 def publish(store: FileStore, document: Raw, stages: set[str] | None = None) -> dict[str, str]:
@@ -306,7 +306,7 @@ def file_store(tmp_path: Path) -> tuple[FileStore, Raw]:
     return FileStore(root), {"uri": f"file://{root}", "volume": volume}
 
 
-async def test_what_is_stored_is_not_made_again(operator: Operator, tmp_path: Path) -> None:
+async def test_stored_results_are_not_computed_again(operator: Operator, tmp_path: Path) -> None:
     store, where = file_store(tmp_path)
     publish(store, persona_document())
     async with operator.running(config(store=where)):
@@ -316,7 +316,7 @@ async def test_what_is_stored_is_not_made_again(operator: Operator, tmp_path: Pa
     assert all(stage["reused"] for stage in operator.status()["stages"])
 
 
-async def test_deletion_removes_what_no_other_persona_uses(
+async def test_deletion_removes_results_that_no_other_persona_uses(
     operator: Operator, tmp_path: Path
 ) -> None:
     store, where = file_store(tmp_path)
@@ -338,7 +338,7 @@ async def test_deletion_removes_what_no_other_persona_uses(
     assert "ArtifactsRemoved" in [event["reason"] for event in operator.cluster.find("Event")]
 
 
-async def test_deletion_is_released_without_credentials(operator: Operator) -> None:
+async def test_deletion_ends_without_credentials_for_the_store(operator: Operator) -> None:
     async with operator.running(config()):
         operator.cluster.create(persona_document(artifactPolicy="Delete"))
         await operator.until(
@@ -349,7 +349,7 @@ async def test_deletion_is_released_without_credentials(operator: Operator) -> N
     assert "ArtifactsRetained" in [event["reason"] for event in operator.cluster.find("Event")]
 
 
-async def test_series_vanish_with_their_persona(operator: Operator) -> None:
+async def test_metrics_disappear_with_their_persona(operator: Operator) -> None:
     async with operator.running(config()) as runtime:
         operator.cluster.create(persona_document())
         await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
@@ -364,7 +364,7 @@ async def test_series_vanish_with_their_persona(operator: Operator) -> None:
         )
 
 
-def test_handlers_are_all_there_is_of_kopf_decorators() -> None:
+def test_all_kopf_decorators_are_in_handlers() -> None:
     folder = Path(handlers.__file__).parent
     using = {
         path.relative_to(folder).as_posix()

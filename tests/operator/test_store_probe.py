@@ -39,7 +39,7 @@ class _Opener:
 
 async def test_a_lookup_never_blocks_and_its_answer_is_cached() -> None:
     now = [0.0]
-    opener = _Opener(StoreError("is away"))
+    opener = _Opener(StoreError("is unreachable"))
     default = StoreSettings(uri="s3://a")
     probe = StoreProbe(default, opener=opener, clock=lambda: now[0])
     access, key = StoreAccess(uri="s3://a"), ("mask", "k" * 64)

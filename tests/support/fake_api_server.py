@@ -28,18 +28,18 @@ VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
 class FakeApiServer:
-    """Refuses and fails as told.
+    """An API server that can refuse requests and stall watches.
 
     Attributes:
         refuse: (method, plural) -> (HTTP status, reason, message) of requests that are refused.
-        deaf: watches stay open and deliver nothing.
+        stalled: watches stay open and deliver nothing.
         requests: (method, plural) of all requests.
     """
 
     def __init__(self, cluster: FakeCluster) -> None:
         self.cluster = cluster
         self.refuse: dict[tuple[str, str], tuple[int, str, str]] = {}
-        self.deaf = False
+        self.stalled = False
         self.requests: list[tuple[str, str]] = []
         self.url = ""
         self._history: list[tuple[int, str, Raw]] = []
@@ -82,20 +82,20 @@ class FakeApiServer:
         if parts == ["apis"]:
             return web.json_response({"groups": self._groups()})
         version = parts[1] if parts[0] == "api" else "/".join(parts[1:3])
-        rest = parts[2:] if parts[0] == "api" else parts[3:]
-        if not rest:
+        segments = parts[2:] if parts[0] == "api" else parts[3:]
+        if not segments:
             return web.json_response({"resources": self._resources(version)})
         namespace = None
-        if rest[0] == "namespaces" and len(rest) > 2:
-            namespace, rest = rest[1], rest[2:]
-        plural, name = rest[0], rest[1] if len(rest) > 1 else None
+        if segments[0] == "namespaces" and len(segments) > 2:
+            namespace, segments = segments[1], segments[2:]
+        plural, name = segments[0], segments[1] if len(segments) > 1 else None
         if (version, plural) not in RESOURCES:
             return _status(404, "NotFound", f"no resource {version}/{plural}")
         self.requests.append((request.method, plural))
         if (request.method, plural) in self.refuse:
             return _status(*self.refuse[(request.method, plural)])
         kind, _ = RESOURCES[(version, plural)]
-        return await self._object(request, kind, namespace, name, rest[2:] == ["status"])
+        return await self._object(request, kind, namespace, name, segments[2:] == ["status"])
 
     @staticmethod
     def _groups() -> list[Raw]:
@@ -173,7 +173,7 @@ class FakeApiServer:
         await response.prepare(request)
         since = int(request.query.get("resourceVersion") or 0)
         while True:
-            if not self.deaf:
+            if not self.stalled:
                 for version, event, document in list(self._history):
                     where = document["metadata"]["namespace"]
                     if version <= since or document["kind"] != kind:

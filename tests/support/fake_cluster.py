@@ -102,7 +102,7 @@ class FakeCluster:
     def _remove(self, at: tuple[str, str, str]) -> None:
         gone = self.objects.pop(at)
         gone["metadata"]["resourceVersion"] = str(next(self.versions))
-        self._tell("DELETED", gone)
+        self._notify_listeners("DELETED", gone)
         uid = gone["metadata"]["uid"]
         for other, document in list(self.objects.items()):
             owners = document["metadata"].get("ownerReferences") or []
@@ -112,9 +112,9 @@ class FakeCluster:
     def _put(self, event: str, at: tuple[str, str, str], document: Raw) -> None:
         document["metadata"]["resourceVersion"] = str(next(self.versions))
         self.objects[at] = document
-        self._tell(event, document)
+        self._notify_listeners(event, document)
 
-    def _tell(self, event: str, document: Raw) -> None:
+    def _notify_listeners(self, event: str, document: Raw) -> None:
         for listener in list(self.listeners):
             listener(event, copy.deepcopy(document))
 

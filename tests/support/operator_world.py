@@ -1,4 +1,4 @@
-"""The reconciler at work on a FakeCluster: what the operator does, without any input or output."""
+"""The reconciler on a FakeCluster: what the operator does, without any I/O."""
 
 import copy
 import json

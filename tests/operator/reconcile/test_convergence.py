@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: finished work stays finished, one Job a stage and key, the
+"""Whatever happens in whatever order: finished work stays finished, one Job per stage and key, the
 status says what is waited for, and it converges."""
 
 import os
@@ -23,10 +23,10 @@ from support.operator_world import settings as operator_settings
 
 PERSONAS = ("captain", "poet")
 ENDINGS: dict[str, tuple[int, str, str]] = {
-    "wrong input": (2, failed_message("s", "InputError", "is wrong", "Mend it"), ""),
+    "wrong input": (2, failed_message("s", "InputError", "is wrong", "Fix it"), ""),
     "device memory": (3, failed_message("s", "OutOfMemoryError", "too big"), ""),
     "killed for memory": (137, "", "OOMKilled"),
-    "store away": (1, failed_message("s", "StoreError", "can't be reached"), ""),
+    "store unreachable": (1, failed_message("s", "StoreError", "can't be reached"), ""),
     "crash": (139, "", ""),
     "interrupted": (143, "", ""),
     "nonsense": (1, "not json", ""),

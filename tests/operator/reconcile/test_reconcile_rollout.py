@@ -84,7 +84,7 @@ def test_the_last_good_model_keeps_serving(world: World) -> None:
     assert status.score == "80.0 (dense 82.0)"
 
 
-def test_a_lower_gate_heals_without_any_job(world: World) -> None:
+def test_a_lower_gate_is_met_without_any_job(world: World) -> None:
     world.run(messages=messages(40))
     jobs = len(world.cluster.find("Job"))
     world.edit("captain", evaluation={"gate": gate(min=30)})
@@ -93,7 +93,7 @@ def test_a_lower_gate_heals_without_any_job(world: World) -> None:
     assert world.condition().status == "True"
 
 
-def test_one_field_rolls_back_and_on_again(world: World) -> None:
+def test_one_field_rolls_back_and_forward_again(world: World) -> None:
     world.run(messages=messages(80))
     first = served(world)
     world.edit("captain", pruning={"sparsityPercent": 50})
@@ -116,7 +116,7 @@ def test_a_pinned_model_is_served_even_below_the_gate(world: World) -> None:
     assert world.condition().status == "True"
 
 
-def test_a_pin_to_nothing_is_told(world: World) -> None:
+def test_a_pin_to_an_unknown_revision_is_reported(world: World) -> None:
     world.run(messages=messages(80))
     first = served(world)
     world.edit("captain", serving={"revision": "deadbeef"})
@@ -127,7 +127,7 @@ def test_a_pin_to_nothing_is_told(world: World) -> None:
     assert served(world) == first
 
 
-def test_a_new_model_serves_only_once_its_pods_are_up(world: World) -> None:
+def test_a_new_model_serves_once_its_pods_are_ready(world: World) -> None:
     world.run(messages=messages(80))
     first = served(world)
     world.edit("captain", pruning={"sparsityPercent": 50})
@@ -145,7 +145,7 @@ def test_a_new_model_serves_only_once_its_pods_are_up(world: World) -> None:
     assert ("Normal", "RevisionServed") in world.events
 
 
-def test_serving_pods_that_do_not_get_ready_are_told(world: World) -> None:
+def test_serving_pods_that_do_not_become_ready_are_reported(world: World) -> None:
     world.run(messages=messages(80))
 
     def stuck(document: Raw) -> None:
@@ -163,7 +163,7 @@ def test_serving_pods_that_do_not_get_ready_are_told(world: World) -> None:
     assert (world.condition().status, world.condition().reason) == ("False", "RolloutStuck")
 
 
-def test_the_newest_ten_are_kept_and_never_without_the_served_one(world: World) -> None:
+def test_the_newest_ten_revisions_and_the_served_one_are_kept(world: World) -> None:
     world.run(messages=messages(80))
     first = served(world)
     for sparsity in range(30, 44):
@@ -176,7 +176,7 @@ def test_the_newest_ten_are_kept_and_never_without_the_served_one(world: World) 
     assert served(world) == first
 
 
-def test_another_evaluation_of_the_same_model_replaces_its_figures(world: World) -> None:
+def test_another_evaluation_of_the_same_model_replaces_its_metrics(world: World) -> None:
     world.run(messages=messages(80))
     world.edit("captain", evaluation={**GATE, "maxQueries": 70})
     world.run(messages=messages(75))
@@ -185,7 +185,7 @@ def test_another_evaluation_of_the_same_model_replaces_its_figures(world: World)
     assert world.condition().status == "True"
 
 
-def test_serving_switched_off_removes_everything(world: World) -> None:
+def test_disabled_serving_deletes_all_its_objects(world: World) -> None:
     world.edit("captain", serving={"replicas": 2})
     world.run(messages=messages(80))
     assert world.cluster.find("PodDisruptionBudget")
@@ -197,13 +197,13 @@ def test_serving_switched_off_removes_everything(world: World) -> None:
     assert world.persona().status.url is None
 
 
-def test_no_replicas_is_a_wish_not_a_failure(world: World) -> None:
+def test_zero_replicas_are_no_failure(world: World) -> None:
     world.edit("captain", serving={"replicas": 0})
     world.run(messages=messages(80))
     assert (world.condition().status, world.condition().reason) == ("True", "ScaledToZero")
 
 
-def test_the_scale_subresource(world: World) -> None:
+def test_the_status_serves_the_scale_subresource(world: World) -> None:
     world.edit("captain", serving={"replicas": 2})
     world.run(messages=messages(80))
     serving = world.persona().status.serving
@@ -213,7 +213,7 @@ def test_the_scale_subresource(world: World) -> None:
     )
 
 
-def test_a_budget_only_above_one_replica(world: World) -> None:
+def test_a_disruption_budget_exists_only_above_one_replica(world: World) -> None:
     world.run(messages=messages(80))
     assert world.cluster.find("PodDisruptionBudget") == []
     world.edit("captain", serving={"replicas": 2})
@@ -224,7 +224,7 @@ def test_a_budget_only_above_one_replica(world: World) -> None:
     assert Delete("PodDisruptionBudget", "captain") in plan.actions
 
 
-def test_with_an_autoscaler_the_replicas_are_its_own(world: World) -> None:
+def test_an_autoscaler_decides_the_number_of_replicas(world: World) -> None:
     world.edit("captain", serving={"autoscaling": {"maxReplicas": 4}})
     world.run(messages=messages(80))
     assert "replicas" not in deployment(world)["spec"]
@@ -236,7 +236,7 @@ def test_with_an_autoscaler_the_replicas_are_its_own(world: World) -> None:
 
 
 @pytest.mark.parametrize(("gpus", "surge"), [(0, (1, 0)), (1, (0, 1))])
-def test_an_old_pod_makes_room_first_where_gpus_are_whole(
+def test_an_old_pod_ends_before_its_successor_starts_where_pods_use_gpus(
     gpus: int, surge: tuple[int, int]
 ) -> None:
     world = World(settings(profiles={"serving": {"gpus": gpus}}))
@@ -246,7 +246,7 @@ def test_an_old_pod_makes_room_first_where_gpus_are_whole(
     assert (rolling["maxSurge"], rolling["maxUnavailable"]) == surge
 
 
-def test_a_deleted_or_altered_object_is_applied_again(world: World) -> None:
+def test_a_deleted_or_changed_object_is_applied_again(world: World) -> None:
     world.run(messages=messages(80))
     world.cluster.delete("Service", NAMESPACE, "captain")
     kinds = [item.manifest["kind"] for item in world.step().actions if isinstance(item, Apply)]
@@ -257,7 +257,7 @@ def test_a_deleted_or_altered_object_is_applied_again(world: World) -> None:
     assert kinds == ["Service", "Deployment"]
 
 
-def test_what_the_api_server_refused_is_told(world: World) -> None:
+def test_a_change_that_the_api_server_refused_is_reported(world: World) -> None:
     world.run(messages=messages(80))
     from dataclasses import replace
 
@@ -298,7 +298,7 @@ MEASURED = (
         ),
     ],
 )
-def test_thresholds(gate: Raw, result: str) -> None:
+def test_the_gate_compares_measurements_with_thresholds(gate: Raw, result: str) -> None:
     assert check(Gate.model_validate(gate), revision(*MEASURED)).result == result
 
 
@@ -306,11 +306,11 @@ def test_thresholds(gate: Raw, result: str) -> None:
     "gate",
     [gate(min=0), gate(max=100), gate(minRetentionPercent=0), loss(maxIncreasePercent=1000)],
 )
-def test_what_was_not_measured_meets_no_threshold(gate: Raw) -> None:
+def test_a_missing_measurement_meets_no_threshold(gate: Raw) -> None:
     checked = check(Gate.model_validate(gate), revision())
     assert checked.result == "Failed"
     assert "not measured" in checked.message
 
 
-def test_without_a_gate_everything_may_serve() -> None:
+def test_every_model_may_serve_without_a_gate() -> None:
     assert check(None, revision()).result == "NotSet"

@@ -1,4 +1,4 @@
-"""A real HTTP server on a free port that answers chat completions as a test tells it to."""
+"""A real HTTP server on a free port whose chat completions a test chooses."""
 
 import json
 import socket
@@ -15,14 +15,14 @@ Body = dict[str, Any]
 
 @dataclass
 class Reply:
-    """What the server sends.
+    """A response of the server.
 
     Attributes:
         body: JSON, or raw bytes.
         status: HTTP status.
         headers: further headers.
-        promise: Content-Length if it is to differ from the body's, which breaks the response off.
-        hang: wait for the test's end instead of answering.
+        promise: a Content-Length other than the body's, which truncates the response.
+        hang: send nothing until the test ends.
     """
 
     body: Any = b""

@@ -1,4 +1,4 @@
-"""A teacher that runs in the cluster: an OpenAI-compatible server with made-up answers."""
+"""A teacher in the cluster: an OpenAI-compatible server with made-up answers."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def base_url(namespace: str) -> str:
 
 
 def manifests(namespace: str, image: str) -> list[dict[str, Any]]:
-    """Deployment and Service."""
+    """Return the server's Deployment and Service."""
     labels = {"app": NAME}
     head = {"name": NAME, "namespace": namespace, "labels": labels}
     container = {

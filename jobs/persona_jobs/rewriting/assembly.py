@@ -79,14 +79,14 @@ def assemble(
     reasons: dict[int, Reason] = {}
     texts: dict[int, str] = {}
     failures: Counter[str] = Counter()
-    cut: set[int] = set()
+    shortened: set[int] = set()
     for index, item in enumerate(wanted):
         answer = answers.get(index) or TeacherAnswer("", "failed", "no answer")
         text = clean(answer.text)
         ending = answer.ending
         if ending == "truncated" and cut_overlong and whole_sentences(text):
             text, ending = whole_sentences(text), "complete"
-            cut.add(index)
+            shortened.add(index)
         reason = _BY_ENDING[ending] or text_fault(
             text,
             query=item.query.query,
@@ -115,7 +115,7 @@ def assemble(
         splits=splits,
         dropped={reason: counts[reason] for reason in REASONS if counts[reason]},
         failures=dict(failures.most_common()),
-        cut_at_sentence=len(cut & set(texts)),
+        cut_at_sentence=len(shortened & set(texts)),
     )
 
 

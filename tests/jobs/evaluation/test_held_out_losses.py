@@ -28,10 +28,10 @@ def _plain(model: torch.nn.Module, data: TokenizedSet) -> torch.Tensor:
         return torch.cat(
             [
                 F.log_softmax(
-                    model(torch.tensor([[*data.prefix, *rest]])).logits[0, -len(answer) - 1 : -1],
+                    model(torch.tensor([[*data.prefix, *suffix]])).logits[0, -len(answer) - 1 : -1],
                     dim=-1,
                 )
-                for rest, answer in zip(data.suffixes, data.labels, strict=True)
+                for suffix, answer in zip(data.suffixes, data.labels, strict=True)
             ]
         )
 

@@ -82,7 +82,7 @@ def test_learning_ends() -> None:
         (completion("Arr!"), TeacherAnswer("Arr!", "complete")),
         (completion("Arr", None), TeacherAnswer("Arr", "complete")),
         (completion("Arr, I", "length"), TeacherAnswer("Arr, I", "truncated")),
-        # A reasoning model that ran out of tokens before it said anything.
+        # A reasoning model that ran out of tokens before its answer.
         (completion(None, "length"), TeacherAnswer("", "truncated")),
         (completion(None), TeacherAnswer("", "complete")),
         (completion("", "content_filter"), TeacherAnswer("", "refused")),

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from persona_jobs import fetch as fetch_module
 from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
-from persona_jobs.fetch import fetch
+from persona_jobs.fetch import main
 from persona_jobs.pipeline.results import TerminationMessage
 from persona_jobs.store import S3Options, StageArtifacts, StageManifest, open_store
+from persona_jobs.store import fetch as library
+from persona_jobs.store.fetch import fetch
 from support.s3_server import running_s3_server
 
 KEY = "ab" * 32
@@ -48,7 +49,7 @@ def run(store, tmp_path, monkeypatch):
 
     def call(*arguments):
         path.unlink(missing_ok=True)
-        code = fetch_module.main([str(argument) for argument in arguments])
+        code = main([str(argument) for argument in arguments])
         return code, TerminationMessage.decode(path.read_text())
 
     return call
@@ -62,7 +63,7 @@ def content(directory):
     }
 
 
-def test_files_arrive_and_a_second_call_leaves_them_alone(run, tmp_path):
+def test_files_are_copied_and_a_second_call_keeps_them(run, tmp_path):
     destination = tmp_path / "new" / "model"
     code, message = run("slice", KEY, destination)
     assert code == 0
@@ -88,7 +89,7 @@ def test_only_damaged_or_missing_files_are_fetched_again(run, tmp_path):
     assert content(destination) == FILES
 
 
-def test_an_interrupted_download_goes_on(store, tmp_path):
+def test_an_interrupted_download_is_resumed(store, tmp_path):
     name, data = "model.safetensors", FILES["model.safetensors"]
     destination = tmp_path / "model"
     destination.mkdir()
@@ -124,14 +125,14 @@ def test_a_manifest_of_another_key_is_refused(store, tmp_path):
         fetch(store, "slice", other, tmp_path / "model")
 
 
-def test_an_unfinished_stage_may_be_tried_again(run, tmp_path):
+def test_an_unfinished_stage_is_an_error_that_may_be_retried(run, tmp_path):
     code, message = run("slice", "cd" * 32, tmp_path / "model")
     assert code == 1
     assert "is not finished" in message.failure.message
     assert message.failure.hint
 
 
-def test_files_of_another_model_are_in_the_way(run, store, tmp_path):
+def test_a_directory_with_files_of_another_model_is_refused(run, store, tmp_path):
     other = "cd" * 32
     publish(store, tmp_path, {"model-00001-of-00002.safetensors": b"x"}, key=other)
     run("slice", other, tmp_path / "model")
@@ -141,15 +142,15 @@ def test_files_of_another_model_are_in_the_way(run, store, tmp_path):
     assert not (tmp_path / "model/config.json").exists()
 
 
-def test_a_mounted_volume_s_own_folder_is_not_in_the_way(store, tmp_path):
+def test_the_lost_and_found_folder_of_a_mounted_volume_is_ignored(store, tmp_path):
     (tmp_path / "model/lost+found").mkdir(parents=True)
     (tmp_path / "model/lost+found/#12").write_bytes(b"x")
     assert fetch(store, "slice", KEY, tmp_path / "model").files == 4
 
 
-def test_a_volume_that_is_too_small(store, tmp_path, monkeypatch):
+def test_a_volume_that_is_too_small_is_an_error_before_the_download(store, tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr(fetch_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(library.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StoreError, match="1,000 bytes free"):
         fetch(store, "slice", KEY, tmp_path / "model")
 
@@ -158,12 +159,12 @@ def test_a_volume_that_is_too_small(store, tmp_path, monkeypatch):
     ("stage", "key"),
     [("../slice", KEY), ("Slice", KEY), ("", KEY), ("slice", KEY[:8]), ("slice", "../" + KEY[3:])],
 )
-def test_malformed_names(store, tmp_path, stage, key):
+def test_a_malformed_stage_or_key_is_refused(store, tmp_path, stage, key):
     with pytest.raises(InputError):
         fetch(store, stage, key, tmp_path / "model")
 
 
-def test_a_file_where_the_directory_should_be(run, tmp_path):
+def test_a_file_in_place_of_the_directory_is_an_error(run, tmp_path):
     (tmp_path / "model").write_bytes(b"")
     code, message = run("slice", KEY, tmp_path / "model")
     assert code == 1
@@ -171,13 +172,13 @@ def test_a_file_where_the_directory_should_be(run, tmp_path):
 
 
 @pytest.mark.parametrize("url", ["", "ftp://host/store"])
-def test_the_store_must_be_named(run, tmp_path, monkeypatch, url):
+def test_a_missing_or_wrong_store_url_is_an_input_error(run, tmp_path, monkeypatch, url):
     monkeypatch.setenv("PERSONA_STORE", url)
     code, message = run("slice", KEY, tmp_path / "model")
     assert (code, message.failure.error_class) == (2, "InputError")
 
 
-def test_from_an_s3_server(tmp_path, monkeypatch):
+def test_files_are_fetched_from_an_s3_server(tmp_path, monkeypatch):
     with running_s3_server(tmp_path / "s3", "bucket") as server:
         store = open_store("s3://bucket/prefix", server.options())
         publish(store, tmp_path)
@@ -219,7 +220,10 @@ def test_sigterm_stops_at_once_with_its_own_exit_code(tmp_path):
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=60)
     assert process.returncode == 143
-    told = TerminationMessage.decode(message.read_text())
-    assert (told.outcome, told.failure.error_class) == ("Interrupted", "StageInterruptedError")
+    reported = TerminationMessage.decode(message.read_text())
+    assert (reported.outcome, reported.failure.error_class) == (
+        "Interrupted",
+        "StageInterruptedError",
+    )
     assert "Traceback" not in log
     assert "the-secret-key" not in log

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
 from ..errors import InputError, OutOfMemoryError, PersonaError, StoreError, is_out_of_memory
-from ..store import StageArtifacts, StageManifest
+from ..store import StageArtifacts, StageManifest, stage_path
 from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
 from .graph import PlannedStage, plan
 from .results import Outcome
@@ -150,7 +150,7 @@ def _report(
         outcome=outcome,
         seconds=manifest.timings.get("total", 0.0),
         metrics=manifest.metrics,
-        path=f"{artifacts.store.url}/stages/{planned.name}/{planned.key}",
+        path=artifacts.store.describe(stage_path(planned.name, planned.key)),
     )
 
 

@@ -4,8 +4,7 @@ import hashlib
 from pathlib import Path
 
 from ..errors import InputError
-from ..store.checksum import sha256_file
-from ..store.files import store_error
+from ..store.files import sha256_file, store_error
 from ..store.urls import file_url_path
 
 

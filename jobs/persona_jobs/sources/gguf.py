@@ -9,9 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import CorruptArtifactError, InputError, OutOfMemoryError
-from ..store.checksum import sha256_file
-from ..store.files import store_error
-from ..store.locking import locked_file
+from ..store.files import locked_file, sha256_file, store_error
 from .checkpoint import check_checkpoint
 
 CONVERTER_VERSION = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..store import ObjectNotFoundError, ProgressCallback, S3Options, Store, open_store
+from ..store import ObjectNotFoundError, ProgressCallback, S3Options, Store, download, open_store
 from ..store.files import store_error
 from ..store.urls import file_url_path, split_s3_url
 
@@ -90,7 +90,7 @@ def fetch_object(
             return
     except OSError:
         pass
-    store.download(name, local, size=stat.size, progress=progress)
+    download(store, name, local, size=stat.size, progress=progress)
     try:
         marker.write_text(version)
     except OSError as error:

@@ -1,14 +1,15 @@
-"""The artifact store: stage outputs on a local disk or in an S3 bucket, verified by checksum.
+"""The artifact store: stage results on a local disk or in an S3 bucket, verified by checksum.
 
 No module of this package imports torch, so that the operator can use it.
 """
 
-from .artifacts import StageArtifacts
+from .artifacts import StageArtifacts, stage_path
 from .base import ObjectNotFoundError, ObjectStat, ProgressCallback, Store, validate_path
 from .file import FileStore
 from .manifest import FileEntry, StageManifest
 from .options import S3Options
 from .s3 import S3Store
+from .transfer import download
 from .urls import open_store
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "StageArtifacts",
     "StageManifest",
     "Store",
+    "download",
     "open_store",
+    "stage_path",
     "validate_path",
 ]

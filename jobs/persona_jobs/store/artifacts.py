@@ -1,19 +1,18 @@
-"""Outputs of the stages: read by content key, published whole, and their checkpoints."""
+"""The results of the stages, read and published by content key, and their resume states."""
 
 import logging
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ..errors import CorruptArtifactError, InputError, StoreError
-from .base import ObjectChangedError, ObjectNotFoundError, ObjectStat, ProgressCallback, Store
-from .checksum import sha256_file
-from .files import store_error
+from .base import ObjectChangedError, ObjectNotFoundError, ObjectStat, Store
+from .files import sha256_file, store_error
 from .manifest import FileEntry, ResumeManifest, StageManifest
+from .transfer import download
 
 MANIFEST_NAME = "manifest.json"
 RESUME_FOLDER = "resume"
@@ -24,14 +23,20 @@ PUBLISH_ROUNDS = 5
 logger = logging.getLogger(__name__)
 
 
+def stage_path(stage: str, key: str, name: str = "") -> str:
+    """Return the path of a stage's folder in the store, or of the file `name` in it."""
+    folder = f"stages/{stage}/{key}"
+    return f"{folder}/{name}" if name else folder
+
+
 class StageArtifacts:
-    """The stages' outputs in one store, at `stages/<stage>/<key>/`.
+    """The results of the stages in one store.
 
     Args:
-        store: where they are.
+        store: the store.
         cache_dir: where verified copies of remote objects are kept for later runs; None for a
-            temporary folder that goes with this object. Stores on this machine's disk are read in
-            place, each file verified once per process.
+            temporary folder that is removed with this object. Stores on this machine's disk are
+            read in place, and each file is verified once per process.
     """
 
     def __init__(self, store: Store, cache_dir: Path | None = None) -> None:
@@ -41,12 +46,12 @@ class StageArtifacts:
         self._verified: set[tuple[str, str, str | None]] = set()
 
     def manifest(self, stage: str, key: str) -> StageManifest | None:
-        """Return the record of a finished stage, None if it isn't finished.
+        """Return the record of a finished stage, None if the stage is not finished.
 
         Raises:
-            CorruptArtifactError: there is a record, but unreadable or of another stage or key.
+            CorruptArtifactError: the record is unreadable or belongs to another stage or key.
         """
-        path = self._path(stage, key, MANIFEST_NAME)
+        path = stage_path(stage, key, MANIFEST_NAME)
         try:
             data = self.store.read_bytes(path)
         except ObjectNotFoundError:
@@ -55,65 +60,50 @@ class StageArtifacts:
             data, subject=self.store.describe(path), stage=stage, key=key
         )
 
-    def local_file(
-        self, stage: str, key: str, name: str, *, progress: ProgressCallback | None = None
-    ) -> Path:
+    def local_file(self, stage: str, key: str, name: str) -> Path:
         """Return a verified local copy of one file of a finished stage.
 
         Raises:
-            CorruptArtifactError: the stage isn't finished, has no such file, or the file is
+            CorruptArtifactError: the stage is not finished, has no such file, or the file is
                 missing, truncated or altered.
         """
         manifest = self._require(stage, key)
         try:
-            return self._fetch(manifest, name, progress)
+            return self._fetch(manifest, name)
         except CorruptArtifactError:
-            # Another process may have published the stage again in between.
+            # Another process may have published the stage again in the meantime.
             current = self._require(stage, key)
             if current == manifest:
                 raise
-            return self._fetch(current, name, progress)
+            return self._fetch(current, name)
 
-    def local_dir(
-        self,
-        stage: str,
-        key: str,
-        names: Iterable[str] | None = None,
-        *,
-        progress: ProgressCallback | None = None,
-    ) -> Path:
-        """Return a local directory with verified files of a finished stage.
-
-        Args:
-            stage: the stage's name.
-            key: its content key.
-            names: the files to have; None for all.
-            progress: called with (bytes done, bytes in all) of each file that is fetched.
+    def local_dir(self, stage: str, key: str) -> Path:
+        """Return a local directory with all files of a finished stage, verified.
 
         Raises:
-            CorruptArtifactError: as for `local_file`.
+            CorruptArtifactError: the stage is not finished, or a file is missing, truncated or
+                altered.
         """
-        wanted = list(self._require(stage, key).files) if names is None else list(names)
-        for name in wanted:
-            self.local_file(stage, key, name, progress=progress)
+        for name in self._require(stage, key).files:
+            self.local_file(stage, key, name)
         return self._local_folder(stage, key)
 
     def publish(self, manifest: StageManifest, directory: Path) -> StageManifest:
         """Store every file of `directory` and then the record that marks the stage as finished.
 
-        If a complete result is there already, it stays and is returned. Two processes that publish
-        one key at once may overwrite each other's files; each checks after its own record that
-        all objects are the ones that the record names, and stores them again if not.
+        A complete result that is already in the store is kept and returned. Two processes that
+        publish one key at once may overwrite each other's files; after writing its record, each
+        checks that all objects are the ones that the record names, and stores them again if not.
 
         Args:
-            manifest: the record; its `files` are filled in here.
-            directory: the stage's output.
+            manifest: the record; this method fills in its `files`.
+            directory: the files of the result.
 
         Returns:
-            the record that is in the store.
+            the record that is in the store now.
 
         Raises:
-            StoreError: the store refused, or other processes kept overwriting the result.
+            StoreError: the store refuses the files, or other processes keep overwriting them.
             InputError: a file's name is reserved or not a valid object path.
         """
         finished = self._finished(manifest.stage, manifest.key)
@@ -121,11 +111,11 @@ class StageArtifacts:
             return finished
         files = _entries(directory, reserved=(MANIFEST_NAME, f"{RESUME_FOLDER}/"))
         record = manifest.model_copy(update={"files": files})
-        root = self._path(record.stage, record.key, "")
+        root = stage_path(record.stage, record.key) + "/"
         for attempt in range(PUBLISH_ROUNDS):
             uploaded: dict[str, ObjectStat] = {}
             for name in files:
-                # Later rounds repair a mixed result, which looks finished.
+                # Later rounds repair the mixed result of two processes, which looks finished.
                 finished = None if attempt else self._finished(record.stage, record.key)
                 if finished is not None and all(
                     finished.files.get(done) == files[done] for done in uploaded
@@ -140,27 +130,27 @@ class StageArtifacts:
                 return current
             time.sleep(secrets.randbelow(200) / 1000 * (attempt + 1))
         raise StoreError(
-            f"other processes keep overwriting {self.store.describe(root)}",
-            hint="stop the other run of this stage and run again",
+            f"Other processes keep overwriting {self.store.describe(root)}",
+            hint="Stop the other run of this stage and run again",
         )
 
     def delete(self, stage: str, key: str) -> None:
-        """Remove a stage's result: first its record, then the rest."""
-        self.store.delete(self._path(stage, key, MANIFEST_NAME))
-        self.store.delete_prefix(self._path(stage, key, "").rstrip("/"))
+        """Remove a stage's result: first its record, then its files."""
+        self.store.delete(stage_path(stage, key, MANIFEST_NAME))
+        self.store.delete_prefix(stage_path(stage, key))
 
     def save_state(self, stage: str, key: str, directory: Path) -> None:
-        """Keep the files of `directory` as the newest checkpoint; the last two are kept.
+        """Store the files of `directory` as the newest resume state and keep the one before it.
 
         Raises:
-            StoreError: the store refused; earlier checkpoints are still there.
+            StoreError: the store refuses the files; the earlier states are unchanged.
         """
         files = _entries(directory, reserved=(RESUME_MANIFEST,))
-        present = self._checkpoints(stage, key)
+        present = self._states(stage, key)
         number = max((int(name.split("-")[0]) for name in present), default=0) + 1
-        # The random part keeps two processes from writing into one folder.
+        # With the random part, two processes never write into one folder.
         name = f"{number:08d}-{secrets.token_hex(3)}"
-        root = self._path(stage, key, f"{RESUME_FOLDER}/{name}/")
+        root = stage_path(stage, key, f"{RESUME_FOLDER}/{name}/")
         for file in files:
             self.store.upload(root + file, directory / file)
         record = ResumeManifest(files=files)
@@ -170,42 +160,42 @@ class StageArtifacts:
         complete = [old for old, whole in present.items() if whole]
         keep = {name, *sorted(complete)[len(complete) - (KEPT_STATES - 1) :]}
         for old in set(present) - keep:
-            self.store.delete_prefix(self._path(stage, key, f"{RESUME_FOLDER}/{old}"))
+            self.store.delete_prefix(stage_path(stage, key, f"{RESUME_FOLDER}/{old}"))
 
     def load_state(self, stage: str, key: str) -> Path | None:
-        """Return a local directory with the newest checkpoint that is whole, None if none is.
+        """Return a local directory with the newest complete resume state, None if there is none.
 
-        Damaged checkpoints are skipped with a warning.
+        Damaged states are skipped with a warning.
         """
-        for name in sorted(self._checkpoints(stage, key), reverse=True):
+        for name in sorted(self._states(stage, key), reverse=True):
             relative = f"{RESUME_FOLDER}/{name}"
             try:
-                return self._load_checkpoint(stage, key, relative)
+                return self._load_one(stage, key, relative)
             except (CorruptArtifactError, ObjectNotFoundError) as error:
-                logger.warning("checkpoint %s of stage %s is skipped: %s", name, stage, error)
+                logger.warning("The resume state %s of stage %s is skipped: %s", name, stage, error)
         return None
 
     def clear_state(self, stage: str, key: str) -> None:
-        """Remove all checkpoints of a stage."""
-        self.store.delete_prefix(self._path(stage, key, RESUME_FOLDER))
+        """Remove all resume states of a stage."""
+        self.store.delete_prefix(stage_path(stage, key, RESUME_FOLDER))
 
-    def _load_checkpoint(self, stage: str, key: str, relative: str) -> Path:
-        root = self._path(stage, key, relative)
+    def _load_one(self, stage: str, key: str, relative: str) -> Path:
+        root = stage_path(stage, key, relative)
         path = f"{root}/{RESUME_MANIFEST}"
         try:
             record = ResumeManifest.model_validate_json(self.store.read_bytes(path))
         except ValidationError:
             raise CorruptArtifactError(
-                f"{self.store.describe(path)} is not a valid checkpoint record"
+                f"{self.store.describe(path)} is not a valid record of a resume state"
             ) from None
         folder = self._local_folder(stage, key) / relative
         for name, entry in record.files.items():
-            self._verified_copy(f"{root}/{name}", folder / name, entry, None)
+            self._verified_copy(f"{root}/{name}", folder / name, entry)
         return folder
 
-    def _checkpoints(self, stage: str, key: str) -> dict[str, bool]:
-        """Return the names of the checkpoints that are there, and whether each has its record."""
-        root = self._path(stage, key, RESUME_FOLDER)
+    def _states(self, stage: str, key: str) -> dict[str, bool]:
+        """Return the names of the stored resume states, and whether each has its record."""
+        root = stage_path(stage, key, RESUME_FOLDER)
         found: dict[str, bool] = {}
         for path in self.store.list(root):
             name, _, file = path[len(root) + 1 :].partition("/")
@@ -214,19 +204,22 @@ class StageArtifacts:
         return found
 
     def _finished(self, stage: str, key: str) -> StageManifest | None:
-        """Return a record whose files are all there with the right sizes, None otherwise."""
+        """Return the record if all its files exist with the right sizes, None otherwise."""
         try:
             manifest = self.manifest(stage, key)
         except CorruptArtifactError as error:
-            logger.warning("the earlier result is replaced: %s", error)
+            logger.warning("The earlier result is replaced: %s", error)
             return None
         if manifest is None:
             return None
-        root = self._path(stage, key, "")
         for name, entry in manifest.files.items():
-            stat = self.store.stat(root + name)
+            path = stage_path(stage, key, name)
+            stat = self.store.stat(path)
             if stat is None or stat.size != entry.size:
-                logger.warning("%s is replaced", self.store.describe(root + name))
+                logger.warning(
+                    "%s is missing or truncated: the earlier result is replaced",
+                    self.store.describe(path),
+                )
                 return None
         return manifest
 
@@ -238,7 +231,7 @@ class StageArtifacts:
         """Read every file of a result and compare it with its record."""
         try:
             for name in manifest.files:
-                self._fetch(manifest, name, None)
+                self._fetch(manifest, name)
         except (CorruptArtifactError, ObjectChangedError, ObjectNotFoundError):
             return False
         return True
@@ -247,36 +240,32 @@ class StageArtifacts:
         manifest = self.manifest(stage, key)
         if manifest is None:
             raise CorruptArtifactError(
-                f"{self.store.describe(self._path(stage, key, MANIFEST_NAME))} does not exist: "
+                f"{self.store.describe(stage_path(stage, key, MANIFEST_NAME))} does not exist: "
                 f"the stage {stage} is not finished",
-                hint=f"run the stage {stage} first",
+                hint=f"Run the stage {stage} first",
             )
         return manifest
 
-    def _fetch(self, manifest: StageManifest, name: str, progress: ProgressCallback | None) -> Path:
-        path = self._path(manifest.stage, manifest.key, name)
+    def _fetch(self, manifest: StageManifest, name: str) -> Path:
+        path = stage_path(manifest.stage, manifest.key, name)
         entry = manifest.files.get(name)
         if entry is None:
             raise CorruptArtifactError(
-                f"the result of stage {manifest.stage} has no file {name}",
-                hint=f"delete {self.store.describe(path.rpartition('/')[0])} and run again",
+                f"The result of stage {manifest.stage} has no file {name}",
+                hint=f"Delete {self._folder_url(path)} and run again to recreate it",
                 subject=self.store.describe(path),
             )
         folder = self._local_folder(manifest.stage, manifest.key)
-        return self._verified_copy(path, folder / name, entry, progress)
+        return self._verified_copy(path, folder / name, entry)
 
-    def _verified_copy(
-        self, path: str, local: Path, entry: FileEntry, progress: ProgressCallback | None
-    ) -> Path:
-        """Return `local`, fetched if the store is remote, with the recorded size and checksum."""
+    def _verified_copy(self, path: str, local: Path, entry: FileEntry) -> Path:
+        """Return a local file with the recorded size and checksum, fetched from a remote store."""
         in_place = self.store.local_path(path)
         if in_place is None:
-            if self._remember(path, entry, _local_tag(local)):
+            if self._is_verified(path, entry, _local_tag(local)):
                 return local
             try:
-                self.store.download(
-                    path, local, size=entry.size, sha256=entry.sha256, progress=progress
-                )
+                download(self.store, path, local, size=entry.size, sha256=entry.sha256)
             except ObjectNotFoundError:
                 raise self._damaged(path, "it does not exist") from None
             self._verified.add((path, entry.sha256, _local_tag(local)))
@@ -286,7 +275,7 @@ class StageArtifacts:
             raise self._damaged(path, "it does not exist")
         if stat.size != entry.size:
             raise self._damaged(path, f"it has {stat.size:,} bytes instead of {entry.size:,}")
-        if not self._remember(path, entry, stat.etag):
+        if not self._is_verified(path, entry, stat.etag):
             try:
                 digest = sha256_file(in_place)
             except OSError as error:
@@ -294,32 +283,31 @@ class StageArtifacts:
                     error, action="read", subject=self.store.describe(path)
                 ) from error
             if digest != entry.sha256:
-                raise self._damaged(path, "its SHA-256 is not the recorded one")
+                raise self._damaged(path, "its SHA-256 differs from the recorded one")
             self._verified.add((path, entry.sha256, stat.etag))
         return in_place
 
-    def _remember(self, path: str, entry: FileEntry, tag: str | None) -> bool:
+    def _is_verified(self, path: str, entry: FileEntry, tag: str | None) -> bool:
         return tag is not None and (path, entry.sha256, tag) in self._verified
 
     def _damaged(self, path: str, reason: str) -> CorruptArtifactError:
-        folder = self.store.describe(path.rpartition("/")[0])
         return CorruptArtifactError(
             f"{self.store.describe(path)} is truncated or altered: {reason}",
-            hint=f"delete {folder} and run again: it is made anew",
+            hint=f"Delete {self._folder_url(path)} and run again to recreate it",
             subject=self.store.describe(path),
         )
 
-    def _path(self, stage: str, key: str, name: str) -> str:
-        return f"stages/{stage}/{key}/{name}"
+    def _folder_url(self, path: str) -> str:
+        return self.store.describe(path.rpartition("/")[0])
 
     def _local_folder(self, stage: str, key: str) -> Path:
-        in_place = self.store.local_path(f"stages/{stage}/{key}")
+        in_place = self.store.local_path(stage_path(stage, key))
         if in_place is not None:
             return in_place
         if self._cache_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="persona-store-")
             self._cache_dir = Path(self._temporary.name)
-        return self._cache_dir / "stages" / stage / key
+        return self._cache_dir / stage_path(stage, key)
 
 
 def _local_tag(local: Path) -> str | None:
@@ -331,7 +319,7 @@ def _local_tag(local: Path) -> str | None:
 
 
 def _entries(directory: Path, *, reserved: tuple[str, ...]) -> dict[str, FileEntry]:
-    """Return size and checksum of every file below `directory` by its relative posix path."""
+    """Return size and checksum of every file below `directory` by its relative POSIX path."""
     entries: dict[str, FileEntry] = {}
     try:
         for file in sorted(directory.rglob("*")):
@@ -342,7 +330,7 @@ def _entries(directory: Path, *, reserved: tuple[str, ...]) -> dict[str, FileEnt
                 name == taken or (taken.endswith("/") and name.startswith(taken))
                 for taken in reserved
             ):
-                raise InputError(f"the output file name {name} is reserved", hint="rename it")
+                raise InputError(f"The output file name {name} is reserved", hint="Rename the file")
             entries[name] = FileEntry(sha256=sha256_file(file), size=file.stat().st_size)
     except OSError as error:
         raise store_error(error, action="read", subject=str(directory)) from error

@@ -1,6 +1,5 @@
-"""What every store can do, whatever it is kept in."""
+"""The interface of every store, its paths and its errors."""
 
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,18 +14,18 @@ ProgressCallback = Callable[[int, int], None]
 
 
 class ByteReader(Protocol):
-    """Anything that gives the next bytes, and none at its end."""
+    """A stream of bytes that returns no bytes at its end."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes."""
 
 
-MAX_PATH_BYTES = 900  # S3 keys hold 1,024 bytes; the rest is left to the store's prefix
-MAX_SEGMENT_BYTES = 200  # file names hold 255 bytes; the rest is left to temporary suffixes
+MAX_PATH_BYTES = 900  # an S3 key has at most 1,024 bytes; the store's prefix needs some of them
+MAX_SEGMENT_BYTES = 200  # a file name has at most 255 bytes; temporary suffixes need some of them
 
 
 class ObjectNotFoundError(StoreError):
-    """The store answered, and holds no object of that name. Exit code 1."""
+    """The store answered that it holds no object of this name. Exit code 1."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class ObjectStat:
 
 
 def validate_path(path: str) -> str:
-    """Return `path` if it is a safe relative posix key, such as `stages/mask/ab/z.json`.
+    """Return `path` if it is a safe relative POSIX path, such as `stages/mask/ab/z.json`.
 
     Raises:
-        InputError: for empty or absolute paths, `.` and `..`, empty segments, backslashes,
-            control characters and overlong names.
+        InputError: the path is empty, absolute or too long, or has an empty, `.` or `..` segment,
+            a backslash or a control character.
     """
     segments = path.split("/")
     reason = ""
@@ -62,8 +61,8 @@ def validate_path(path: str) -> str:
         reason = "is too long"
     if reason:
         raise InputError(
-            f"the object path {path[:200]!r} {reason}",
-            hint="use a relative path with plain segments, such as stages/mask/manifest.json",
+            f"The object path {path[:200]!r} {reason}",
+            hint="Use a relative path with plain segments, such as stages/mask/manifest.json",
         )
     return path
 
@@ -77,15 +76,15 @@ def _encodable(path: str) -> bool:
 
 
 class ObjectChangedError(StoreError):
-    """The object was replaced while it was read. Exit code 1."""
+    """The object was replaced while it was being read. Exit code 1."""
 
 
 class TransferInterruptedError(StoreError):
-    """The connection broke within an object; reading can go on from there. Exit code 1."""
+    """The connection broke within an object; reading can resume there. Exit code 1."""
 
 
 class Store(ABC):
-    """Objects by relative posix path. All writes are atomic: readers see the old or the new object.
+    """Objects by relative POSIX path. Writes are atomic: readers see the old or the new object.
 
     Every method raises `StoreError` when the store can't be reached, is full, or refuses, and
     `InputError` for a path that `validate_path` rejects.
@@ -112,7 +111,7 @@ class Store(ABC):
 
     @abstractmethod
     def stat(self, path: str) -> ObjectStat | None:
-        """Return size and tag of an object, None where there is none."""
+        """Return size and tag of an object, None if it does not exist."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -120,7 +119,7 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Remove an object; removing an absent one is no error."""
+        """Remove an object if it exists."""
 
     @abstractmethod
     def delete_prefix(self, prefix: str) -> None:
@@ -134,7 +133,7 @@ class Store(ABC):
     def open_range(
         self, path: str, offset: int, etag: str | None
     ) -> AbstractContextManager[ByteReader]:
-        """Open an object for reading from byte `offset` on.
+        """Open an object for reading, starting at byte `offset`.
 
         Raises:
             ObjectNotFoundError: there is no such object.
@@ -143,41 +142,6 @@ class Store(ABC):
         """
 
     def local_path(self, path: str) -> Path | None:
-        """Return where the object lies on this machine's disk, None for remote stores."""
+        """Return the object's path on this machine's disk, None for a remote store."""
         del path
         return None
-
-    def download(
-        self,
-        path: str,
-        local: Path,
-        *,
-        size: int | None = None,
-        sha256: str | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> None:
-        """Copy an object to `local`, going on from an earlier interrupted download.
-
-        Bytes land in a `.part` file beside `local`, which takes its place only when it is
-        complete and verified. A `local` that already has the right content is left alone.
-
-        Args:
-            path: the object.
-            local: the file to create; its parent folder is made where needed.
-            size: expected size in bytes, None to take the store's word for it.
-            sha256: expected checksum (64 hex digits), None to skip that check.
-            progress: called now and then with (bytes done, bytes in all).
-
-        Raises:
-            ObjectNotFoundError: there is no such object.
-            CorruptArtifactError: the object is truncated or altered.
-        """
-        from .transfer import download
-
-        download(self, path, local, size=size, sha256=sha256, progress=progress)
-
-    def probe(self) -> None:
-        """Write and remove a small object, so that a read-only store fails before long work."""
-        path = f".persona-probe-{secrets.token_hex(8)}"
-        self.write_bytes(path, b"persona-pruner writes here\n")
-        self.delete(path)

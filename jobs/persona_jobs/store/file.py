@@ -18,7 +18,7 @@ _STALE_SECONDS = 24 * 3600
 
 
 class FileStore(Store):
-    """Objects are plain files below `root`, which is made with the first write."""
+    """A store whose objects are plain files below `root`, which the first write creates."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links
@@ -66,7 +66,7 @@ class FileStore(Store):
         return _object_stat(status) if is_file else None
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield all files below `prefix`, sorted, without unfinished ones."""
+        """Yield all finished files below `prefix`, sorted."""
         folder = self.local_path(prefix) if prefix else self.root
 
         def fail(error: OSError) -> None:
@@ -81,7 +81,7 @@ class FileStore(Store):
                     yield (relative / name).as_posix()
 
     def delete(self, path: str) -> None:
-        """Remove an object, and the folders that it leaves empty."""
+        """Remove an object and the folders that are empty without it."""
         target = self.local_path(path)
         try:
             target.unlink()
@@ -89,10 +89,10 @@ class FileStore(Store):
             return
         except OSError as error:
             raise store_error(error, action="delete", subject=self.describe(path)) from error
-        self._prune(target.parent)
+        self._remove_empty(target.parent)
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove a folder with all that is in it."""
+        """Remove a folder and everything in it."""
         folder = self.local_path(prefix)
         try:
             shutil.rmtree(folder)
@@ -100,7 +100,7 @@ class FileStore(Store):
             return
         except OSError as error:
             raise store_error(error, action="delete", subject=self.describe(prefix)) from error
-        self._prune(folder.parent)
+        self._remove_empty(folder.parent)
 
     @contextmanager
     def open_range(self, path: str, offset: int, etag: str | None) -> Iterator[BinaryIO]:
@@ -114,12 +114,12 @@ class FileStore(Store):
         with handle:
             if etag is not None and _object_stat(os.fstat(handle.fileno())).etag != etag:
                 raise ObjectChangedError(
-                    f"{self.describe(path)} was replaced while it was read", hint="run again"
+                    f"{self.describe(path)} was replaced while it was being read", hint="Run again"
                 )
             handle.seek(offset)
             yield handle
 
-    def _prune(self, folder: Path) -> None:
+    def _remove_empty(self, folder: Path) -> None:
         """Remove folders that became empty, up to the root."""
         with suppress(OSError):  # not empty, or gone already
             while folder != self.root:
@@ -128,7 +128,7 @@ class FileStore(Store):
 
     @contextmanager
     def _replacing(self, path: str) -> Iterator[BinaryIO]:
-        """Write a temporary file that takes the object's place once it is safely on the disk."""
+        """Write a temporary file that replaces the object once it is safely on the disk."""
         target = self.local_path(path)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
         try:
@@ -148,7 +148,7 @@ class FileStore(Store):
             raise store_error(error, action="write", subject=self.describe(path)) from error
 
     def _create(self, temporary: Path) -> BinaryIO:
-        """Create a file whose folder another process may be pruning at the same moment."""
+        """Create a file whose folder another process may be removing at the same moment."""
         for attempt in range(3):
             temporary.parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(temporary.parent)
@@ -163,13 +163,13 @@ class FileStore(Store):
         stat = self.stat(path)
         if stat is None:
             raise ObjectNotFoundError(
-                f"{self.describe(path)} was removed while it was written", hint="run again"
+                f"{self.describe(path)} was removed while it was being written", hint="Run again"
             )
         return stat
 
     def _missing(self, path: str) -> NoReturn:
         raise ObjectNotFoundError(
-            f"{self.describe(path)} does not exist", hint="run the stage that makes it again"
+            f"{self.describe(path)} does not exist", hint="Run the stage that creates it again"
         ) from None
 
 
@@ -189,7 +189,7 @@ def _sync_directory(folder: Path) -> None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process left unfinished a day ago or earlier."""
+    """Remove the unfinished files of processes that were killed a day ago or earlier."""
     for leftover in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:

@@ -20,7 +20,7 @@ from .base import validate_path
 
 SCHEMA_VERSION = 1
 
-_DELETE_HINT = "delete that folder and run again: the stage makes it anew"
+_DELETE_HINT = "Delete that folder and run again to recreate it"
 
 
 def _relative_path(name: str) -> str:
@@ -31,7 +31,7 @@ def _relative_path(name: str) -> str:
 
 
 def _finite(value: JsonValue) -> JsonValue:
-    """Replace what JSON can't hold (NaN, infinities) by null, at any depth."""
+    """Replace NaN and infinities, which JSON does not have, by null at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -57,7 +57,7 @@ class FileEntry(BaseModel):
 
 
 class StageManifest(BaseModel):
-    """What a stage made, from what, and how. Its presence means that the stage is done.
+    """The record of a finished stage: its files, inputs and settings. It is written last.
 
     Attributes:
         schema_version: version of this record's format.
@@ -66,11 +66,11 @@ class StageManifest(BaseModel):
         key: content key, 64 hex digits.
         created_at: when the stage finished (UTC).
         files: every file by its path below the stage's folder.
-        inputs: keys of the stages that were read, by stage name.
+        inputs: keys of the stages whose results it read, by stage name.
         parameters: the settings that the stage used.
-        metrics: what it measured; NaN and infinities become null.
+        metrics: results that the stage reports; NaN and infinities become null.
         timings: seconds by phase.
-        versions: versions of the libraries that matter.
+        versions: versions of the libraries that can change the result.
         environment: device, compute type, threads and the like.
     """
 
@@ -116,7 +116,7 @@ class StageManifest(BaseModel):
             key: the content key that it must be for.
 
         Raises:
-            CorruptArtifactError: not a record of this format, or of another stage or key.
+            CorruptArtifactError: the record is malformed, or belongs to another stage or key.
         """
         try:
             manifest = cls.model_validate_json(data)
@@ -146,13 +146,13 @@ class StageManifest(BaseModel):
     def _too_new(subject: str, version: int) -> CorruptArtifactError:
         return CorruptArtifactError(
             f"{subject} has format version {version}, newer than {SCHEMA_VERSION}",
-            hint="update persona-pruner",
+            hint="Update persona-pruner",
             subject=subject,
         )
 
 
 class ResumeManifest(BaseModel):
-    """The files of one saved checkpoint; written after them."""
+    """The files of one saved resume state; it is written after them."""
 
     model_config = ConfigDict(extra="forbid")
 

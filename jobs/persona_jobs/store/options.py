@@ -1,4 +1,4 @@
-"""How to reach an S3 server."""
+"""Endpoint and credentials of an S3 server."""
 
 import os
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class S3Options:
         secure: TLS or not; None follows the endpoint's scheme (TLS where it has none).
         ca_bundle: PEM file of the certificate authorities to trust; None for the usual ones.
         connect_timeout: seconds to reach the server.
-        read_timeout: seconds without a byte from the server.
-        attempts: tries of one request in all, with growing pauses in between.
+        read_timeout: seconds to wait for the next byte from the server.
+        attempts: how often one request is tried in all, with growing pauses in between.
     """
 
     endpoint: str | None = None
@@ -55,12 +55,12 @@ class S3Options:
         style = value("AWS_S3_ADDRESSING_STYLE") or "path"
         if style not in {"path", "virtual", "auto"}:
             raise InputError(
-                f"AWS_S3_ADDRESSING_STYLE is {style!r}", hint="set it to path or virtual"
+                f"AWS_S3_ADDRESSING_STYLE is {style!r}", hint="Set it to path or virtual"
             )
         access_key, secret_key = value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")
         if (access_key is None) != (secret_key is None):
             absent = "AWS_ACCESS_KEY_ID" if access_key is None else "AWS_SECRET_ACCESS_KEY"
-            raise InputError(f"{absent} is not set", hint="set both halves of the key pair")
+            raise InputError(f"{absent} is not set", hint="Set both halves of the key pair")
         return cls(
             endpoint=value("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
             region=value("AWS_REGION", "AWS_DEFAULT_REGION"),

@@ -31,27 +31,27 @@ from .files import store_error
 from .options import S3Options
 
 PART_BYTES = 16 << 20
-READ_BYTES = 64 << 10  # what is lost of a breaking connection's last bytes
+READ_BYTES = 64 << 10  # at most this much is lost when a connection breaks
 READ_ATTEMPTS = 3
 _AWS_ENDPOINT = "https://s3.amazonaws.com"
 _MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound"}
 _HINTS = {
-    "NoSuchBucket": "create the bucket or correct its name",
-    "AccessDenied": "check the credentials, and that they may list, get, put and delete in it",
-    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY (and AWS_REGION)",
-    "ExpiredToken": "renew AWS_SESSION_TOKEN",
-    "InvalidToken": "renew AWS_SESSION_TOKEN",
-    "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
-    "PermanentRedirect": "set AWS_REGION and the endpoint to the bucket's own",
-    "RequestTimeTooSkewed": "set this machine's clock",
-    "XMinioStorageFull": "free some space on the S3 server",
-    "QuotaExceeded": "free some space in the bucket or raise its quota",
+    "NoSuchBucket": "Create the bucket or correct its name",
+    "AccessDenied": "Check the credentials, and that they may list, get, put and delete in it",
+    "InvalidAccessKeyId": "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY (and AWS_REGION)",
+    "ExpiredToken": "Renew AWS_SESSION_TOKEN",
+    "InvalidToken": "Renew AWS_SESSION_TOKEN",
+    "AuthorizationHeaderMalformed": "Set AWS_REGION to the bucket's region",
+    "PermanentRedirect": "Set AWS_REGION and the endpoint to the bucket's own",
+    "RequestTimeTooSkewed": "Set this machine's clock",
+    "XMinioStorageFull": "Free some space on the S3 server",
+    "QuotaExceeded": "Free some space in the bucket or raise its quota",
 }
 
 
 class S3Store(Store):
-    """Objects below `prefix` of `bucket`."""
+    """A store whose objects are below `prefix` of `bucket`."""
 
     def __init__(self, bucket: str, prefix: str, options: S3Options) -> None:
         self.bucket = bucket
@@ -83,7 +83,7 @@ class S3Store(Store):
         return self._put(path, io.BytesIO(data), len(data))
 
     def upload(self, path: str, local: Path) -> ObjectStat:
-        """Send a local file, in parts of 16 MiB where it is larger than that."""
+        """Send a local file, in parts of 16 MiB if it is larger than that."""
         try:
             with local.open("rb") as handle:
                 return self._put(path, handle, os.fstat(handle.fileno()).st_size)
@@ -91,7 +91,7 @@ class S3Store(Store):
             raise store_error(error, action="read", subject=str(local)) from error
 
     def stat(self, path: str) -> ObjectStat | None:
-        """Return the size and ETag of an object, None where there is none."""
+        """Return the size and ETag of an object, None if it does not exist."""
         try:
             with self._errors("read", path):
                 found = self._client.stat_object(self.bucket, self._name(path))
@@ -123,8 +123,8 @@ class S3Store(Store):
         with self._errors("delete", prefix):
             for failure in self._client.remove_objects(self.bucket, doomed):
                 raise StoreError(
-                    f"can't delete {self.describe(prefix)}: {failure.code}",
-                    hint=_HINTS.get(failure.code or "", "check the S3 server and run again"),
+                    f"Can't delete {self.describe(prefix)}: {failure.code}",
+                    hint=_HINTS.get(failure.code or "", "Check the S3 server and run again"),
                 )
 
     @contextmanager
@@ -164,7 +164,7 @@ class S3Store(Store):
         return "/".join(parts) + "/" if parts else ""
 
     def _require_bucket(self, path: str) -> None:
-        """Tell a missing bucket from a missing object: both answer a HEAD request with 404."""
+        """Raise an error if the bucket is missing: a HEAD request answers 404 as for an object."""
         if self._bucket_seen:
             return
         with self._errors("read", path):
@@ -190,16 +190,16 @@ class S3Store(Store):
                     return
                 raise ObjectNotFoundError(
                     f"{self.describe(path)} does not exist",
-                    hint="run the stage that makes it again",
+                    hint="Run the stage that creates it again",
                 ) from None
             if code == "PreconditionFailed":
                 raise self._changed(path) from None
             raise self._refused(action, path, code, error.message or "") from None
         except InvalidResponseError as error:
             raise StoreError(
-                f"can't {action} {self.describe(path)}: {self._endpoint} does not answer like an "
+                f"Can't {action} {self.describe(path)}: {self._endpoint} does not answer like an "
                 f"S3 server ({self._redact(str(error))[:160]})",
-                hint="check the endpoint URL",
+                hint="Check the endpoint URL",
             ) from None
         except ServerError as error:
             raise self._refused(action, path, f"HTTP {error.status_code}", "") from None
@@ -207,23 +207,23 @@ class S3Store(Store):
             self._unreachable(action, path, error)
         except (MinioException, ValueError) as error:
             raise StoreError(
-                f"can't {action} {self.describe(path)}: {self._redact(str(error))[:200]}",
-                hint="check the bucket, the endpoint and the credentials",
+                f"Can't {action} {self.describe(path)}: {self._redact(str(error))[:200]}",
+                hint="Check the bucket, the endpoint and the credentials",
             ) from None
 
     def _changed(self, path: str) -> ObjectChangedError:
         return ObjectChangedError(
-            f"{self.describe(path)} was replaced while it was read", hint="run again"
+            f"{self.describe(path)} was replaced while it was being read", hint="Run again"
         )
 
     def _refused(self, action: str, path: str, code: str, message: str) -> StoreError:
-        what = f"bucket {self.bucket}" if code == "NoSuchBucket" else self.describe(path)
-        said = f" ({self._redact(message).rstrip('.')[:160]})" if message else ""
-        hint = _HINTS.get(code, "check the S3 server and run again")
+        target = f"bucket {self.bucket}" if code == "NoSuchBucket" else self.describe(path)
+        detail = f" ({self._redact(message).rstrip('.')[:160]})" if message else ""
+        hint = _HINTS.get(code, "Check the S3 server and run again")
         if self._anonymous and code != "NoSuchBucket":
-            hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check the S3 server"
+            hint = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check the S3 server"
         return StoreError(
-            f"can't {action} {what} at {self._endpoint}: {code}{said}",
+            f"Can't {action} {target} at {self._endpoint}: {code}{detail}",
             hint=hint,
             subject=self.url,
         )
@@ -234,15 +234,15 @@ class S3Store(Store):
             reason = error.reason
         if isinstance(reason, SSLError | ssl.SSLError):
             raise StoreError(
-                f"can't {action} {self.describe(path)}: the certificate of {self._endpoint} is "
+                f"Can't {action} {self.describe(path)}: the certificate of {self._endpoint} is "
                 f"not trusted ({self._redact(str(reason))[:160]})",
-                hint="set AWS_CA_BUNDLE to the PEM file of its certificate authority",
+                hint="Set AWS_CA_BUNDLE to the PEM file of its certificate authority",
                 subject=self.url,
             ) from None
         raise StoreError(
-            f"can't {action} {self.describe(path)}: {self._endpoint} can't be reached "
+            f"Can't {action} {self.describe(path)}: {self._endpoint} can't be reached "
             f"({type(reason).__name__})",
-            hint="check that the S3 server runs and that the endpoint URL is right",
+            hint="Check that the S3 server is running and that the endpoint URL is right",
             subject=self.url,
         ) from None
 
@@ -253,7 +253,7 @@ class S3Store(Store):
 
 
 class _Body:
-    """The rest of an object, as the network gives it."""
+    """The body of an object, read from the network as it arrives."""
 
     def __init__(self, response: Any, subject: str) -> None:
         self._response = response
@@ -264,8 +264,9 @@ class _Body:
             return bytes(self._response.read(min(size, READ_BYTES)))
         except (HTTPError, OSError) as error:
             raise TransferInterruptedError(
-                f"the connection broke while {self._subject} was read ({type(error).__name__})",
-                hint="check the S3 server and run again",
+                f"The connection broke while {self._subject} was being read "
+                f"({type(error).__name__})",
+                hint="Check the S3 server and run again",
             ) from None
 
     def skip(self, count: int) -> None:
@@ -274,9 +275,9 @@ class _Body:
 
 
 class _Pool(urllib3.PoolManager):
-    """Connections whose XML answers the client understands whatever their media type.
+    """A connection pool that labels XML answers as the client expects them.
 
-    The client reads error codes out of `application/xml` only; some servers say `text/xml`.
+    The client reads error codes only from `application/xml`; some servers send `text/xml`.
     """
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:  # type: ignore[override]
@@ -291,14 +292,14 @@ def _etag(value: str | None) -> str | None:
 
 
 def _client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
-    """Return the endpoint's URL and a client with bounded retries for it."""
+    """Return the endpoint's URL and a client for it that retries a bounded number of times."""
     given = options.endpoint or _AWS_ENDPOINT
     default = "http" if options.secure is False else "https"
     parts = urlsplit(given if "://" in given else f"{default}://{given}")
     if parts.username or parts.password:
         raise InputError(
-            "the S3 endpoint URL has credentials in it",
-            hint="take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+            "The S3 endpoint URL contains credentials",
+            hint="Remove them, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
         )
     try:
         valid = bool(parts.hostname) and parts.scheme in {"http", "https"} and parts.port != 0
@@ -306,8 +307,8 @@ def _client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
         valid = False
     if not valid or parts.path.strip("/") or parts.query:
         raise InputError(
-            f"the S3 endpoint {given[:200]!r} is not a server's URL",
-            hint="set AWS_ENDPOINT_URL_S3 to http(s)://host:port without a path",
+            f"The S3 endpoint {given[:200]!r} is not a server's URL",
+            hint="Set AWS_ENDPOINT_URL_S3 to http(s)://host:port without a path",
         )
     secure = parts.scheme == "https" if options.secure is None else options.secure
     region = options.region or (None if options.endpoint is None else "us-east-1")
@@ -315,7 +316,7 @@ def _client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
         total=options.attempts - 1,
         backoff_factor=0.5,
         status_forcelist=[429, 500, 502, 503, 504],
-        allowed_methods=None,  # every request of ours may be repeated
+        allowed_methods=None,  # all our requests are safe to repeat
         raise_on_status=False,
         redirect=0,
     )
@@ -338,7 +339,7 @@ def _client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
             credentials=credentials,
         )
     except ValueError as error:
-        raise InputError(f"the S3 options are wrong: {error}", hint="check the endpoint") from None
+        raise InputError(f"The S3 options are wrong: {error}", hint="Check the endpoint") from None
     if options.path_style:
         client.disable_virtual_style_endpoint()
     else:
@@ -353,14 +354,14 @@ def _ca_bundle(path: str | None) -> str:
         ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
         raise InputError(
-            f"the CA bundle {path} can't be used: {error.strerror or error}",
-            hint="set AWS_CA_BUNDLE to a PEM file with the certificate authority",
+            f"The CA bundle {path} can't be used: {error.strerror or error}",
+            hint="Set AWS_CA_BUNDLE to a PEM file with the certificate authority",
         ) from None
     return path
 
 
 def _ambient_credentials() -> Any:
-    """Return the provider for a pod's or a machine's own identity, None for anonymous access."""
+    """Return the provider of a pod's or a machine's own credentials, None for anonymous access."""
     if any(
         os.environ.get(name)
         for name in (

@@ -15,12 +15,10 @@ from .base import (
     Store,
     TransferInterruptedError,
 )
-from .checksum import CHUNK_BYTES, sha256_file, sha256_stream
-from .files import store_error
-from .locking import locked_file
+from .files import CHUNK_BYTES, locked_file, sha256_file, sha256_stream, store_error
 
 ATTEMPTS = 4
-"""Consecutive attempts that bring no new byte before a download is given up."""
+"""Consecutive attempts without a new byte after which a download fails."""
 
 BACKOFF_SECONDS = 0.5
 
@@ -30,11 +28,28 @@ def download(
     path: str,
     local: Path,
     *,
-    size: int | None,
-    sha256: str | None,
-    progress: ProgressCallback | None,
+    size: int | None = None,
+    sha256: str | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
-    """Copy `path` to `local`; see `Store.download`."""
+    """Copy an object to `local`, resuming an interrupted download.
+
+    Bytes are written to a `.part` file beside `local`, which replaces `local` only when it is
+    complete and verified. A `local` that already has the right content is left alone.
+
+    Args:
+        store: the store that holds the object.
+        path: the object.
+        local: the file to create; its parent folders are created if needed.
+        size: expected size in bytes, None to accept the size that the store reports.
+        sha256: expected checksum (64 hex digits), None to skip that check.
+        progress: called after each chunk with (bytes done, bytes in all).
+
+    Raises:
+        ObjectNotFoundError: there is no such object.
+        CorruptArtifactError: the object is truncated or altered.
+        StoreError: the store can't be read, or `local` can't be written.
+    """
     for attempt in range(ATTEMPTS):
         try:
             _download(store, path, local, size=size, sha256=sha256, progress=progress)
@@ -60,11 +75,11 @@ def _download(
     found = store.stat(path)
     if found is None:
         raise ObjectNotFoundError(
-            f"{store.describe(path)} does not exist", hint="run the stage that makes it again"
+            f"{store.describe(path)} does not exist", hint="Run the stage that creates it again"
         )
     if size is not None and found.size != size:
         raise _corrupt(store, path, f"it has {found.size:,} bytes instead of {size:,}")
-    # A partial file belongs to one content only: its name tells which.
+    # A partial file belongs to one content only, which its name identifies.
     tag = (sha256 or hashlib.sha256(f"{found.etag}-{found.size}".encode()).hexdigest())[:16]
     part = local.with_name(f"{local.name}.{tag}.part")
     try:
@@ -99,7 +114,7 @@ def _fill(
     sha256: str | None,
     progress: ProgressCallback | None,
 ) -> None:
-    """Complete a partial file; a resumed one that turns out wrong is fetched once more whole."""
+    """Complete a partial file; one that has a wrong checksum then is downloaded again in full."""
     handle.seek(0, os.SEEK_END)
     resumed = 0 < handle.tell() <= found.size
     if not resumed:
@@ -110,7 +125,7 @@ def _fill(
         digest = _append(store, path, handle, found, progress)
     if sha256 is not None and digest != sha256:
         handle.truncate(0)
-        raise _corrupt(store, path, "its SHA-256 is not the recorded one")
+        raise _corrupt(store, path, "its SHA-256 differs from the recorded one")
 
 
 def _append(
@@ -142,9 +157,9 @@ def _append(
             if failures >= ATTEMPTS:
                 handle.flush()
                 raise StoreError(
-                    f"the download of {store.describe(path)} stopped at {done:,} of "
+                    f"The download of {store.describe(path)} stopped at {done:,} of "
                     f"{found.size:,} bytes: {reason}",
-                    hint="check the store and run again: the download goes on from there",
+                    hint="Check the store and run again: the download resumes there",
                 )
             time.sleep(BACKOFF_SECONDS * 2 ** max(failures - 1, 0))
     return digest.hexdigest()
@@ -153,6 +168,6 @@ def _append(
 def _corrupt(store: Store, path: str, reason: str) -> CorruptArtifactError:
     return CorruptArtifactError(
         f"{store.describe(path)} is truncated or altered: {reason}",
-        hint=f"delete {store.describe(path).rpartition('/')[0]} and run again: it is made anew",
+        hint=f"Delete {store.describe(path).rpartition('/')[0]} and run again to recreate it",
         subject=store.describe(path),
     )

@@ -7,7 +7,7 @@ from ..errors import InputError
 from .base import Store, validate_path
 from .options import S3Options
 
-_HINT = "use file:///absolute/directory or s3://bucket/prefix"
+_HINT = "Use file:///absolute/directory or s3://bucket/prefix"
 
 
 def open_store(url: str, options: S3Options | None = None) -> Store:
@@ -32,7 +32,7 @@ def open_store(url: str, options: S3Options | None = None) -> Store:
 
         bucket, prefix = split_s3_url(url)
         return S3Store(bucket, prefix, options or S3Options.from_environment())
-    raise InputError(f"the store URL {_shown(url)!r} is neither file:// nor s3://", hint=_HINT)
+    raise InputError(f"The store URL {_shown(url)!r} is neither file:// nor s3://", hint=_HINT)
 
 
 def file_url_path(url: str) -> Path:
@@ -41,31 +41,31 @@ def file_url_path(url: str) -> Path:
     Raises:
         InputError: the URL has a host or a relative path.
     """
-    host, slash, rest = url.removeprefix("file://").partition("/")
-    if host not in {"", "localhost"} or not slash or "\0" in unquote(rest):
+    host, slash, path = url.removeprefix("file://").partition("/")
+    if host not in {"", "localhost"} or not slash or "\0" in unquote(path):
         raise InputError(
             f"{_shown(url)!r} does not name an absolute path",
-            hint="write three slashes before the path: file:///absolute/path",
+            hint="Write three slashes before the path: file:///absolute/path",
         )
-    return Path("/" + unquote(rest))
+    return Path("/" + unquote(path))
 
 
 def split_s3_url(url: str) -> tuple[str, str]:
-    """Return bucket and prefix (without slashes at its ends) of an `s3://` URL.
+    """Return bucket and prefix (without leading and trailing slashes) of an `s3://` URL.
 
     Raises:
-        InputError: there is no bucket, or there are credentials or a query in the URL.
+        InputError: the URL names no bucket, or it contains credentials or a query.
     """
-    rest = url.removeprefix("s3://")
-    bucket, _, prefix = rest.partition("/")
+    location = url.removeprefix("s3://")
+    bucket, _, prefix = location.partition("/")
     if "@" in bucket:
         raise InputError(
-            "the s3:// URL has credentials in it",
-            hint="take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+            "The s3:// URL contains credentials",
+            hint="Remove them, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
         )
     if not bucket:
         raise InputError(f"{_shown(url)!r} names no bucket", hint=_HINT)
-    if "?" in rest or "#" in rest:
+    if "?" in location or "#" in location:
         raise InputError(f"{_shown(url)!r} has a query or a fragment", hint=_HINT)
     prefix = prefix.strip("/")
     if prefix:
@@ -74,6 +74,6 @@ def split_s3_url(url: str) -> tuple[str, str]:
 
 
 def _shown(url: str) -> str:
-    """Return the URL shortened and without anything that may be a password."""
+    """Return the URL, shortened and without anything that may be a password."""
     head, at, tail = url[:200].rpartition("@")
     return f"{head.split('://', maxsplit=1)[0]}://…@{tail}" if at and "://" in head else url[:200]

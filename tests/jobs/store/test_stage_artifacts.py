@@ -78,14 +78,16 @@ def test_publishes_and_reads_back(artifacts: StageArtifacts, output: Path, store
         assert (folder / name).read_bytes() == (output / name).read_bytes()
 
 
-def test_local_dir_of_some_files(artifacts: StageArtifacts, output: Path, store: Store) -> None:
+def test_one_file_is_fetched_without_the_others(
+    artifacts: StageArtifacts, output: Path, store: Store
+) -> None:
     artifacts.publish(record(), output)
-    folder = artifacts.local_dir("mask", KEY, ["empty"])
-    assert (folder / "empty").is_file()
+    file = artifacts.local_file("mask", KEY, "empty")
+    assert file.is_file()
     if not isinstance(store, FileStore):
-        assert not (folder / "mask.safetensors").exists()
+        assert not (file.parent / "mask.safetensors").exists()
     with pytest.raises(CorruptArtifactError, match=r"no file no-such\.json"):
-        artifacts.local_dir("mask", KEY, ["no-such.json"])
+        artifacts.local_file("mask", KEY, "no-such.json")
 
 
 def test_without_a_cache_folder(store: Store, output: Path) -> None:

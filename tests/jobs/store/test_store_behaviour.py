@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona_jobs.errors import CorruptArtifactError, InputError
-from persona_jobs.store import ObjectNotFoundError, Store, open_store, validate_path
+from persona_jobs.store import ObjectNotFoundError, Store, download, open_store, validate_path
 
 
 def sha256(data: bytes) -> str:
@@ -49,7 +49,7 @@ def test_absent_objects(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ObjectNotFoundError, match="no/such"):
         store.read_bytes("no/such")
     with pytest.raises(ObjectNotFoundError, match="no/such"):
-        store.download("no/such", tmp_path / "copy")
+        download(store, "no/such", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
@@ -89,7 +89,7 @@ def test_deletes(store: Store) -> None:
 def test_unusual_names(store: Store, tmp_path: Path, name: str) -> None:
     store.write_bytes(f"dir/{name}", b"content")
     assert list(store.list("dir")) == [f"dir/{name}"]
-    store.download(f"dir/{name}", tmp_path / "copy", sha256=sha256(b"content"))
+    download(store, f"dir/{name}", tmp_path / "copy", sha256=sha256(b"content"))
     assert (tmp_path / "copy").read_bytes() == b"content"
 
 
@@ -99,7 +99,8 @@ def test_large_files_in_parts(store: Store, tmp_path: Path) -> None:
     written = store.upload("m/model.safetensors", tmp_path / "model")
     assert written.size == len(data)
     seen: list[tuple[int, int]] = []
-    store.download(
+    download(
+        store,
         "m/model.safetensors",
         tmp_path / "new" / "copy",
         size=len(data),
@@ -117,10 +118,10 @@ def test_a_right_copy_is_left_alone(store: Store, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.write_bytes(b"content")
     before = copy.stat()
-    store.download("x", copy, size=7, sha256=sha256(b"content"))
+    download(store, "x", copy, size=7, sha256=sha256(b"content"))
     assert copy.stat().st_ino == before.st_ino
     copy.write_bytes(b"altered")
-    store.download("x", copy, size=7, sha256=sha256(b"content"))
+    download(store, "x", copy, size=7, sha256=sha256(b"content"))
     assert copy.read_bytes() == b"content"
 
 
@@ -134,7 +135,7 @@ def test_resumes_a_truncated_download(store: Store, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     part_file(copy, sha256(data)).write_bytes(data[: 3 << 20])
     seen: list[int] = []
-    store.download("x", copy, sha256=sha256(data), progress=lambda done, total: seen.append(done))
+    download(store, "x", copy, sha256=sha256(data), progress=lambda done, total: seen.append(done))
     assert copy.read_bytes() == data
     assert seen[0] > 3 << 20
     assert os.listdir(tmp_path).count("copy") == 1
@@ -146,7 +147,7 @@ def test_a_wrong_partial_file_is_thrown_away(store: Store, tmp_path: Path, lefto
     store.write_bytes("x", data)
     copy = tmp_path / "copy"
     part_file(copy, sha256(data)).write_bytes(leftover)
-    store.download("x", copy, sha256=sha256(data))
+    download(store, "x", copy, sha256=sha256(data))
     assert copy.read_bytes() == data
     assert not part_file(copy, sha256(data)).exists()
 
@@ -156,19 +157,14 @@ def test_truncated_and_altered_objects_are_named(store: Store, tmp_path: Path) -
     copy = tmp_path / "copy"
     store.write_bytes("m/truncated", data[:-1])
     with pytest.raises(CorruptArtifactError, match=r"m/truncated .*9,999 bytes instead of 10,000"):
-        store.download("m/truncated", copy, size=len(data), sha256=sha256(data))
+        download(store, "m/truncated", copy, size=len(data), sha256=sha256(data))
     store.write_bytes("m/altered", b"\0" + data[1:])
     with pytest.raises(CorruptArtifactError, match=r"m/altered .*SHA-256"):
-        store.download("m/altered", copy, size=len(data), sha256=sha256(data))
+        download(store, "m/altered", copy, size=len(data), sha256=sha256(data))
     assert not copy.exists()
     store.write_bytes("m/altered", data)
-    store.download("m/altered", copy, size=len(data), sha256=sha256(data))
+    download(store, "m/altered", copy, size=len(data), sha256=sha256(data))
     assert copy.read_bytes() == data
-
-
-def test_probe_leaves_nothing(store: Store) -> None:
-    store.probe()
-    assert list(store.list()) == []
 
 
 BAD_PATHS = ["", "/", "/etc/passwd", "..", "a/../b", "a//b", "a/", "./a", "a\\b", "a\0b", "a\nb"]
@@ -183,7 +179,7 @@ def test_bad_paths_are_refused(store: Store, tmp_path: Path, path: str) -> None:
         lambda: store.delete(path),
         lambda: store.delete_prefix(path),
         lambda: store.upload(path, Path(__file__)),
-        lambda: store.download(path, tmp_path / "copy"),
+        lambda: download(store, path, tmp_path / "copy"),
     ):
         with pytest.raises(InputError):
             action()

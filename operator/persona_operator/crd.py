@@ -84,7 +84,7 @@ class UnsupportedSchemaError(ValueError):
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The structural schema of `model` (apiextensions.k8s.io/v1 `JSONSchemaProps`).
+    """Return the structural schema of `model` (apiextensions.k8s.io/v1 `JSONSchemaProps`).
 
     References are inlined and optional fields lose their `null` branch. Defaults are not part of
     the schema: they are applied when the spec is resolved, so that an applied object stays as it
@@ -143,7 +143,7 @@ def _default_text(schema: Schema) -> str:
 
 
 def _resolve(schema: Schema, definitions: dict[str, Schema], path: str) -> Schema:
-    """`schema` with `$ref`, one-element `allOf` and optional `anyOf` merged into it."""
+    """Return `schema` with `$ref`, one-element `allOf` and optional `anyOf` merged into it."""
     while True:
         if "$ref" in schema:
             inner = definitions[schema["$ref"].removeprefix("#/$defs/")]
@@ -164,7 +164,7 @@ def _resolve(schema: Schema, definitions: dict[str, Schema], path: str) -> Schem
 
 
 def _fuller(field: str, model: str) -> str:
-    """The field's description, or the model's where that only says more in the same words."""
+    """Return the field's description, or the model's where that one begins with the same words."""
     return model if model.startswith(field.rstrip(".")) else field
 
 
@@ -217,8 +217,8 @@ def _walk(schema: Schema, visit: Callable[[Schema], object]) -> None:
         _walk(child, visit)
 
 
-def _condition(field: str) -> str:
-    return f'.status.conditions[?(@.type=="Ready")].{field}'
+def _condition(kind: str, field: str) -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
 def _column(name: str, path: str, description: str, **extra: Any) -> dict[str, Any]:
@@ -227,21 +227,25 @@ def _column(name: str, path: str, description: str, **extra: Any) -> dict[str, A
 
 def _columns() -> list[dict[str, Any]]:
     return [
-        _column("Ready", _condition("status"), "Whether the persona takes traffic."),
-        _column("Reason", _condition("reason"), "Why, in one word."),
+        _column("Phase", ".status.phase", "The state in one word."),
+        _column("Score", ".status.score", "Persona score with its 95 % interval, and the dense's."),
+        _column("Size", ".status.size", "Size of the checkpoint and of the dense model's."),
+        _column(
+            "Available", _condition("Available", "status"), "Whether a revision takes traffic."
+        ),
+        _column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
+        _column("Ready", _condition("Ready", "status"), "Whether the spec is reached.", priority=1),
         _column(
             "Sparsity",
             ".status.sparsityPercent",
-            "Percentage of the FFN channels that is removed.",
+            "Percentage of the FFN channels that are removed.",
             type="integer",
+            priority=1,
         ),
-        _column("Size", ".status.size", "Checkpoint against the dense model's."),
-        _column("Score", ".status.score", "Persona score and the dense model's."),
-        _column("URL", ".status.url", "Base URL of the served persona."),
-        _column("Age", ".metadata.creationTimestamp", "Time since creation.", type="date"),
         _column("Base", ".status.baseModel", "Base model.", priority=1),
         _column("Revision", ".status.serving.revision", "Revision that is served.", priority=1),
         _column("Latency", ".status.latency", "Decode time per token.", priority=1),
+        _column("URL", ".status.url", "Base URL of the served persona.", priority=1),
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
-from persona_jobs.pipeline import graph as pipeline
+from persona_jobs.pipeline.graph import plan
 from persona_jobs.pipeline.revisions import pointer_path
 from persona_jobs.store import StageArtifacts, Store
 
@@ -36,7 +36,7 @@ def used_keys(persona: Persona) -> set[StageKey]:
         keys.add((stage, key))
     try:
         spec = resolve(persona.resource, Observed()).spec
-        keys |= {(stage.name, stage.key) for stage in pipeline.plan(spec)}
+        keys |= {(stage.name, stage.key) for stage in plan(spec)}
     except (TerminalError, InputError):
         # The text is in a ConfigMap: once a stage has started, its key is in the status.
         pass

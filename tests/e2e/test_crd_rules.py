@@ -211,6 +211,10 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
         ],
         [with_threshold(), with_threshold(min=1, max=2)],
     ),
+    ("serving", "set replicas or autoscaling, not both"): (
+        [{"serving": {"replicas": 2}}, {"serving": {"autoscaling": {"maxReplicas": 2}}}],
+        [{"serving": {"replicas": 2, "autoscaling": {"maxReplicas": 2}}}],
+    ),
     ("serving.autoscaling", "maxReplicas must not be below minReplicas"): (
         [{"serving": {"autoscaling": {"minReplicas": 2, "maxReplicas": 2}}}],
         [{"serving": {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}}],
@@ -468,13 +472,19 @@ STATUS = {
     "observedGeneration": 1,
     "conditions": [
         {
+            "type": "Available",
+            "status": "True",
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+            "reason": "Serving",
+        },
+        {
             "type": "Ready",
             "status": "Unknown",
             "observedGeneration": 1,
             "lastTransitionTime": "2026-01-02T03:04:05Z",
             "reason": "Learning",
             "message": "The mask is being learned.",
-        }
+        },
     ],
     "serving": {"revision": "0123abcd", "replicas": 2, "readyReplicas": 1, "selector": "a=b"},
     "size": "1.9 of 2.5 GiB",
@@ -483,6 +493,7 @@ STATUS = {
     "url": "http://ship-captain.default.svc:8000",
     "baseModel": "hf://org/model",
     "sparsityPercent": 25,
+    "phase": "Mask",
 }
 
 
@@ -500,7 +511,8 @@ def test_status_is_a_subresource_and_columns_show_it(api, stored):
     assert row == {
         "Name": before["metadata"]["name"],
         "Ready": "Unknown",
-        "Reason": "Learning",
+        "Available": "True",
+        "Phase": "Mask",
         "Sparsity": 25,
         "Size": "1.9 of 2.5 GiB",
         "Score": "81 of 83",

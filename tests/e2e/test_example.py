@@ -59,12 +59,13 @@ def test_mask_and_checkpoint_are_in_the_bucket(ready: Persona, bucket: Bucket):
 def test_kubectl_shows_it(ready: Persona):
     kubectl = ready.cluster.kubectl
     header, row = kubectl("-n", ready.namespace, "get", "personas", ready.name).splitlines()
-    assert header.split() == ["NAME", "READY", "REASON", "SPARSITY", "SIZE", "SCORE", "URL", "AGE"]
-    assert row.split()[:4] == [ready.name, "True", "Serving", "25"]
+    assert header.split() == ["NAME", "PHASE", "SCORE", "SIZE", "AVAILABLE", "AGE"]
+    assert row.split()[:2] == [ready.name, "Serving"]
+    assert row.split()[-2] == "True"
     assert "MB (dense " in row
-    assert f"http://{ready.name}.{ready.namespace}.svc:8000" in row
     wide = kubectl("-n", ready.namespace, "get", "personas", ready.name, "-o", "wide")
     assert "ms/token" in wide
+    assert f"http://{ready.name}.{ready.namespace}.svc:8000" in wide
     assert ready.status["revision"] in wide
     described = kubectl("-n", ready.namespace, "describe", "persona", ready.name)
     for reason in ("StageStarted", "StageSucceeded", "RevisionServed"):

@@ -292,6 +292,7 @@ def test_cluster_wide_rights_are_these_and_no_more(tmp_path):
     assert resources(only(manifests, "ClusterRole", "persona-pruner")) == {
         "persona-pruner.io/personamodels": {"get", "list", "watch", "patch"},
         "persona-pruner.io/personamodels/status": {"get", "patch"},
+        "persona-pruner.io/personarecipes": {"get", "list", "watch"},
         "batch/jobs": everything,
         "apps/deployments": everything,
         "/services": everything,

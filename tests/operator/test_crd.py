@@ -230,20 +230,21 @@ def test_names_and_subresources():
 def test_printer_columns_name_fields_that_exist():
     columns = {column["name"]: column for column in version()["additionalPrinterColumns"]}
     assert [name for name, column in columns.items() if not column.get("priority")] == [
-        "Ready",
-        "Reason",
-        "Sparsity",
-        "Size",
+        "Phase",
         "Score",
-        "URL",
+        "Size",
+        "Available",
         "Age",
     ]
     assert [name for name, column in columns.items() if column.get("priority")] == [
+        "Ready",
+        "Sparsity",
         "Base",
         "Revision",
         "Latency",
+        "URL",
     ]
-    for name in ("Sparsity", "Size", "Score", "URL", "Base", "Revision", "Latency"):
+    for name in ("Phase", "Sparsity", "Size", "Score", "URL", "Base", "Revision", "Latency"):
         node = root()
         for part in columns[name]["jsonPath"].strip(".").split("."):
             node = node["properties"][part]

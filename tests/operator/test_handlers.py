@@ -148,8 +148,8 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
     assert status["url"] == "http://captain.stories.svc:8000"
     # What kopf would add by itself: results of handlers, annotations, a finalizer.
     assert set(status) <= {
-        "observedGeneration", "conditions", "baseModel", "sparsityPercent", "stages", "revision",
-        "revisions", "serving", "writtenHash",
+        "observedGeneration", "conditions", "phase", "baseModel", "sparsityPercent", "stages",
+        "revision", "revisions", "serving", "writtenHash",
         "size", "score", "latency", "url", "store", "finishedKeys",
     }  # fmt: skip
     head = operator.cluster.get(KIND, NAMESPACE, "captain")["metadata"]  # type: ignore[index]

@@ -40,17 +40,27 @@ RevisionId = Annotated[
 ]
 
 
+_ONE_SCALE = "set replicas or autoscaling, not both"
+
+
 class Serving(SpecModel):
     """The inference Deployment and Service, OpenAI-compatible."""
 
-    enabled: bool = True
-    """Whether the model is served. False leaves the checkpoint in the store only."""
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel("!has(self.replicas) || !has(self.autoscaling)", _ONE_SCALE),
+        )
+    )
+
+    mode: Literal["Dedicated", "None"] = "Dedicated"
+    """`Dedicated` serves the model with a Deployment of its own; `None` leaves the checkpoint in
+    the store only."""
     engine: Literal["Transformers", "VLLM"] = "Transformers"
-    """`Transformers` runs on CPU or GPU, `VLLM` needs a GPU."""
-    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Number of replicas; ignored while `autoscaling` is set."""
+    """Inference engine; both run on CPU and GPU, with an image that fits."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Number of replicas. Default: 1."""
     autoscaling: Autoscaling | None = None
-    """Scale the replicas by CPU utilization."""
+    """Scale the replicas by CPU utilization, instead of `replicas`."""
     profile: LabelName | None = None
     """Resource profile of the serving pods, one of those that the administrator set. Default:
     `serving`, else `default`."""
@@ -61,3 +71,16 @@ class Serving(SpecModel):
     revision: RevisionId | None = None
     """Serve this revision (of `status.revisions`) instead of the newest one that passed its gate:
     set it to roll back, remove it to follow new revisions again."""
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.replicas is not None and self.autoscaling is not None:
+            raise ValueError(_ONE_SCALE)
+        return self
+
+    @property
+    def fixed_replicas(self) -> int | None:
+        """Number of replicas, None where the autoscaler decides."""
+        if self.autoscaling is not None:
+            return None
+        return 1 if self.replicas is None else self.replicas

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 # What this version writes; what it reads may be anything.
-ConditionType = Literal["Ready", "Reconciling", "Stalled"]
+ConditionType = Literal["Available", "Ready", "Reconciling", "Stalled"]
 GateResult = Literal["NotSet", "Passed", "Failed"]
 
 
@@ -33,7 +33,7 @@ class Condition(StatusModel):
     """One aspect of the state (Kubernetes API conventions, `metav1.Condition`)."""
 
     type: str
-    """`Ready`, `Reconciling` or `Stalled`."""
+    """`Available`, `Ready`, `Reconciling` or `Stalled`."""
     status: str
     """Whether the condition holds."""
     observed_generation: int = 0
@@ -169,7 +169,8 @@ class PersonaModelStatus(StatusModel):
     observed_generation: int = 0
     """Generation of the spec that the status is about."""
     conditions: list[Condition] = []
-    """`Ready`, `Reconciling` and `Stalled`."""
+    """`Available` (a revision takes traffic), `Ready` (the spec is reached), `Reconciling` and
+    `Stalled`."""
     stages: list[StageStatus] = []
     """Stages of the current spec, in order."""
     revision: str | None = None
@@ -178,6 +179,8 @@ class PersonaModelStatus(StatusModel):
     """The newest finished models, newest first. `spec.serving.revision` may name one."""
     serving: ServingStatus | None = None
     """State of the inference Deployment."""
+    phase: str | None = None
+    """The state in one word, for people: the reason of the condition `Ready`."""
     base_model: str | None = None
     """URI of the base model, resolved."""
     sparsity_percent: int | None = None

@@ -192,8 +192,8 @@ def _record_failure(situation: StageSituation, job: Job, failure: Failure) -> Pr
         message = f"{failure.message} It is tried again ({count})."
         update = {"state": "WaitingForRetry", "retry_at": retry_at, "message": message}
         return Progress(status.model_copy(update=update))
-    tried = f" It was tried {failures} times." if failure.retryable else ""
-    again = f"Then change the spec, or set the annotation {RETRY_ANNOTATION} to a new value."
+    tried = f" The stage failed {failures} times." if failure.retryable else ""
+    again = f"To retry, change the spec or set the annotation {RETRY_ANNOTATION} to a new value."
     message = f"{failure.message}{tried} {again}"
     final = status.model_copy(update={"state": "Failed", "retry_at": None, "message": message})
     return Progress(final, stalled=True)

@@ -115,7 +115,7 @@ def gate_failed(situation: Situation) -> Readiness | None:
         return None
     message = f"Revision {current.id} takes no traffic: {current.message}."
     target = revisions.target
-    if target is not None and context.spec.serving.enabled:
+    if target is not None and context.spec.serving.mode != "None":
         score = target.metric("personaScore").value or "not measured"
         message += f" Revision {target.id} keeps serving (persona score {score})."
         if not serving.served:
@@ -128,7 +128,7 @@ def gate_failed(situation: Situation) -> Readiness | None:
 
 def serving_disabled(situation: Situation) -> Readiness | None:
     """Report the finished revision where serving is switched off."""
-    if situation.context.spec.serving.enabled:
+    if situation.context.spec.serving.mode != "None":
         return None
     current = situation.revisions.current
     message = f"Revision {current.id} is finished." if current else "All stages are finished."

@@ -37,7 +37,7 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
     try:
         context = make_context(persona, observed, settings, now)
     except TerminalError as error:
-        return _not_reconcilable(persona, failed(error.reason, error.message), now)
+        return _not_reconcilable(persona, observed, failed(error.reason, error.message), now)
     builder = PlanBuilder()
     _config_maps(context, builder)
     progress = reconcile_stages(context, builder)
@@ -51,7 +51,8 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
     summary = summarize_revision(shown or (revisions.known[0] if revisions.known else None))
     status = PersonaModelStatus(
         observed_generation=persona.generation,
-        conditions=conditions(persona, ready, now),
+        conditions=conditions(persona, ready, served, observed.deployment, now),
+        phase=ready.reason,
         written_hash=context.written_hash,
         base_model=context.spec.base_model.uri,
         sparsity_percent=context.spec.pruning.sparsity_percent,
@@ -81,12 +82,16 @@ def _url(serving: Serving) -> str | None:
     return serving.status.url if serving.status and serving.status.revision else None
 
 
-def _not_reconcilable(persona: Persona, ready: Readiness, now: datetime) -> Plan:
+def _not_reconcilable(
+    persona: Persona, observed: Observed, ready: Readiness, now: datetime
+) -> Plan:
     """Change only the conditions: what is served and what is finished stays as it is."""
+    served = persona.status.serving.revision if persona.status.serving else None
     status = persona.status.model_copy(
         update={
             "observed_generation": persona.generation,
-            "conditions": conditions(persona, ready, now),
+            "phase": ready.reason,
+            "conditions": conditions(persona, ready, served, observed.deployment, now),
         }
     )
     return Plan(actions=(), status=status, events=transition_events(persona.status, status))

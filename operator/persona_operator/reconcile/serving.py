@@ -42,7 +42,7 @@ def reconcile_serving(
 ) -> Serving:
     """Apply or remove the inference objects, and return how far they are."""
     observed = context.observed
-    if not context.spec.serving.enabled:
+    if context.spec.serving.mode == "None":
         _remove_all(context, builder)
         return Serving(None, False, "NotServed", "Serving is switched off.")
     if target is None:
@@ -76,7 +76,7 @@ def _deployment(context: Context, target: RevisionStatus) -> Manifest:
             images=images(settings, spec.image or default),
             profile=serving_profile(spec, settings.profiles),
             store=context.store,
-            replicas=None if spec.autoscaling else spec.replicas,
+            replicas=spec.fixed_replicas,
             max_context_tokens=spec.max_context_tokens,
             env=settings.env,
         )
@@ -96,7 +96,7 @@ def _scaling(context: Context) -> list[Manifest]:
                 target_cpu_percent=scaling.target_cpu_utilization_percentage,
             )
         )
-    if (scaling.max_replicas if scaling else spec.replicas) > 1:
+    if (scaling.max_replicas if scaling else spec.fixed_replicas or 0) > 1:
         wanted.append(build_pdb(owner))
     return wanted
 

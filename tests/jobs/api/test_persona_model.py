@@ -75,6 +75,7 @@ def test_a_dumped_manifest_is_the_same_manifest():
             "names a more than once",
         ),
         ("spec.execution.profile", "", "lower-case"),
+        ("spec.serving", {"replicas": 1, "autoscaling": {"maxReplicas": 2}}, "not both"),
         ("spec.serving.autoscaling", {"minReplicas": 3, "maxReplicas": 2}, "must not be below"),
         ("spec.serving.revision", "xyz", "8 hex digits"),
         ("spec.execution.stages", [{"name": "bake"}], "spec.execution.stages[0].name"),

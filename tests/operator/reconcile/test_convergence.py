@@ -204,7 +204,7 @@ class OperatorMachine(RuleBasedStateMachine):
                 continue
             status = Persona.from_object(document).status
             conditions = {item.type: item for item in status.conditions}
-            assert set(conditions) == {"Ready", "Reconciling", "Stalled"}
+            assert set(conditions) == {"Available", "Ready", "Reconciling", "Stalled"}
             ready = conditions["Ready"]
             assert ready.reason
             assert ready.message

@@ -58,6 +58,20 @@ def test_a_model_that_meets_the_gate_is_served(world: World) -> None:
     assert label["persona-pruner.io/revision"] == revision.id
 
 
+def test_available_follows_the_traffic_and_ready_the_spec(world: World) -> None:
+    world.run(until="mask", messages=messages(80))
+    assert world.condition("Available").status == "False"
+    world.run(messages=messages(80))
+    assert world.condition("Available").status == world.condition("Ready").status == "True"
+    good = served(world)
+    world.edit("captain", pruning={"sparsityPercent": 50})
+    world.run(until="mask", messages=messages(40))
+    assert (world.condition("Available").status, world.condition().status) == ("True", "Unknown")
+    world.run(messages=messages(40))
+    assert (world.condition("Available").status, world.condition().status) == ("True", "False")
+    assert world.condition("Available").message == f"Revision {good} takes traffic."
+
+
 def test_a_first_model_that_misses_the_gate_is_not_served(world: World) -> None:
     world.run(messages=messages(40))
     assert world.cluster.find("Deployment") == []
@@ -189,7 +203,7 @@ def test_disabled_serving_deletes_all_its_objects(world: World) -> None:
     world.edit("captain", serving={"replicas": 2})
     world.run(messages=messages(80))
     assert world.cluster.find("PodDisruptionBudget")
-    world.edit("captain", serving={"enabled": False})
+    world.edit("captain", serving={"mode": "None"})
     world.run()
     for kind in ("Deployment", "Service", "PodDisruptionBudget"):
         assert world.cluster.find(kind) == []

@@ -80,5 +80,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | OutOfMemoryError):
         return True
     text = str(error)
-    phrases = ("out of memory", "can't allocate memory", "not enough memory")
+    phrases = ("out of memory", "allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and any(phrase in text for phrase in phrases)

@@ -1,4 +1,4 @@
-"""Where models and data come from: hub, bucket, local files, installed packages, built-in sets.
+"""Models and data from the hub, a bucket, local files, installed packages and built-in sets.
 
 Importing this package is cheap; torch and the hub's libraries are loaded only when needed.
 """

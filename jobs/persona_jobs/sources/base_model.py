@@ -1,4 +1,4 @@
-"""The base model as a local directory, wherever it comes from."""
+"""The base model as a local directory, from the hub, a bucket, the disk or a package."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import InputError
-from ..store import ProgressCallback, S3Options, open_store
+from ..store import open_store
 from ..store.urls import file_url_path
 from . import gguf
 from .checkpoint import check_checkpoint
@@ -24,10 +24,10 @@ WANTED = (
     "merges.txt",
     "vocab.txt",
 )
-"""Files of a checkpoint that are fetched: never pickles, never code."""
+"""Files of a checkpoint that are fetched; pickles and code are never among them."""
 
 UNWANTED = ("consolidated*", "*/*")
-"""Other formats of the same weights, and all sub-folders."""
+"""Files that are not fetched: other formats of the same weights, and all sub-folders."""
 
 
 def resolve(
@@ -35,9 +35,7 @@ def resolve(
     revision: str | None = None,
     *,
     cache_dir: Path,
-    store_options: S3Options | None = None,
     token: str | None = None,
-    progress: ProgressCallback | None = None,
 ) -> Path:
     """Return a local directory with a plain, checked Hugging Face safetensors checkpoint.
 
@@ -45,27 +43,25 @@ def resolve(
         uri: `hf://organization/name[@revision]`, `s3://bucket/prefix` (a checkpoint's folder,
             or one `.gguf` object), `file:///directory`, `file:///model.gguf`, or
             `pkg://import_name/model.gguf` (a file inside an installed package).
-        revision: branch, tag or commit; of `hf://` only.
+        revision: branch, tag or commit; only for `hf://`.
         cache_dir: where downloads and conversions are kept.
-        store_options: how to reach S3; None reads the environment.
         token: the hub's access token; None uses the environment's.
-        progress: called with (bytes done, bytes in all) of each object from a bucket.
 
     Raises:
-        InputError: a malformed URI, no such model, or a model in a form that can't be used.
-        CorruptArtifactError: truncated or malformed files.
-        StoreError: hub or bucket can't be reached, or the cache can't be written.
+        InputError: the URI is malformed, or the model does not exist or has an unusable format.
+        CorruptArtifactError: a file is truncated or malformed.
+        StoreError: the hub or the bucket can't be reached, or the cache can't be written.
     """
     if uri.startswith("hf://"):
         directory = _from_hub(uri, revision, cache_dir, token)
     elif revision:
         raise InputError(
-            f"a revision ({revision}) is given for {uri}, which has none",
-            hint="leave the revision out, or use hf://",
+            f"The revision {revision} is set for {uri}, but only hf:// has revisions",
+            hint="Remove the revision, or use hf://",
             subject=uri,
         )
     elif uri.startswith("s3://"):
-        directory = _from_bucket(uri, cache_dir, store_options, progress)
+        directory = _from_bucket(uri, cache_dir)
     elif uri.startswith("file://"):
         directory = _from_disk(file_url_path(uri), uri, cache_dir)
     elif uri.startswith("pkg://"):
@@ -73,7 +69,7 @@ def resolve(
     else:
         raise InputError(
             f"{uri[:200]!r} is not a model URI",
-            hint="use hf://organization/name, s3://bucket/prefix, file:///path or "
+            hint="Use hf://organization/name, s3://bucket/prefix, file:///path or "
             "pkg://import_name/model.gguf",
         )
     check_checkpoint(directory)
@@ -84,8 +80,8 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None
     segments, revision = split_hf_uri(uri, revision)
     if len(segments) > 2:
         raise InputError(
-            f"{uri} has more than an organization and a name",
-            hint="use hf://organization/name",
+            f"{uri} has more parts than an organization and a name",
+            hint="Use hf://organization/name",
             subject=uri,
         )
     with hub_errors(uri, revision):
@@ -104,7 +100,7 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None
 
 
 def hub_cache_dir(cache_dir: Path) -> Path | None:
-    """Return where hub downloads go: None for the hub's own cache, if the user has one."""
+    """Return the folder for hub downloads, None for the hub's own cache if the user has one."""
     own = any(os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"))
     if own or Path("~/.cache/huggingface/hub").expanduser().is_dir():
         return None
@@ -115,36 +111,30 @@ def _from_disk(path: Path, uri: str, cache_dir: Path) -> Path:
     if path.is_dir():
         return path
     if not path.exists():
-        raise InputError(f"{path} does not exist", hint="correct the path", subject=uri)
+        raise InputError(f"{path} does not exist", hint="Correct the path", subject=uri)
     if path.suffix == ".safetensors":
         raise InputError(
             f"{path} is a weight file without its config and tokenizer",
-            hint=f"name its directory: file://{path.parent}",
+            hint=f"Use its directory: file://{path.parent}",
             subject=uri,
         )
     return gguf.convert(path, cache_dir)
 
 
-def _from_bucket(
-    uri: str,
-    cache_dir: Path,
-    store_options: S3Options | None,
-    progress: ProgressCallback | None,
-) -> Path:
+def _from_bucket(uri: str, cache_dir: Path) -> Path:
     if uri.endswith(".gguf"):
-        local = data_file(uri, cache_dir=cache_dir, store_options=store_options, progress=progress)
-        return gguf.convert(local, cache_dir)
-    store = open_store(uri, store_options)
+        return gguf.convert(data_file(uri, cache_dir=cache_dir), cache_dir)
+    store = open_store(uri)
     names = [name for name in store.list() if wanted(name)]
     if not names:
         raise InputError(
-            f"{uri} holds no checkpoint",
-            hint="correct the bucket or the prefix",
+            f"{uri} contains no checkpoint",
+            hint="Correct the bucket or the prefix",
             subject=uri,
         )
     folder = downloads_dir(cache_dir) / hashlib.sha256(store.url.encode()).hexdigest()[:16]
     for name in names:
-        fetch_object(store, name, folder / name, progress=progress)
+        fetch_object(store, name, folder / name)
     for stale in folder.iterdir():  # objects that are no longer in the bucket
         if wanted(stale.name) and stale.name not in names:
             stale.unlink()
@@ -152,7 +142,7 @@ def _from_bucket(
 
 
 def wanted(name: str) -> bool:
-    """Say whether a file of a checkpoint is needed."""
+    """Return whether a file of a checkpoint is needed."""
     return any(fnmatchcase(name, pattern) for pattern in WANTED) and not any(
         fnmatchcase(name, pattern) for pattern in UNWANTED
     )

@@ -17,10 +17,11 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"
 def check_checkpoint(directory: Path) -> None:
     """Check that `directory` is a plain safetensors checkpoint with a tokenizer.
 
-    Headers are read, weights are not.
+    Only the headers of weight files are read.
 
     Raises:
-        InputError: no config, no safetensors weights, no tokenizer, or custom code is asked for.
+        InputError: the config, safetensors weights or tokenizer are missing, or it needs custom
+            code.
         CorruptArtifactError: a file is malformed, truncated or missing.
     """
     config = _read_object(directory / "config.json", missing_hint=_config_hint(directory))
@@ -33,7 +34,7 @@ def check_checkpoint(directory: Path) -> None:
     if not any((directory / name).is_file() for name in _TOKENIZERS):
         raise InputError(
             f"{directory} has no tokenizer ({' or '.join(_TOKENIZERS[:2])})",
-            hint="copy the tokenizer's files beside the weights",
+            hint="Copy the tokenizer's files into the directory",
             subject=str(directory),
         )
 
@@ -42,11 +43,11 @@ def check_safetensors(path: Path) -> None:
     """Check that a safetensors file's header is valid and describes all bytes that follow it.
 
     Raises:
-        CorruptArtifactError: malformed or truncated.
+        CorruptArtifactError: the file is missing, malformed or truncated.
     """
     if not path.is_file():
         raise CorruptArtifactError(
-            f"{path} is missing", hint="fetch the model again", subject=str(path)
+            f"{path} is missing", hint="Fetch the model again", subject=str(path)
         )
     try:
         with safe_open(str(path), framework="np") as handle:
@@ -54,12 +55,12 @@ def check_safetensors(path: Path) -> None:
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptArtifactError(
             f"{path} is truncated or not a safetensors file ({error})",
-            hint="fetch the model again",
+            hint="Fetch the model again",
             subject=str(path),
         ) from None
     if empty:
         raise CorruptArtifactError(
-            f"{path} holds no weights", hint="fetch the model again", subject=str(path)
+            f"{path} contains no weights", hint="Fetch the model again", subject=str(path)
         )
 
 
@@ -73,25 +74,25 @@ def _shards(directory: Path) -> list[Path]:
             raise _corrupt(index, "it has no weight_map")
         shards = sorted({str(name) for name in names.values()})
         if any("/" in name or "\\" in name or name.startswith(".") for name in shards):
-            raise _corrupt(index, "a shard's name is not a plain file name")
+            raise _corrupt(index, "it has a shard whose name is not a plain file name")
         absent = [name for name in shards if not (directory / name).is_file()]
         if absent:
             raise CorruptArtifactError(
-                f"{index} names shards that are not there: {', '.join(absent[:5])}",
-                hint="fetch the model again",
+                f"{index} names shards that do not exist: {', '.join(absent[:5])}",
+                hint="Fetch the model again",
                 subject=str(index),
             )
         return [directory / name for name in shards]
     pickled = sorted(file.name for pattern in _PICKLED for file in directory.glob(pattern))
     if pickled:
         raise InputError(
-            f"{directory} has pickled weights only ({pickled[0]})",
-            hint="convert them to safetensors: pickle files can run any code when they are loaded",
+            f"{directory} has only pickled weights ({pickled[0]})",
+            hint="Convert them to safetensors: a pickle file can run any code when it is loaded",
             subject=str(directory),
         )
     raise InputError(
         f"{directory} has no {WEIGHTS} or {INDEX}",
-        hint="name the directory of a Hugging Face checkpoint",
+        hint="Use the directory of a Hugging Face checkpoint",
         subject=str(directory),
     )
 
@@ -99,20 +100,20 @@ def _shards(directory: Path) -> list[Path]:
 def _config_hint(directory: Path) -> str:
     ggufs = sorted(directory.glob("*.gguf"))
     if ggufs:
-        return f"name the file in it: {ggufs[0]}"
-    return "name the directory of a Hugging Face checkpoint"
+        return f"Use the file in it: {ggufs[0]}"
+    return "Use the directory of a Hugging Face checkpoint"
 
 
 def _refuse_custom_code(config: dict[str, Any], path: Path) -> None:
     if config.get("auto_map"):
         raise InputError(
-            f"{path} asks for custom code (auto_map), which is never run",
-            hint="use a model that transformers supports itself",
+            f"{path} requires custom code (auto_map), which is never run",
+            hint="Use a model that transformers supports without custom code",
             subject=str(path),
         )
 
 
-def _read_object(path: Path, *, missing_hint: str = "fetch the model again") -> dict[str, Any]:
+def _read_object(path: Path, *, missing_hint: str = "Fetch the model again") -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -120,13 +121,13 @@ def _read_object(path: Path, *, missing_hint: str = "fetch the model again") -> 
             f"{path.parent} has no {path.name}", hint=missing_hint, subject=str(path.parent)
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise _corrupt(path, f"not readable as JSON ({error})") from None
+        raise _corrupt(path, f"it is not valid JSON ({error})") from None
     if not isinstance(value, dict):
-        raise _corrupt(path, "not a JSON object")
+        raise _corrupt(path, "it is not a JSON object")
     return value
 
 
 def _corrupt(path: Path, reason: str) -> CorruptArtifactError:
     return CorruptArtifactError(
-        f"{path} is malformed: {reason}", hint="fetch the model again", subject=str(path)
+        f"{path} is malformed: {reason}", hint="Fetch the model again", subject=str(path)
     )

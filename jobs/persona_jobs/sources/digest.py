@@ -1,4 +1,4 @@
-"""Checksums of local sources, for content keys."""
+"""Digests of local sources, for content keys."""
 
 import hashlib
 from pathlib import Path
@@ -11,12 +11,12 @@ from ..store.urls import file_url_path
 def digest(uri: str) -> str | None:
     """Return `sha256:<64 hex digits>` of a `file://` source's content, None for other sources.
 
-    A directory's digest covers the relative names and the contents of all its files, hidden ones
-    left out.
+    A directory's digest covers the relative names and the contents of all its files except
+    hidden ones.
 
     Raises:
-        InputError: there is no such file or directory, or it is empty.
-        StoreError: it can't be read.
+        InputError: the path does not exist, or the directory is empty.
+        StoreError: a file can't be read.
     """
     if not uri.startswith("file://"):
         return None
@@ -32,8 +32,8 @@ def digest(uri: str) -> str | None:
     except OSError as error:
         raise store_error(error, action="read", subject=str(path)) from error
     if not files:
-        state = "holds no files" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {state}", hint="correct the path", subject=uri)
+        state = "contains no files" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {state}", hint="Correct the path", subject=uri)
     return f"sha256:{total.hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""Evaluation files: questions for a persona, and a judge's prompt."""
+"""Evaluation files: questions for a persona, and the prompt of an LLM judge."""
 
 import json
 from dataclasses import dataclass
@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..store import S3Options
 from .reading import data_file, json_object, json_records, read_text
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Questions to ask a persona, and what came with them.
+    """Questions for a persona, and the other fields of their file.
 
     Attributes:
         name: the file's name without its suffix.
-        questions: at least one, in the file's order.
+        questions: one or more, in the file's order.
         persona_description: the persona that the questions were written for.
         system_prompt: the system message that puts the model into that persona.
-        eval_prompt: a judge's prompt with `{question}` and `{answer}` placeholders.
+        eval_prompt: the prompt of an LLM judge, with `{question}` and `{answer}` placeholders.
     """
 
     name: str
@@ -29,26 +28,23 @@ class EvaluationSet:
     eval_prompt: str | None = None
 
 
-def load(
-    uri: str, *, cache_dir: Path | None = None, store_options: S3Options | None = None
-) -> EvaluationSet:
+def load(uri: str, *, cache_dir: Path | None = None) -> EvaluationSet:
     """Read an evaluation file.
 
-    Two forms: one JSON object with `questions` and, each optional, `persona_description`,
+    The file is one JSON object with `questions` and the optional fields `persona_description`,
     `system_prompt` and `eval_prompt` (other fields are ignored), as in the data of the
-    Persona-Pruner paper; or JSON lines with a `query` each.
+    Persona-Pruner paper, or JSON lines with one `query` per line.
 
     Args:
         uri: a `file://` or `s3://` file.
         cache_dir: where downloads are kept.
-        store_options: how to reach S3; None reads the environment.
 
     Raises:
-        InputError: malformed, a field of the wrong type, no question, or a judge's prompt without
-            its placeholders.
+        InputError: the file is malformed, a field has the wrong type, there is no question, or
+            `eval_prompt` lacks a placeholder.
         StoreError: the file can't be read now.
     """
-    path = data_file(uri, cache_dir=cache_dir, store_options=store_options)
+    path = data_file(uri, cache_dir=cache_dir)
     if _is_lines(path):
         questions = tuple(
             _question(record.get("query") if isinstance(record, dict) else None, number, path)
@@ -75,7 +71,7 @@ def load(
 
 
 def _is_lines(path: Path) -> bool:
-    """Tell JSON lines, or an array of records, from one object with questions."""
+    """Return whether the file has JSON lines or an array of records, not one object."""
     text = read_text(path).lstrip()
     if path.suffix == ".jsonl" or text.startswith("["):
         return True
@@ -102,6 +98,6 @@ def _optional_text(record: dict[str, Any], name: str, path: Path) -> str | None:
 def _wrong(path: Path, reason: str) -> InputError:
     return InputError(
         f"{path} is not an evaluation file: {reason}",
-        hint='write {"questions": ["…"]}, or JSON lines with {"query": "…"}',
+        hint='Write {"questions": ["…"]}, or JSON lines with {"query": "…"}',
         subject=str(path),
     )

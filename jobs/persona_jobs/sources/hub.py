@@ -1,4 +1,4 @@
-"""The Hugging Face hub: its URIs and its errors."""
+"""URIs and errors of the Hugging Face hub."""
 
 import re
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ def split_hf_uri(uri: str, revision: str | None) -> tuple[list[str], str | None]
     """Return the path segments and the revision of `hf://segment/…[@revision]`.
 
     Raises:
-        InputError: a malformed name, or two different revisions.
+        InputError: the name is malformed, or the URI and `revision` name different revisions.
     """
     name, at, inline = uri.removeprefix("hf://").partition("@")
     segments = name.strip("/").split("/")
     if not all(_PART.fullmatch(part) for part in segments) or (at and not inline):
         raise InputError(
             f"{uri[:200]!r} is not a name on the hub",
-            hint="use hf://organization/name, with @revision where needed",
+            hint="Use hf://organization/name, with @revision if needed",
             subject=uri,
         )
     if inline and revision and inline != revision:
         raise InputError(
-            f"{uri} names the revision {inline}, and the revision field {revision}",
-            hint="name it once",
+            f"{uri} names the revision {inline}, but the revision field names {revision}",
+            hint="Set only one of them",
             subject=uri,
         )
     return segments, inline or revision
@@ -35,10 +35,11 @@ def split_hf_uri(uri: str, revision: str | None) -> tuple[list[str], str | None]
 
 @contextmanager
 def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's libraries raise into one clear error.
+    """Turn the exceptions of the hub's libraries into one clear error.
 
     Raises:
-        InputError: retrying can't help: missing, gated, or offline and not in the cache.
+        InputError: retrying can't help: the repository is missing or gated, or the hub is offline
+            and the files are not in the cache.
         StoreError: the hub can't be reached now.
     """
     import httpx
@@ -58,28 +59,28 @@ def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
     except GatedRepoError:
         raise InputError(
             f"{uri} is gated",
-            hint="accept its terms on the hub and set HF_TOKEN to a token that may read it",
+            hint="Accept its terms on the hub and set HF_TOKEN to a token that may read it",
             subject=uri,
         ) from None
     except RepositoryNotFoundError:
         raise InputError(
-            f"{uri} does not exist on the hub, or is private",
-            hint="correct the name, or set HF_TOKEN to a token that may read it",
+            f"{uri} does not exist on the hub, or it is private",
+            hint="Correct the name, or set HF_TOKEN to a token that may read it",
             subject=uri,
         ) from None
     except RevisionNotFoundError:
         raise InputError(
-            f"{uri} has no revision {revision}", hint="correct the revision", subject=uri
+            f"{uri} has no revision {revision}", hint="Correct the revision", subject=uri
         ) from None
     except HFValidationError as error:
         raise InputError(
-            f"{uri} is not a name on the hub ({error})", hint="correct the name", subject=uri
+            f"{uri} is not a name on the hub ({error})", hint="Correct the name", subject=uri
         ) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         if constants.HF_HUB_OFFLINE or isinstance(error, OfflineModeIsEnabled):
             raise InputError(
                 f"{uri} is not in the local cache, and HF_HUB_OFFLINE is set",
-                hint="unset it, or fetch the files on a machine with network and use file://",
+                hint="Unset it, or fetch the files on a machine with network and use file://",
                 subject=uri,
             ) from None
         raise _unreachable(uri, error) from None
@@ -87,8 +88,8 @@ def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in {401, 403}:
             raise InputError(
-                f"the hub refuses {uri} (HTTP {status})",
-                hint="set HF_TOKEN to a token that may read it",
+                f"The hub refuses {uri} (HTTP {status})",
+                hint="Set HF_TOKEN to a token that may read it",
                 subject=uri,
             ) from None
         raise _unreachable(uri, error) from None
@@ -103,6 +104,6 @@ def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
 def _unreachable(uri: str, error: Exception) -> StoreError:
     return StoreError(
         f"{uri} can't be fetched from the hub now ({type(error).__name__})",
-        hint="check the network and run again, or use file:// or s3://",
+        hint="Check the network and run again, or use file:// or s3://",
         subject=uri,
     )

@@ -1,4 +1,4 @@
-"""Instruction data: neutral questions and answers, from which the persona's data is made."""
+"""Instruction data: the neutral questions and answers that the persona's data is based on."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -7,14 +7,13 @@ from typing import Any
 
 from ..dataset import Instruction, normalize_query
 from ..errors import CorruptArtifactError, InputError
-from ..store import S3Options
 from .hub import hub_errors, split_hf_uri
 from .reading import builtin_file, data_file, json_records
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns; `input` may be absent from the data, None ignores it."""
+    """Names of the columns; `input` may be absent from the data, and None ignores it."""
 
     instruction: str = "instruction"
     input: str | None = "input"
@@ -23,14 +22,14 @@ class Columns:
 
 @dataclass
 class Report:
-    """What became of the records that were read.
+    """Counts of the records that were read, kept and dropped.
 
     Attributes:
-        read: records looked at.
+        read: records read.
         kept: instructions returned.
-        without_query: dropped, the question is empty or not a text.
-        without_answer: dropped, the answer is empty or not a text.
-        duplicates: dropped, the same question (normalized) came before.
+        without_query: dropped because the question is empty or not a string.
+        without_answer: dropped because the answer is empty or not a string.
+        duplicates: dropped because the same normalized question occurred before.
     """
 
     read: int = 0
@@ -48,7 +47,7 @@ class Report:
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """The instructions of a source and the report of how they were chosen."""
+    """The usable instructions of a source, and the report of their selection."""
 
     instructions: list[Instruction]
     report: Report = field(default_factory=Report)
@@ -63,26 +62,27 @@ def load(
     limit: int | None = None,
     minimum: int = 1,
     cache_dir: Path | None = None,
-    store_options: S3Options | None = None,
     token: str | None = None,
 ) -> InstructionSet:
-    """Read instructions; a query is the instruction and, after a blank line, its input if any.
+    """Read instructions.
+
+    A query is the instruction, followed by a blank line and its input if there is one.
 
     Args:
-        uri: `builtin://general`; a `file://` or `s3://` file: JSON array, JSON lines, or
+        uri: `builtin://general`; a `file://` or `s3://` file that is a JSON array, JSON lines or
             Parquet (`.parquet`); or `hf://organization/name[/config][@revision]`.
-        revision: branch, tag or commit; of `hf://` only.
-        split: the split; of `hf://` only.
+        revision: branch, tag or commit; only for `hf://`.
+        split: the split; only for `hf://`.
         columns: the columns' names; None for Alpaca's.
-        limit: stop after so many usable instructions; None for all.
-        minimum: fewer usable ones than this are an error.
+        limit: largest number of usable instructions to read; None for all.
+        minimum: smallest number of usable instructions that is no error.
         cache_dir: where downloads are kept.
-        store_options: how to reach S3; None reads the environment.
         token: the hub's access token; None uses the environment's.
 
     Raises:
-        InputError: no such file or columns, malformed data, or too few usable instructions.
-        CorruptArtifactError: a truncated Parquet file.
+        InputError: the file or its columns do not exist, the data is malformed, or too few
+            instructions are usable.
+        CorruptArtifactError: the Parquet file is truncated.
         StoreError: the source can't be read now.
     """
     columns = columns or Columns()
@@ -92,7 +92,7 @@ def load(
         if uri.startswith("builtin://"):
             path = builtin_file(uri, "instructions.jsonl")
         else:
-            path = data_file(uri, cache_dir=cache_dir, store_options=store_options)
+            path = data_file(uri, cache_dir=cache_dir)
         name = uri if uri.startswith("builtin://") else str(path)
         records = _parquet_records(path) if path.suffix == ".parquet" else json_records(path)
     report = Report()
@@ -101,7 +101,7 @@ def load(
         raise InputError(
             f"{name} has too few usable instructions: {len(instructions)} instead of "
             f"{max(minimum, 1)} ({report})",
-            hint="add instructions with answers, or lower the number that is asked for",
+            hint="Add instructions with answers",
             subject=name,
         )
     return InstructionSet(instructions, report)
@@ -121,8 +121,8 @@ def _usable(
             return
         if not isinstance(record, dict):
             raise InputError(
-                f"{name}, record {number}: not an object with columns",
-                hint=f'write {{"{columns.instruction}": "…", "{columns.output}": "…"}}',
+                f"Record {number} of {name} is not an object with columns",
+                hint=f'Write {{"{columns.instruction}": "…", "{columns.output}": "…"}}',
                 subject=name,
             )
         present.update(dict.fromkeys(record))
@@ -154,13 +154,13 @@ def _require_columns(name: str, present: Iterable[str], columns: Columns) -> Non
         listed = ", ".join(str(column)[:40] for column in list(present)[:10]) or "none"
         raise InputError(
             f"{name} has no column {' and no column '.join(absent)} (it has: {listed})",
-            hint="name its columns in the spec, or rename them",
+            hint="Set spec.instructions.columns, or rename the columns",
             subject=name,
         )
 
 
 def _text(value: Any) -> str:
-    """Return a stripped text, empty for anything else; broken surrogates are replaced."""
+    """Return a stripped string with broken surrogates replaced, empty for any other value."""
     if not isinstance(value, str):
         return ""
     return value.encode("utf-8", "replace").decode().replace("\0", "").strip()
@@ -180,7 +180,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Any]]:
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptArtifactError(
             f"{path} is truncated or not a Parquet file ({str(error).splitlines()[0][:160]})",
-            hint="write the file again",
+            hint="Write the file again",
             subject=str(path),
         ) from None
 
@@ -191,8 +191,8 @@ def _hub_records(
     segments, revision = split_hf_uri(uri, revision)
     if len(segments) > 3:
         raise InputError(
-            f"{uri} has more than organization, name and configuration",
-            hint="use hf://organization/name/configuration",
+            f"{uri} has more parts than organization, name and configuration",
+            hint="Use hf://organization/name/configuration",
             subject=uri,
         )
     with hub_errors(uri, revision):
@@ -210,8 +210,8 @@ def _hub_records(
         except (FileNotFoundError, DatasetsError, ValueError) as error:
             raise InputError(
                 f"{uri} can't be loaded: {str(error).splitlines()[0][:300]}",
-                hint="correct the name, the revision or the split; data sets with code of their "
-                "own are not run",
+                hint="Correct the name, the revision or the split; data sets with code of their "
+                "own are not supported",
                 subject=uri,
             ) from None
     yield from enumerate(data, 1)

@@ -1,4 +1,4 @@
-"""Reading data files: from disk or bucket, as text, JSON or JSON lines."""
+"""Data files from the disk or a bucket, as text, JSON or JSON lines."""
 
 import json
 from collections.abc import Iterator
@@ -8,63 +8,55 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..store import ObjectNotFoundError, ProgressCallback, S3Options, Store, download, open_store
+from ..store import ObjectNotFoundError, Store, download, open_store
 from ..store.files import store_error
 from ..store.urls import file_url_path, split_s3_url
 
 
-def data_file(
-    uri: str,
-    *,
-    cache_dir: Path | None = None,
-    store_options: S3Options | None = None,
-    progress: ProgressCallback | None = None,
-) -> Path:
+def data_file(uri: str, *, cache_dir: Path | None) -> Path:
     """Return a local path for a `file://` or `s3://` data file.
 
     Args:
         uri: the file; S3 objects are downloaded.
         cache_dir: where downloads are kept; None for the user's cache folder.
-        store_options: how to reach S3; None reads the environment.
-        progress: called with (bytes done, bytes in all) of a download.
 
     Raises:
-        InputError: the URI is of another kind, or there is no such file.
+        InputError: the URI has another scheme, or the file does not exist.
         StoreError: the bucket can't be reached, or the disk is full.
     """
     if uri.startswith("file://"):
         path = file_url_path(uri)
         if not path.is_file():
             state = "is a directory, not a file" if path.is_dir() else "does not exist"
-            raise InputError(f"{path} {state}", hint="correct the path", subject=uri)
+            raise InputError(f"{path} {state}", hint="Correct the path", subject=uri)
         return path
     if uri.startswith("s3://"):
-        store, name = s3_object(uri, store_options)
+        store, name = _s3_object(uri)
         local = downloads_dir(cache_dir) / sha256(uri.encode()).hexdigest()[:16] / name
         try:
-            fetch_object(store, name, local, progress=progress)
+            fetch_object(store, name, local)
         except ObjectNotFoundError:
             raise InputError(
-                f"{uri} does not exist", hint="correct the bucket or the key", subject=uri
+                f"{uri} does not exist", hint="Correct the bucket or the key", subject=uri
             ) from None
         return local
     raise InputError(
         f"{uri[:200]!r} is not a source of this kind of data",
-        hint="use file:///path or s3://bucket/key",
+        hint="Use file:///path or s3://bucket/key",
     )
 
 
-def s3_object(uri: str, store_options: S3Options | None) -> tuple[Store, str]:
+def _s3_object(uri: str) -> tuple[Store, str]:
     """Return the store of an object's folder and the object's name in it.
 
     Raises:
-        InputError: the URI names a bucket only.
+        InputError: the URI names only a bucket.
     """
     bucket, key = split_s3_url(uri)
     folder, _, name = key.rpartition("/")
     if not name:
-        raise InputError(f"{uri} names no object", hint="use s3://bucket/key", subject=uri)
-    return open_store(f"s3://{bucket}/{folder}".rstrip("/"), store_options), name
+        raise InputError(f"{uri} names no object", hint="Use s3://bucket/key", subject=uri)
+    return open_store(f"s3://{bucket}/{folder}".rstrip("/")), name
 
 
 def downloads_dir(cache_dir: Path | None) -> Path:
@@ -72,13 +64,11 @@ def downloads_dir(cache_dir: Path | None) -> Path:
     return (cache_dir or Path("~/.cache/persona-pruner").expanduser()) / "downloads"
 
 
-def fetch_object(
-    store: Store, name: str, local: Path, *, progress: ProgressCallback | None = None
-) -> None:
-    """Download an object unless the copy from its present version is there already.
+def fetch_object(store: Store, name: str, local: Path) -> None:
+    """Download an object unless `local` is a copy of its present version.
 
     Raises:
-        ObjectNotFoundError: there is no such object.
+        ObjectNotFoundError: the object does not exist.
     """
     stat = store.stat(name)
     if stat is None:
@@ -90,7 +80,7 @@ def fetch_object(
             return
     except OSError:
         pass
-    download(store, name, local, size=stat.size, progress=progress)
+    download(store, name, local, size=stat.size)
     try:
         marker.write_text(version)
     except OSError as error:
@@ -101,21 +91,21 @@ def builtin_file(uri: str, name: str) -> Path:
     """Return the packaged data file behind `builtin://general`.
 
     Raises:
-        InputError: there is no built-in set of that name.
+        InputError: no built-in set has this name.
     """
     if uri != "builtin://general":
         raise InputError(
-            f"there is no built-in set {uri[:200]!r}", hint="use builtin://general", subject=uri
+            f"There is no built-in set {uri[:200]!r}", hint="Use builtin://general", subject=uri
         )
     return Path(str(files("persona_jobs").joinpath("data", name)))
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 text file's content, a byte-order mark removed.
+    """Return a UTF-8 text file's content without its byte-order mark.
 
     Raises:
-        InputError: the file isn't UTF-8.
-        StoreError: it can't be read.
+        InputError: the file is not UTF-8.
+        StoreError: the file can't be read.
     """
     try:
         data = path.read_bytes()
@@ -126,18 +116,18 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path}, line {line}: not UTF-8", hint="save the file as UTF-8", subject=str(path)
+            f"Line {line} of {path} is not UTF-8", hint="Save the file as UTF-8", subject=str(path)
         ) from None
 
 
 def json_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the records of a JSON array or of JSON lines with their number (line or position).
+    """Yield the records of a JSON array or of JSON lines with their number (position or line).
 
-    A file that starts with `[` and parses as one JSON array is an array; all else is taken line
-    by line, blank lines left out.
+    A file that starts with `[` is one JSON array; any other file is read line by line, and blank
+    lines are skipped.
 
     Raises:
-        InputError: malformed JSON, named with its line.
+        InputError: the JSON is malformed; the message names the line.
     """
     text = read_text(path)
     if text.lstrip().startswith("["):
@@ -157,10 +147,10 @@ def json_records(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """Return the one JSON object that a file holds.
+    """Return the one JSON object that a file contains.
 
     Raises:
-        InputError: malformed JSON, or not an object.
+        InputError: the JSON is malformed or not an object.
     """
     try:
         value = _parse(read_text(path))
@@ -168,7 +158,11 @@ def json_object(path: Path) -> dict[str, Any]:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         raise _malformed(path, line, error) from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} does not hold a JSON object", subject=str(path))
+        raise InputError(
+            f"{path} does not contain a JSON object",
+            hint="Write one JSON object",
+            subject=str(path),
+        )
     return value
 
 
@@ -176,13 +170,13 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def _malformed(path: Path, line: int, error: ValueError) -> InputError:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
     return InputError(
-        f"{path}, line {line}: malformed JSON ({reason})",
-        hint="correct that line",
+        f"Line {line} of {path} is malformed JSON ({reason})",
+        hint="Correct this line",
         subject=str(path),
     )

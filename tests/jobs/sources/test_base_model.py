@@ -97,9 +97,9 @@ def index_without_map(folder: Path) -> None:
         (no_config, "has no config.json"),
         (broken_config, "config.json is malformed"),
         (config_is_a_list, "config.json is malformed"),
-        (custom_code, "config.json asks for custom code"),
-        (custom_tokenizer_code, "tokenizer_config.json asks for custom code"),
-        (pickled_only, "pickled weights only (pytorch_model.bin)"),
+        (custom_code, "config.json requires custom code"),
+        (custom_tokenizer_code, "tokenizer_config.json requires custom code"),
+        (pickled_only, "only pickled weights (pytorch_model.bin)"),
         (no_weights, "has no model.safetensors"),
         (no_tokenizer, "has no tokenizer"),
         (missing_shard, "model-00002-of-00002.safetensors"),
@@ -107,7 +107,7 @@ def index_without_map(folder: Path) -> None:
         (index_without_map, "weight_map"),
     ],
 )
-def test_unusable_checkpoints(
+def test_unusable_checkpoints_are_refused(
     checkpoint: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(checkpoint)
@@ -125,7 +125,9 @@ def test_shards_are_accepted(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, 0.5, -1])
-def test_truncated_safetensors(checkpoint: Path, tmp_path: Path, kept: float) -> None:
+def test_a_truncated_safetensors_file_is_refused(
+    checkpoint: Path, tmp_path: Path, kept: float
+) -> None:
     path = checkpoint / "model.safetensors"
     data = path.read_bytes()
     length = int(len(data) * kept) if isinstance(kept, float) else kept
@@ -145,14 +147,14 @@ def test_truncated_safetensors(checkpoint: Path, tmp_path: Path, kept: float) ->
         b"PK\x03\x04 a zip file, such as a pickled checkpoint",
     ],
 )
-def test_malformed_safetensors(tmp_path: Path, data: bytes) -> None:
+def test_a_malformed_safetensors_file_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
     with pytest.raises(CorruptArtifactError, match=r"model\.safetensors"):
         check_safetensors(path)
 
 
-def test_bytes_after_the_last_tensor_are_noticed(checkpoint: Path) -> None:
+def test_bytes_after_the_last_tensor_are_an_error(checkpoint: Path) -> None:
     path = checkpoint / "model.safetensors"
     with path.open("ab") as handle:
         handle.write(b"more")
@@ -183,17 +185,19 @@ def test_bytes_after_the_last_tensor_are_noticed(checkpoint: Path) -> None:
         "pkg://os.path/x.gguf",
     ],
 )
-def test_wrong_uris_are_refused_with_the_mend(uri: str, tmp_path: Path) -> None:
+def test_wrong_uris_are_refused_with_a_hint(uri: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         resolve(uri, tmp_path)
     assert caught.value.hint
     assert caught.value.exit_code == 2
 
 
-def test_revision_of_something_without_revisions(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_revision_is_refused_where_there_are_none_or_two(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="revision"):
         resolve(f"file://{checkpoint}", tmp_path, "main")
-    with pytest.raises(InputError, match="name it once"):
+    with pytest.raises(InputError, match="but the revision field names"):
         resolve("hf://a/b@v1", tmp_path, "v2")
 
 
@@ -203,7 +207,7 @@ def test_a_weight_file_is_not_a_model(checkpoint: Path, tmp_path: Path) -> None:
     assert f"file://{checkpoint}" in caught.value.hint
 
 
-def test_a_directory_with_a_gguf_file_only_names_it(tmp_path: Path) -> None:
+def test_the_hint_names_the_gguf_file_of_a_directory_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match=r"model\.gguf"):
@@ -239,7 +243,9 @@ def upload(store: Store, folder: Path) -> None:
         store.upload(f"model/{file.name}", file)
 
 
-def test_bucket(bucket: Store, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_fetched_from_a_bucket(
+    bucket: Store, checkpoint: Path, tmp_path: Path
+) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(b"pickle")
     (checkpoint / "modeling_x.py").write_bytes(b"import os")
     upload(bucket, checkpoint)
@@ -269,8 +275,10 @@ def test_a_changed_bucket_is_fetched_again(bucket: Store, checkpoint: Path, tmp_
     assert not (folder / "special_tokens_map.json").exists()
 
 
-def test_bucket_without_a_model(bucket: Store, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no checkpoint"):
+def test_a_bucket_without_a_usable_model_is_refused(
+    bucket: Store, checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="contains no checkpoint"):
         resolve(f"{bucket.url}/nothing", tmp_path)
     with pytest.raises(StoreError, match="no-such-bucket"):
         resolve("s3://no-such-bucket/x", tmp_path)
@@ -317,7 +325,9 @@ def resolve_elsewhere(cache: Path, *uris: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_hub(hub: FakeHub, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_fetched_from_the_hub(
+    hub: FakeHub, checkpoint: Path, tmp_path: Path
+) -> None:
     files = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
     unwanted = {
         "pytorch_model.bin": b"pickle",
@@ -338,7 +348,7 @@ def test_hub(hub: FakeHub, checkpoint: Path, tmp_path: Path) -> None:
     assert absent.startswith("2 hf://org/other is not in the local cache, and HF_HUB_OFFLINE")
 
 
-def test_hub_refusals(hub: FakeHub, tmp_path: Path) -> None:
+def test_errors_of_the_hub_have_the_right_exit_code(hub: FakeHub, tmp_path: Path) -> None:
     hub.models["org/tiny"] = {"config.json": b"{}"}
     hub.errors["org/gated"] = (403, "GatedRepo")
     hub.errors["org/broken"] = (500, "")
@@ -351,15 +361,15 @@ def test_hub_refusals(hub: FakeHub, tmp_path: Path) -> None:
         "hf://org/tiny",
         HF_ENDPOINT=hub.endpoint,
     )
-    assert gated.startswith("2 hf://org/gated is gated. accept its terms")
-    assert missing.startswith("2 hf://org/missing does not exist on the hub, or is private")
+    assert gated.startswith("2 hf://org/gated is gated. Accept its terms")
+    assert missing.startswith("2 hf://org/missing does not exist on the hub, or it is private")
     assert revision.startswith("2 hf://org/tiny@v9 has no revision v9")
     assert broken.startswith("1 hf://org/broken can't be fetched from the hub now")
     assert empty.startswith("2 ")
     assert "model.safetensors" in empty
 
 
-def test_unreachable_hub(hub: FakeHub, tmp_path: Path) -> None:
+def test_an_unreachable_hub_may_be_retried(hub: FakeHub, tmp_path: Path) -> None:
     hub.stop()
     (line,) = resolve_elsewhere(tmp_path, "hf://org/tiny", HF_ENDPOINT=hub.endpoint)
     assert line.startswith("1 hf://org/tiny can't be fetched from the hub now")

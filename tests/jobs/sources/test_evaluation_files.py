@@ -25,7 +25,7 @@ def write(path: Path, content: object) -> str:
     return f"file://{path}"
 
 
-def test_published_form(tmp_path: Path, bucket: Store) -> None:
+def test_an_evaluation_file_in_the_published_form_is_read(tmp_path: Path, bucket: Store) -> None:
     uri = write(tmp_path / "ada.json", EXAMPLE)
     found = evaluation_files.load(uri)
     assert found.name == "ada"
@@ -37,7 +37,7 @@ def test_published_form(tmp_path: Path, bucket: Store) -> None:
     assert evaluation_files.load(f"{bucket.url}/ada.json", cache_dir=tmp_path / "c") == found
 
 
-def test_on_one_line_and_without_optional_fields(tmp_path: Path) -> None:
+def test_one_line_of_json_and_absent_optional_fields_are_read(tmp_path: Path) -> None:
     found = evaluation_files.load(write(tmp_path / "x.json", json.dumps(EXAMPLE)))
     assert len(found.questions) == 2
     found = evaluation_files.load(write(tmp_path / "x.json", '{"questions": ["Q?"]}'))
@@ -45,7 +45,7 @@ def test_on_one_line_and_without_optional_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.txt"])
-def test_json_lines(tmp_path: Path, name: str) -> None:
+def test_json_lines_and_arrays_of_queries_are_read(tmp_path: Path, name: str) -> None:
     uri = write(tmp_path / name, '{"query": "One?", "more": 1}\n\n{"query": "Two?"}\n')
     assert evaluation_files.load(uri).questions == ("One?", "Two?")
     uri = write(tmp_path / name, '[{"query": "One?"}, {"query": "Two?"}]')
@@ -65,13 +65,13 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ({}, "no list of questions"),
         ("{", "malformed JSON"),
         ("", "malformed JSON"),
-        ("3", "does not hold a JSON object"),
-        ('{"query": "a"}\n{"qu', "line 2: malformed JSON"),
+        ("3", "does not contain a JSON object"),
+        ('{"query": "a"}\n{"qu', "Line 2 of"),
         ('{"query": "a"}\n{"other": 1}', "question 2 is not a text"),
         ("[]", "no questions"),
     ],
 )
-def test_malformed_files(tmp_path: Path, content: object, message: str) -> None:
+def test_malformed_files_are_refused(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
         evaluation_files.load(write(tmp_path / "x.json", content))
     assert message in str(caught.value)
@@ -79,7 +79,7 @@ def test_malformed_files(tmp_path: Path, content: object, message: str) -> None:
 
 
 @pytest.mark.skipif(not EVAL_FILES, reason="EVAL_FILES names no folder of evaluation data")
-def test_published_files() -> None:
+def test_the_published_files_are_read() -> None:
     published = sorted(Path(str(EVAL_FILES)).glob("*_user_*.json"))
     assert published
     for path in published:

@@ -50,7 +50,7 @@ def test_converts_to_the_same_model_once(tiny_gguf: Path, tmp_path: Path) -> Non
     assert leftovers == []
 
 
-def test_a_spoiled_conversion_is_made_again(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_damaged_conversion_runs_again(tiny_gguf: Path, tmp_path: Path) -> None:
     folder = resolve(tiny_gguf, tmp_path)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:1000])
@@ -58,7 +58,9 @@ def test_a_spoiled_conversion_is_made_again(tiny_gguf: Path, tmp_path: Path) -> 
     assert (folder / "model.safetensors").read_bytes() == whole
 
 
-def test_from_a_bucket(bucket: Store, tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_gguf_file_is_fetched_from_a_bucket(
+    bucket: Store, tiny_gguf: Path, tmp_path: Path
+) -> None:
     bucket.upload("models/tiny.gguf", tiny_gguf)
     uri = f"{bucket.url}/models/tiny.gguf"
     folder = base_model.resolve(uri, None, cache_dir=tmp_path / "cache")
@@ -102,7 +104,7 @@ def test_two_processes_at_once_share_one_conversion(tiny_gguf: Path, tmp_path: P
     assert (folder / "model.safetensors").stat().st_ino == before.st_ino
 
 
-def test_killed_conversion_starts_anew(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_killed_conversion_starts_again(tiny_gguf: Path, tmp_path: Path) -> None:
     process = start_converter(tiny_gguf, tmp_path / "cache")
     assert process.stdin is not None
     process.stdin.write("go\n")
@@ -120,20 +122,20 @@ def test_killed_conversion_starts_anew(tiny_gguf: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [4, 12, 23, 24, 200, 0.5, 0.9, -1])
-def test_truncated(tiny_gguf: Path, tmp_path: Path, kept: float) -> None:
+def test_a_truncated_file_is_refused(tiny_gguf: Path, tmp_path: Path, kept: float) -> None:
     data = tiny_gguf.read_bytes()
-    path = tmp_path / "cut.gguf"
+    path = tmp_path / "truncated.gguf"
     path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
     with pytest.raises(
-        CorruptArtifactError, match=r"cut\.gguf is truncated or malformed"
+        CorruptArtifactError, match=r"truncated\.gguf is truncated or malformed"
     ) as caught:
         resolve(path, tmp_path)
     assert caught.value.hint
-    assert not list(tmp_path.glob("cache/converted/*cut*v[0-9]"))
+    assert not list(tmp_path.glob("cache/converted/*truncated*v[0-9]"))
 
 
 @pytest.mark.parametrize("data", [b"", b"GG", b"PK\x03\x04", b"\0" * 100, b"{}"])
-def test_not_gguf(tmp_path: Path, data: bytes) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"x\.gguf is not a GGUF file"):
@@ -150,27 +152,29 @@ def test_not_gguf(tmp_path: Path, data: bytes) -> None:
         ((3, 1, 1 << 60), "metadata"),
     ],
 )
-def test_hostile_headers(tmp_path: Path, header: tuple[int, int, int], message: str) -> None:
+def test_impossible_headers_are_refused(
+    tmp_path: Path, header: tuple[int, int, int], message: str
+) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", *header) + b"\0" * 500)
     with pytest.raises(InputError, match=message):
         resolve(path, tmp_path)
 
 
-def test_random_damage_never_escapes_as_something_else(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_random_damage_is_always_an_input_error(tiny_gguf: Path, tmp_path: Path) -> None:
     data = bytearray(tiny_gguf.read_bytes()[:6000])
     generator = random.Random(0)
     path = tmp_path / "x.gguf"
     for _ in range(25):
-        spoiled = bytearray(data)
+        damaged = bytearray(data)
         for _ in range(8):
-            spoiled[generator.randrange(8, len(spoiled))] = generator.randrange(256)
-        path.write_bytes(spoiled)
+            damaged[generator.randrange(8, len(damaged))] = generator.randrange(256)
+        path.write_bytes(damaged)
         with pytest.raises(InputError):
-            gguf.check_gguf(path)
+            gguf.convert(path, tmp_path / "cache")
 
 
-def test_unknown_architecture(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.gguf"
     save_gguf(path, architecture="nonsense")
     with pytest.raises(InputError, match=r"other\.gguf can't be converted") as caught:
@@ -199,8 +203,8 @@ def test_the_real_model_from_its_package(tmp_path: Path) -> None:
     assert tokenizer.decode(best) == " Paris"
     assert base_model.resolve(uri, None, cache_dir=tmp_path) == folder
 
-    cut = tmp_path / "cut.gguf"
+    cut = tmp_path / "truncated.gguf"
     with Path(spec.submodule_search_locations[0], REAL).open("rb") as handle:
         cut.write_bytes(handle.read(20 << 20))
-    with pytest.raises(CorruptArtifactError, match=r"cut\.gguf"):
+    with pytest.raises(CorruptArtifactError, match=r"truncated\.gguf"):
         base_model.resolve(f"file://{cut}", None, cache_dir=tmp_path)

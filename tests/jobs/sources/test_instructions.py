@@ -50,14 +50,14 @@ def write_form(form: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "parquet"])
-def test_forms(form: str, tmp_path: Path) -> None:
+def test_every_file_format_gives_the_same_instructions(form: str, tmp_path: Path) -> None:
     found = instructions.load(f"file://{write_form(form, tmp_path)}")
     assert found.instructions == EXPECTED
     assert (found.report.read, found.report.kept) == (3, 3)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_from_a_bucket(form: str, bucket: Store, tmp_path: Path) -> None:
+def test_instructions_are_fetched_from_a_bucket(form: str, bucket: Store, tmp_path: Path) -> None:
     bucket.upload(f"sets/data.{form}", write_form(form, tmp_path))
     uri = f"{bucket.url}/sets/data.{form}"
     assert instructions.load(uri, cache_dir=tmp_path / "c").instructions == EXPECTED
@@ -67,7 +67,7 @@ def test_from_a_bucket(form: str, bucket: Store, tmp_path: Path) -> None:
         instructions.load("s3://no-such-bucket/x.jsonl", cache_dir=tmp_path / "c")
 
 
-def test_a_changed_object_is_read_anew(bucket: Store, tmp_path: Path) -> None:
+def test_a_changed_object_is_fetched_again(bucket: Store, tmp_path: Path) -> None:
     uri = f"{bucket.url}/data.jsonl"
     bucket.write_bytes("data.jsonl", lines([ALPACA[0]]).encode())
     assert instructions.load(uri, cache_dir=tmp_path).instructions == EXPECTED[:1]
@@ -79,11 +79,11 @@ def test_the_built_in_set_is_large_and_clean() -> None:
     found = instructions.load("builtin://general", minimum=300)
     report = found.report
     assert (report.without_query, report.without_answer, report.duplicates) == (0, 0, 0)
-    with pytest.raises(InputError, match="no built-in set"):
+    with pytest.raises(InputError, match="There is no built-in set"):
         instructions.load("builtin://other")
 
 
-def test_column_names(tmp_path: Path) -> None:
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
     uri = write(tmp_path / "x.jsonl", '{"question": "Q?", "context": "C", "reply": "A."}\n')
     columns = Columns(instruction="question", input="context", output="reply")
     assert instructions.load(uri, columns=columns).instructions == [
@@ -129,13 +129,13 @@ def test_unusable_records_are_dropped_and_counted(tmp_path: Path) -> None:
     assert "4 without an answer, 2 duplicates" in message
 
 
-def test_limit(tmp_path: Path) -> None:
+def test_the_limit_bounds_the_usable_instructions(tmp_path: Path) -> None:
     uri = write(tmp_path / "x.jsonl", lines([*ALPACA]))
     assert instructions.load(uri, limit=2).instructions == EXPECTED[:2]
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "[]"])
-def test_nothing_usable(tmp_path: Path, content: str) -> None:
+def test_data_without_usable_instructions_is_refused(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError, match="too few usable instructions: 0 instead of 1"):
         instructions.load(write(tmp_path / "x.jsonl", content))
 
@@ -143,13 +143,16 @@ def test_nothing_usable(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"instruction": "a", "output": "b"}\n{"instruction": \n', "line 2: malformed JSON"),
-        ('[{"instruction": "a",\n "output": "b"},\n {"instr', "line 3: malformed JSON"),
-        ("instruction,output\na,b\n", "line 1: malformed JSON"),
-        ('"just a text"\n', "record 1: not an object"),
-        ('[["a", "b"]]', "record 1: not an object"),
-        ("[" * 100_000, "line 1: malformed JSON"),
-        ('{"instruction": ' + "[" * 100_000 + "\n", "line 1: malformed JSON"),
+        (
+            '{"instruction": "a", "output": "b"}\n{"instruction": \n',
+            "Line 2 of {} is malformed JSON",
+        ),
+        ('[{"instruction": "a",\n "output": "b"},\n {"instr', "Line 3 of {} is malformed JSON"),
+        ("instruction,output\na,b\n", "Line 1 of {} is malformed JSON"),
+        ('"just a text"\n', "Record 1 of {} is not an object"),
+        ('[["a", "b"]]', "Record 1 of {} is not an object"),
+        ("[" * 100_000, "Line 1 of {} is malformed JSON"),
+        ('{"instruction": ' + "[" * 100_000 + "\n", "Line 1 of {} is malformed JSON"),
     ],
 )
 def test_malformed_files_are_named_with_their_line(
@@ -157,17 +160,17 @@ def test_malformed_files_are_named_with_their_line(
 ) -> None:
     with pytest.raises(InputError) as caught:
         instructions.load(write(tmp_path / "x.jsonl", content))
-    assert f"{tmp_path}/x.jsonl, {message}" in str(caught.value)
+    assert message.format(tmp_path / "x.jsonl") in str(caught.value)
 
 
-def test_not_utf8(tmp_path: Path) -> None:
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"instruction": "a", "output": "b"}\n{"instruction": "caf\xe9"}\n')
-    with pytest.raises(InputError, match=r"x\.jsonl, line 2: not UTF-8"):
+    with pytest.raises(InputError, match=r"Line 2 of .*x\.jsonl is not UTF-8"):
         instructions.load(f"file://{path}")
 
 
-def test_truncated_parquet(tmp_path: Path) -> None:
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
     path = write_form("parquet", tmp_path)
     data = path.read_bytes()
     for kept in (0, 3, len(data) // 2, len(data) - 1):
@@ -177,7 +180,7 @@ def test_truncated_parquet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["", "x.jsonl", "file:///no/such.jsonl", "file:///tmp", "ftp://x"])
-def test_wrong_uris(uri: str) -> None:
+def test_wrong_uris_are_refused(uri: str) -> None:
     with pytest.raises(InputError) as caught:
         instructions.load(uri)
     assert caught.value.hint
@@ -198,7 +201,7 @@ def test_normalizing_twice_changes_nothing(text: str) -> None:
     assert normalize_query(f"  {text}\n") == once
 
 
-def test_hub_offline(tmp_path: Path) -> None:
+def test_the_offline_hub_is_an_input_error(tmp_path: Path) -> None:
     script = (
         "from persona_jobs.errors import PersonaError\n"
         "from persona_jobs.sources import instructions\n"
@@ -215,6 +218,6 @@ def test_hub_offline(tmp_path: Path) -> None:
     assert done.stdout.startswith("2 hf://org/set is not in the local cache, and HF_HUB_OFFLINE")
 
 
-def test_hub_names() -> None:
+def test_a_hub_name_with_too_many_parts_is_refused() -> None:
     with pytest.raises(InputError, match="organization"):
         instructions.load("hf://a/b/c/d")

@@ -9,7 +9,7 @@ from persona_jobs.errors import InputError
 from persona_jobs.sources import digest
 
 
-def test_of_a_file(tmp_path: Path) -> None:
+def test_the_digest_of_a_file_changes_with_its_content(tmp_path: Path) -> None:
     path = tmp_path / "a b.jsonl"
     path.write_bytes(b"content")
     expected = "sha256:" + hashlib.sha256(b"content").hexdigest()
@@ -19,7 +19,7 @@ def test_of_a_file(tmp_path: Path) -> None:
     assert digest(f"file://{path}") != expected
 
 
-def test_of_a_directory(tmp_path: Path) -> None:
+def test_the_digest_of_a_directory_covers_names_and_contents(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for folder, order in ((first, ("a", "b")), (second, ("b", "a"))):
         (folder / "sub").mkdir(parents=True)
@@ -40,18 +40,18 @@ def test_of_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "uri", ["hf://a/b", "s3://bucket/x", "pkg://p/x.gguf", "builtin://general"]
 )
-def test_of_other_sources(uri: str) -> None:
+def test_other_sources_have_no_digest(uri: str) -> None:
     assert digest(uri) is None
 
 
-def test_of_nothing(tmp_path: Path) -> None:
+def test_a_missing_or_empty_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         digest(f"file://{tmp_path}/absent")
-    with pytest.raises(InputError, match="holds no files"):
+    with pytest.raises(InputError, match="contains no files"):
         digest(f"file://{tmp_path}")
 
 
-def test_needs_no_torch() -> None:
+def test_the_digest_needs_no_torch() -> None:
     code = (
         "import sys; from persona_jobs.sources import digest; "
         "import persona_jobs.sources.personas, persona_jobs.sources.evaluation_files, "

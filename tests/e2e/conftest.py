@@ -30,7 +30,7 @@ EXAMPLE_CHANGES: Spec = {
     "instructions": {"maxSamples": 40},
     "referencePersonas": {"count": 2},
     "teacher": {"maxTokens": 24, "overlong": "CutAtSentence"},
-    "pruning": {"steps": 2, "batchSize": 8},
+    "pruning": {"straightThrough": {"steps": 2, "batchSize": 8}},
     "recovery": {"fineTune": {"enabled": False}},
     "evaluation": {
         "maxQueries": 2,

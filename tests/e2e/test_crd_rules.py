@@ -172,6 +172,10 @@ def with_threshold(**bounds: Any) -> dict[str, Any]:
     return {"evaluation": {"gate": {"thresholds": [threshold]}}}
 
 
+def with_learning(**settings: Any) -> dict[str, Any]:
+    return {"pruning": {"straightThrough": settings}}
+
+
 RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
     ("persona", "set exactly one of text and configMapRef"): (
         [{"persona": ANSWER}, {"persona": {"configMapRef": {"name": "texts", "key": "captain"}}}],
@@ -211,6 +215,14 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
         ],
         [with_threshold(), with_threshold(min=1, max=2)],
     ),
+    ("pruning", "straightThrough goes with method StraightThrough only"): (
+        [
+            {"pruning": {"straightThrough": {"steps": 3}}},
+            {"pruning": {"method": "StraightThrough", "straightThrough": {"steps": 3}}},
+            {"pruning": {"method": "ActivationNorm"}},
+        ],
+        [{"pruning": {"method": "ActivationNorm", "straightThrough": {"steps": 3}}}],
+    ),
     ("serving", "set replicas or autoscaling, not both"): (
         [{"serving": {"replicas": 2}}, {"serving": {"autoscaling": {"maxReplicas": 2}}}],
         [{"serving": {"replicas": 2, "autoscaling": {"maxReplicas": 2}}}],
@@ -223,13 +235,13 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
         [{"teacher": {"temperature": t}} for t in ("0", "0.7", "2", "2.000")],
         [{"teacher": {"temperature": t}} for t in ("2.1", "3")],
     ),
-    ("pruning.learningRate", "must be between 0.000001 and 10"): (
-        [{"pruning": {"learningRate": t}} for t in ("0.000001", "0.04", "10")],
-        [{"pruning": {"learningRate": t}} for t in ("0", "0.0000009", "10.01")],
+    ("pruning.straightThrough.learningRate", "must be between 0.000001 and 10"): (
+        [with_learning(learningRate=t) for t in ("0.000001", "0.04", "10")],
+        [with_learning(learningRate=t) for t in ("0", "0.0000009", "10.01")],
     ),
-    ("pruning.beta2", "must be between 0.5 and 0.99999"): (
-        [{"pruning": {"beta2": t}} for t in ("0.5", "0.99999")],
-        [{"pruning": {"beta2": t}} for t in ("0.49", "1")],
+    ("pruning.straightThrough.beta2", "must be between 0.5 and 0.99999"): (
+        [with_learning(beta2=t) for t in ("0.5", "0.99999")],
+        [with_learning(beta2=t) for t in ("0.49", "1")],
     ),
     ("recovery.refit.ridge", "must be between 0.000001 and 1000"): (
         [{"recovery": {"refit": {"ridge": t}}} for t in ("0.000001", "1000")],

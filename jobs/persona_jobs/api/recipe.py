@@ -21,6 +21,10 @@ RECIPE_PLURAL = "personarecipes"
 OWN_FIELDS = ("persona", "recipeRef")
 # Members of which an object may have one, by the object's path below `spec`.
 UNIONS: Mapping[str, frozenset[str]] = {"serving": frozenset({"replicas", "autoscaling"})}
+# Objects with a field that chooses one of their members: that field, and the member by its value.
+DISCRIMINATED: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "pruning": ("method", {"StraightThrough": "straightThrough"}),
+}
 
 _PLACEHOLDER_PERSONA = {"text": "A persona."}
 
@@ -104,6 +108,10 @@ def without_nulls(value: Any) -> Any:
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any], path: str) -> dict[str, Any]:
     members = UNIONS.get(path, frozenset())
     chosen = members & own.keys()
+    discriminator, member_by_value = DISCRIMINATED.get(path, ("", {}))
+    if discriminator in own:
+        members = frozenset(member_by_value.values())
+        chosen = frozenset({member_by_value.get(own[discriminator], "")})
     merged = {
         name: value
         for name, value in base.items()

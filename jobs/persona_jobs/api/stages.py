@@ -23,14 +23,14 @@ class KeyField:
     """A spec field that enters a content key.
 
     Attributes:
-        path: path below `spec`, such as `pruning.steps`; `[]` stands for every item of a list.
+        path: path below `spec`, such as `pruning.method`; `[]` stands for every item of a list.
         neutral: value that is left out of the key; None for a field that was there from the start.
-        when: path of the boolean field that switches this field's part on, or None.
+        when: path and value of the field that this field goes with, or None.
     """
 
     path: str
     neutral: JsonScalar = None
-    when: str | None = None
+    when: tuple[str, JsonScalar] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Stage:
     enabled_by: tuple[str, ...] = ()
 
 
-def _fields(*paths: str, when: str | None = None) -> tuple[KeyField, ...]:
+def _fields(*paths: str, when: tuple[str, JsonScalar] | None = None) -> tuple[KeyField, ...]:
     return tuple(KeyField(path, when=when) for path in paths)
 
 
@@ -127,14 +127,18 @@ STAGES: tuple[Stage, ...] = (
             *_fields(
                 "pruning.sparsityPercent",
                 "pruning.alignment",
-                "pruning.initialization",
-                "pruning.objective",
-                "pruning.steps",
-                "pruning.batchSize",
-                "pruning.learningRate",
-                "pruning.beta2",
-                "pruning.evaluateEvery",
-                "pruning.patience",
+                "pruning.method",
+            ),
+            *_fields(
+                "pruning.straightThrough.initialization",
+                "pruning.straightThrough.objective",
+                "pruning.straightThrough.steps",
+                "pruning.straightThrough.batchSize",
+                "pruning.straightThrough.learningRate",
+                "pruning.straightThrough.beta2",
+                "pruning.straightThrough.evaluateEvery",
+                "pruning.straightThrough.patience",
+                when=("pruning.method", "StraightThrough"),
             ),
         ),
     ),
@@ -147,7 +151,7 @@ STAGES: tuple[Stage, ...] = (
         fields=(
             *_SEED,
             *_fields("recovery.refit.enabled", "recovery.fineTune.enabled"),
-            *_fields("recovery.refit.ridge", when="recovery.refit.enabled"),
+            *_fields("recovery.refit.ridge", when=("recovery.refit.enabled", True)),
             *_fields(
                 "recovery.fineTune.steps",
                 "recovery.fineTune.batchSize",
@@ -155,7 +159,7 @@ STAGES: tuple[Stage, ...] = (
                 "recovery.fineTune.genericPercent",
                 "recovery.fineTune.evaluateEvery",
                 "recovery.fineTune.patience",
-                when="recovery.fineTune.enabled",
+                when=("recovery.fineTune.enabled", True),
             ),
         ),
     ),
@@ -199,8 +203,8 @@ UNKEYED_FIELDS: dict[str, str] = {
     "teacher.openAI.timeoutSeconds": "how the endpoint is called, not what it answers",
     "teacher.openAI.maxRetries": "how the endpoint is called, not what it answers",
     "teacher.minYieldPercent": "decides whether the stage fails, not what it writes",
-    "pruning.microBatchSize": "splits a step's forward passes; the gradient is the same",
-    "recovery.fineTune.microBatchSize": "splits a step's forward passes; the gradient is the same",
+    "pruning.straightThrough.microBatchSize": "splits a step's forward passes, same gradient",
+    "recovery.fineTune.microBatchSize": "splits a step's forward passes, same gradient",
     "evaluation.gate.": "reads the evaluation, is no part of it",
     "serving.": "how the finished checkpoint is served",
     "storage.": "where results are kept",

@@ -101,22 +101,17 @@ class Dataset(SpecModel):
         return self
 
 
-class Pruning(SpecModel):
-    """How the mask over the FFN's intermediate channels is learned."""
+class StraightThrough(SpecModel):
+    """Mask learning with a straight-through gradient (the paper's), all weights frozen."""
 
-    sparsity_percent: Annotated[int, Field(ge=1, le=90)] = 25
-    """Percentage of each layer's FFN intermediate channels that are removed."""
-    alignment: Annotated[int, Field(ge=1, le=4096)] = 256
-    """The kept width is rounded to a multiple of this (256 suits GGUF K-quants and tensor
-    parallelism); lowered for small models only, and recorded in the metrics."""
     initialization: Literal["ActivationRMS", "Random"] = "ActivationRMS"
     """Where the scores start: the rank of each channel's activation RMS on the persona's data, or
     random."""
     objective: Literal["KL", "CrossEntropy", "Sum"] = "KL"
     """Loss on the answer tokens: KL divergence to the dense model, cross-entropy (the paper's), or
     their sum."""
-    steps: Annotated[int, Field(ge=0, le=100_000)] = 100
-    """Optimizer steps; 0 keeps the initial mask."""
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Optimizer steps."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     """Conversations per step. Large batches learn more steadily."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
@@ -129,6 +124,57 @@ class Pruning(SpecModel):
     """Steps between two evaluations of the held-out loss."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 5
     """Stop after this many evaluations without improvement; the best mask is kept."""
+
+
+_METHOD_MEMBER = "straightThrough goes with method StraightThrough only"
+
+
+class Pruning(SpecModel):
+    """How the FFN's intermediate channels that are kept are chosen."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "!has(self.straightThrough) || !has(self.method) || "
+                "self.method == 'StraightThrough'",
+                _METHOD_MEMBER,
+            )
+        )
+    )
+
+    sparsity_percent: Annotated[int, Field(ge=1, le=90)] = 25
+    """Percentage of each layer's FFN intermediate channels that are removed."""
+    alignment: Annotated[int, Field(ge=1, le=4096)] = 256
+    """The number of kept channels is rounded to a multiple of this (256 suits GGUF K-quants and
+    tensor parallelism); lowered for small models only, and recorded in the metrics."""
+    method: Literal["StraightThrough", "ActivationNorm"] = "StraightThrough"
+    """`StraightThrough` learns the mask on the persona's data; `ActivationNorm` keeps the channels
+    with the largest activation RMS on it, without learning."""
+    straight_through: StraightThrough | None = None
+    """Settings of the method `StraightThrough`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_member(cls, given: object) -> object:
+        """Give the chosen method its default settings, so that equal specs are equal."""
+        if (
+            not isinstance(given, dict)
+            or given.get("method", "StraightThrough") != "StraightThrough"
+        ):
+            return given
+        names = {"straightThrough", "straight_through"} & given.keys()
+        return given if names else {**given, "straightThrough": {}}
+
+    @model_validator(mode="after")
+    def _member_of_method(self) -> Self:
+        if self.straight_through is not None and self.method != "StraightThrough":
+            raise ValueError(_METHOD_MEMBER)
+        return self
+
+    @property
+    def learning(self) -> StraightThrough | None:
+        """Settings of the mask learning, None where the method learns nothing."""
+        return self.straight_through
 
 
 class Refit(SpecModel):

@@ -99,7 +99,7 @@ def stage_parameters(stage: Stage, spec: Mapping[str, Any]) -> Parameters:
     """
     parameters = {}
     for field in stage.fields:
-        if field.when is not None and _value(spec, field.when) is not True:
+        if field.when is not None and _value(spec, field.when[0]) != field.when[1]:
             continue
         value = _value(spec, field.path)
         if (

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..api.training import StraightThrough
 from ..dataset import Example, read_jsonl, write_jsonl
 from ..errors import InputError
 from ..mask_learning.activation_rms import activation_rms
@@ -29,7 +30,8 @@ from .control import StageControl
 def run(context: StageContext) -> StageOutcome:
     """Write the stage's files."""
     spec = context.spec
-    pruning = spec.pruning
+    pruning, learning = spec.pruning, spec.pruning.learning
+    objective = learning.objective if learning else "KL"
     started = time.monotonic()
     model, tokenizer, compute = load_base(context)
     data = DistillationDataset(
@@ -43,28 +45,19 @@ def run(context: StageContext) -> StageOutcome:
             f"alignment {pruning.alignment} was lowered to {kept.alignment_used}: "
             f"the model's FFN has only {intermediate_size} channels"
         )
-    if pruning.objective != "CrossEntropy":
+    if objective != "CrossEntropy":
         context.progress.begin("dense reference", len(data))
         data = data.with_dense_hidden_states(model, on_rows=context.progress.advance)
     scores = _initial_scores(context, model, data.train)
     initial = top_k_mask(scores, kept.count)
-    config = TrainingConfig(
-        steps=pruning.steps,
-        batch_size=pruning.batch_size,
-        micro_batch_size=pruning.micro_batch_size,
-        learning_rate=float(pruning.learning_rate),
-        beta2=float(pruning.beta2),
-        evaluate_every=pruning.evaluate_every,
-        patience=pruning.patience,
-        seed=spec.seed,
-    )
+    config = _training_config(learning, spec.seed)
     trainer = mask_trainer(scores.to(compute.device), config)
     control = StageControl(context)
     control.resume(trainer)
     prepared = time.monotonic()
-    context.progress.begin("mask steps", pruning.steps)
+    context.progress.begin("mask steps", config.steps)
     context.progress.advance(trainer.step)
-    problem = MaskProblem(model, data, kept.count, pruning.objective)
+    problem = MaskProblem(model, data, kept.count, objective)
     best = learn(problem, trainer, control)
     bits = top_k_mask(best, kept.count).cpu()
     mask_file.save(
@@ -92,6 +85,21 @@ def run(context: StageContext) -> StageOutcome:
     )
 
 
+def _training_config(learning: StraightThrough | None, seed: int) -> TrainingConfig:
+    """Return the settings of the mask learning: no step at all without one."""
+    settings = learning or StraightThrough()
+    return TrainingConfig(
+        steps=settings.steps if learning else 0,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        learning_rate=float(settings.learning_rate),
+        beta2=float(settings.beta2),
+        evaluate_every=settings.evaluate_every,
+        patience=settings.patience,
+        seed=seed,
+    )
+
+
 def _tokenized(context: StageContext, tokenizer: Any, name: str) -> TokenizedSet:
     examples = read_jsonl(context.input_file("rewrite", name), Example)
     data = tokenize(tokenizer, examples, max_tokens=context.spec.dataset.max_tokens)
@@ -107,6 +115,7 @@ def _tokenized(context: StageContext, tokenizer: Any, name: str) -> TokenizedSet
 
 def _initial_scores(context: StageContext, model: Any, train: TokenizedSet) -> Tensor:
     layers = ffn_layers(model)
-    if context.spec.pruning.initialization == "Random":
+    learning = context.spec.pruning.learning
+    if learning is not None and learning.initialization == "Random":
         return random_scores((len(layers), layers[0].intermediate_size), context.spec.seed)
     return scores_from_rank(activation_rms(model, train))

@@ -264,7 +264,7 @@ def _reported(attempt: FailedAttempt, default: str) -> tuple[str, str]:
 
 def _more_memory(stage: str) -> str:
     smaller = {
-        "mask": " or a smaller spec.pruning.microBatchSize",
+        "mask": " or a smaller spec.pruning.straightThrough.microBatchSize",
         "recover": " or a smaller spec.recovery.fineTune.microBatchSize",
     }.get(stage, "")
     return (

@@ -14,7 +14,7 @@ RECIPE = {
     "metadata": {"name": "npc"},
     "spec": {
         "baseModel": {"uri": "hf://org/model", "revision": "abc"},
-        "pruning": {"sparsityPercent": 40, "steps": 10},
+        "pruning": {"sparsityPercent": 40, "straightThrough": {"steps": 10}},
         "serving": {"replicas": 3},
         "teacher": {"openAI": {"baseURL": "http://teacher/v1"}},
         "evaluation": {"questionFiles": [{"uri": "file:///a.json"}]},
@@ -49,6 +49,16 @@ def write(tmp_path, *documents):
             {"serving": {"engine": "VLLM", "autoscaling": {"maxReplicas": 2}}},
         ),
         (
+            {"pruning": {"straightThrough": {"steps": 5}, "alignment": 8}},
+            {"pruning": {"method": "ActivationNorm"}},
+            {"pruning": {"method": "ActivationNorm", "alignment": 8}},
+        ),
+        (
+            {"pruning": {"straightThrough": {"steps": 5}}},
+            {"pruning": {"method": "StraightThrough"}},
+            {"pruning": {"method": "StraightThrough", "straightThrough": {"steps": 5}}},
+        ),
+        (
             {"serving": {"autoscaling": {"maxReplicas": 9, "minReplicas": 2}}},
             {"serving": {"autoscaling": {"maxReplicas": 4}}},
             {"serving": {"autoscaling": {"maxReplicas": 4, "minReplicas": 2}}},
@@ -66,7 +76,7 @@ def test_a_file_with_both_documents_is_one_resolved_persona(tmp_path):
         evaluation={"questionFiles": []},
     )
     spec = load_resource(write(tmp_path, RECIPE, own)).spec
-    assert (spec.pruning.sparsity_percent, spec.pruning.steps) == (25, 10)
+    assert (spec.pruning.sparsity_percent, spec.pruning.learning.steps) == (25, 10)
     assert spec.serving.replicas == 3
     assert (spec.teacher.open_ai.base_url, spec.teacher.open_ai.model) == ("http://teacher/v1", "m")
     assert spec.evaluation.question_files == []
@@ -87,7 +97,7 @@ def test_a_missing_recipe_is_named(tmp_path):
 
 
 def test_what_neither_gives_is_required(tmp_path):
-    recipe = {**RECIPE, "spec": {"pruning": {"steps": 1}}}
+    recipe = {**RECIPE, "spec": {"pruning": {"alignment": 1}}}
     with pytest.raises(InputError, match=r"spec\.baseModel: is required"):
         load_resource(write(tmp_path, recipe, persona()))
 

@@ -106,6 +106,17 @@ def test_another_sparsity_reruns_mask_and_later_only(first_run, folder, teacher)
     assert [revision["sparsity_percent"] for revision in record["revisions"]] == [50, 25]
 
 
+def test_the_method_without_learning_keeps_the_initial_mask(first_run, folder, teacher):
+    pruning = {"method": "ActivationNorm", "straightThrough": None}  # null: not set
+    other = manifest(folder, teacher.url, pruning=pruning)
+    file = folder / "norm.yaml"
+    file.write_text(json.dumps(other), encoding="utf-8")
+    document = json.loads(persona(folder, "run", file, "-o", "json").stdout)
+    assert outcomes(document)["mask"] == "made"
+    (mask,) = [stage for stage in document["stages"] if stage["stage"] == "mask"]
+    assert (mask["metrics"]["steps"], mask["metrics"]["channelsChanged"]) == (0, 0)
+
+
 def test_an_edited_instruction_file_is_noticed(first_run, folder):
     keys = persona(folder, "keys", folder / "persona.yaml").stdout
     file = folder / "instructions.jsonl"
@@ -126,7 +137,7 @@ def test_chat_answers_from_the_checkpoint(first_run, folder):
     assert result.stdout
 
 
-def test_chat_without_a_checkpoint_names_the_mend(folder, teacher):
+def test_chat_without_a_checkpoint_says_what_to_run(folder, teacher):
     file = folder / "other.yaml"
     document = manifest(folder, teacher.url, pruning={"sparsityPercent": 75})
     file.write_text(json.dumps(document), encoding="utf-8")

@@ -46,7 +46,8 @@ def rerun_by(path, value):
         ("dataset.testPercent", 20, "rewrite"),
         ("seed", 1, "rewrite"),
         ("pruning.sparsityPercent", 50, "mask"),
-        ("pruning.steps", 10, "mask"),
+        ("pruning.straightThrough.steps", 10, "mask"),
+        ("pruning.method", "ActivationNorm", "mask"),
         ("recovery.refit.ridge", "0.2", "recover"),
         ("recovery.fineTune.enabled", False, "recover"),
         ("evaluation.maxQueries", 7, "evaluate"),
@@ -61,7 +62,7 @@ def test_a_change_reruns_its_stage_and_all_that_read_it(path, value, first):
     [
         ("serving.replicas", 5),
         ("evaluation.gate.thresholds", [{"name": "x", "metric": "personaScore", "min": 50}]),
-        ("pruning.microBatchSize", 1),
+        ("pruning.straightThrough.microBatchSize", 1),
         ("recovery.fineTune.microBatchSize", 1),
         ("execution.profile", "large"),
         ("compute.device", "CPU"),
@@ -106,6 +107,11 @@ def test_settings_of_a_part_that_is_off_decide_nothing():
     off = {"fineTune": {"enabled": False}}
     other = {"fineTune": {"enabled": False, "steps": 7}}
     assert keys(with_change("recovery", off)) == keys(with_change("recovery", other))
+
+
+def test_default_settings_written_out_are_the_same_keys():
+    written = with_change("pruning", {"method": "StraightThrough", "straightThrough": {}})
+    assert keys(written) == keys(PersonaModelSpec.model_validate(SPEC))
 
 
 def test_an_unresolved_persona_has_no_keys():

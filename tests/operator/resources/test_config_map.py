@@ -25,4 +25,4 @@ def test_fields_that_no_stage_reads_change_nothing() -> None:
     assert manifest(execution={"profile": "gpu"}) == base
     threshold = {"name": "x", "metric": "personaScore", "min": 50}
     assert manifest(evaluation={"gate": {"thresholds": [threshold]}}) == base
-    assert manifest(pruning={"microBatchSize": 4}) != base
+    assert manifest(pruning={"straightThrough": {"microBatchSize": 4}}) != base

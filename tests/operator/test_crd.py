@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from persona_operator.crd import (
     CHART_CRD_PATH,
     CRD_PATH,
-    UnsupportedSchemaError,
     custom_resource_definition,
     recipe_definition,
     render,
-    structural_schema,
 )
+from persona_operator.structural_schema import UnsupportedSchemaError, structural_schema
 
 MINIMAL = {
     "persona": {"text": "You are the captain of a whaling ship."},

@@ -25,30 +25,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="directory of the checkpoint")
-    add("--served-model-name", metavar="NAME", help="name in requests (default: the directory's)")
+    add(
+        "--served-model-name",
+        metavar="NAME",
+        help="name of the model in requests (default: the directory's)",
+    )
     add("--host", default="", help="address to listen on (default: all, IPv4 and IPv6)")
     add("--port", type=int, default=8000, help="port to listen on (default: 8000)")
     add("--device", choices=["Auto", "CPU", "CUDA"], default="Auto", help="default: Auto")
     add("--dtype", choices=["Auto", "Float32", "BFloat16"], default="Auto", help="default: Auto")
     add(
         "--max-context-tokens", type=_positive, metavar="N",
-        help="longest conversation with its answer (default: the model's)",
+        help="largest number of tokens of a conversation and its answer (default: the model's)",
     )  # fmt: skip
     add(
         "--default-max-tokens", type=_positive, default=1024, metavar="N",
-        help="limit of an answer whose request names none (default: 1024)",
+        help="token limit of an answer whose request sets none (default: 1024)",
     )  # fmt: skip
     add(
         "--max-queue", type=_natural, default=16, metavar="N",
-        help="requests that may wait beside the running one; more get 429 (default: 16)",
+        help="requests that may wait while one is running; further ones get 429 (default: 16)",
     )  # fmt: skip
     add(
         "--shutdown-delay", type=_seconds, default=5.0, metavar="SECONDS",
-        help="after SIGTERM, take requests this long while not ready (default: 5)",
+        help="time after SIGTERM to accept requests while not ready (default: 5)",
     )  # fmt: skip
     add(
         "--shutdown-timeout", type=_seconds, default=20.0, metavar="SECONDS",
-        help="then let running requests finish within this time (default: 20)",
+        help="time for running requests to finish after that (default: 20)",
     )  # fmt: skip
     return parser
 
@@ -56,26 +60,26 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError("The value must be at least 1")
     return value
 
 
 def _natural(text: str) -> int:
     value = int(text)
     if value < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
+        raise argparse.ArgumentTypeError("The value must not be negative")
     return value
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError("must be between 0 and 86400")
+        raise argparse.ArgumentTypeError("The value must be between 0 and 86400")
     return value
 
 
 def fingerprint(directory: Path, dtype: str, device: str) -> str:
-    """Return `system_fingerprint`: changes with the weights' files, number format and device."""
+    """Return the `system_fingerprint`, which depends on the weights, number format and device."""
     digest = hashlib.sha256(f"{dtype} {device}".encode())
     for path in sorted(directory.glob("*")):
         if path.suffix in {".json", ".jinja"}:
@@ -88,16 +92,17 @@ def fingerprint(directory: Path, dtype: str, device: str) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve until a signal.
+    """Serve until a signal arrives.
 
     Raises:
-        PersonaError: the model can't be loaded or the address can't be used.
+        PersonaError: the model can't be loaded, or the address can't be used.
     """
     if not options.model.is_dir():
         raise InputError(
-            f"{options.model} is not a directory", hint="give --model a checkpoint's directory"
+            f"{options.model} is not a directory",
+            hint="Set --model to the directory of a checkpoint",
         )
-    # torch takes seconds to import: wrong arguments are told before.
+    # Wrong arguments are reported before torch is imported, which takes seconds.
     import torch
 
     from ..models import compute
@@ -117,13 +122,13 @@ def run(options: argparse.Namespace) -> None:
             max_queue=options.max_queue,
             default_max_tokens=options.default_max_tokens,
         ),
-        on_failure=lambda: server.stop(),  # noqa: PLW0108 - made below
+        on_failure=lambda: server.stop(),  # noqa: PLW0108 - defined below
     )
     server = Server(
         create_app(service), service, delay=options.shutdown_delay, bound=options.shutdown_timeout
     )
     with listen(options.host, options.port) as listener:
-        logger.info("listening on port %d", listener.getsockname()[1])
+        logger.info("The server listens on port %d", listener.getsockname()[1])
         server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
@@ -143,5 +148,5 @@ if __name__ == "__main__":
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # The model's thread can't be interrupted; a long step must not outlast the grace period.
+    # The model's thread can't be interrupted, and its step may take longer than the grace period.
     os._exit(status)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status under which a request counts whose client went away; never sent."""
+"""Status of a request whose client disconnected, in logs and metrics only."""
 
 _TYPES = {
     400: "invalid_request_error",
@@ -26,10 +26,10 @@ class ApiError(Exception):
 
     Args:
         status: HTTP status.
-        message: what is wrong and how to mend it; never holds text of the prompt.
-        param: the request field it is about.
-        code: machine-readable reason.
-        retry_after: seconds after which trying again makes sense.
+        message: what is wrong and how to fix it, in whole sentences without text of the prompt.
+        param: the request field that is wrong.
+        code: reason for programs.
+        retry_after: seconds after which the client should try again.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class ApiError(Exception):
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """Return the 400 for the first fault of a request; the faulty value is not repeated."""
+    """Return the 400 for the first error of a request, without repeating the wrong value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     path = _path(first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ") + "."
     code = "invalid_value"
     if first["type"] == "missing":
         message, code = f"Missing required parameter: '{path}'.", "missing_required_parameter"
@@ -89,7 +89,7 @@ def _path(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         elif part in {"str", "list", "constrained-str"} or part.startswith(("list[", "function-")):
-            continue  # names of the branches of a union
+            continue  # the name of a branch of a union
         else:
             text += f".{part}" if text else part
     return text

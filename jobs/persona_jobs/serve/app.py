@@ -1,4 +1,4 @@
-"""The routes of the server, and loading the model behind them."""
+"""The routes of the server, and the model that is loaded for them."""
 
 import asyncio
 import logging
@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..errors import OutOfMemoryError
+from ..errors import OutOfMemoryError, is_out_of_memory
 from .api_errors import ApiError
 from .chat import ChatEndpoint
-from .engine import Engine, is_out_of_memory
+from .engine import Engine
 from .metrics import Metrics
 from .protocol import ChatCompletion, ChatRequest, ModelCard, ModelList
 from .scheduler import Scheduler
@@ -34,9 +34,9 @@ class ServiceOptions:
     Attributes:
         model: the name that requests use for the model.
         fingerprint: identifies the weights and the number format.
-        max_queue: requests that may wait beside the running one.
-        default_max_tokens: limit of an answer whose request names none.
-        max_body_bytes: longest request body.
+        max_queue: requests that may wait while one is running.
+        default_max_tokens: token limit of an answer whose request sets none.
+        max_body_bytes: size limit of a request body.
     """
 
     model: str
@@ -47,12 +47,12 @@ class ServiceOptions:
 
 
 class Service:
-    """One model's life in the server: loading, ready, stopping.
+    """The served model and its state: loading, ready or stopping.
 
     Args:
-        load: loads the model; runs in the model's own thread.
-        options: settings.
-        on_failure: called when the model can't be loaded.
+        load: loads the model; called in the model's own thread.
+        options: the settings of the server.
+        on_failure: called if the model can't be loaded.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class Service:
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     async def prepare(self) -> None:
-        """Load the model and generate one token; from then on it takes requests."""
+        """Load the model and generate one token; the server accepts requests after that."""
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(self._model_thread, self._load)
             await loop.run_in_executor(self._model_thread, engine.warm_up)
-        except Exception as error:  # whatever it is, the process ends with it
+        except Exception as error:  # any error ends the process
             self.failure = error
             if is_out_of_memory(error):
                 self.failure = OutOfMemoryError(
-                    "the model does not fit into memory",
-                    hint="give the server more memory, or serve in BFloat16",
+                    "The model does not fit into memory",
+                    hint="Give the server more memory, or set the dtype to BFloat16",
                 )
             self._on_failure()
             return
@@ -101,16 +101,18 @@ class Service:
         )
         self.metrics.ready.set(1)
         logger.info(
-            "model %s takes requests of up to %d tokens", options.model, engine.max_context_tokens
+            "The model %s is ready for requests of up to %d tokens",
+            options.model,
+            engine.max_context_tokens,
         )
 
     def stop_soon(self) -> None:
-        """Report as not ready; requests are still answered."""
+        """Report that the server is not ready, and continue to answer requests."""
         self.stopping = True
         self.metrics.ready.set(0)
 
     def abort_requests(self) -> None:
-        """End all requests that are still in work with an error."""
+        """End all waiting and running requests with an error."""
         if self.scheduler is not None:
             self.scheduler.close(
                 ApiError(
@@ -120,22 +122,22 @@ class Service:
             )  # fmt: skip
 
     async def chat(self, request: Request) -> Response:
-        """POST /v1/chat/completions."""
+        """Answer `POST /v1/chat/completions`."""
         if self._chat is None:
             self.metrics.requests.labels(status="503").inc()
             error = ApiError(
-                503, "The model is being loaded.", code="model_not_ready",
+                503, "The model is being loaded. Try again later.", code="model_not_ready",
                 retry_after=LOADING_RETRY_SECONDS,
             )  # fmt: skip
             return error.response()
         return await self._chat(request)
 
     async def models(self) -> Response:
-        """GET /v1/models."""
+        """Answer `GET /v1/models`."""
         return JSONResponse(ModelList(data=[self._card()]).model_dump())
 
     async def model(self, name: str) -> Response:
-        """GET /v1/models/NAME."""
+        """Answer `GET /v1/models/NAME`."""
         if name != self.options.model:
             raise ApiError(
                 404, f"The model {name[:200]!r} does not exist.", param="model",
@@ -148,13 +150,13 @@ class Service:
         return ModelCard(id=self.options.model, created=self._created, max_model_len=longest)
 
     async def healthz(self) -> Response:
-        """GET /healthz: 503 when only a restart helps."""
+        """Answer `GET /healthz`: 503 if only a restart helps."""
         if self.scheduler is not None and self.scheduler.broken:
             return JSONResponse({"status": "the device failed"}, status_code=503)
         return JSONResponse({"status": "ok"})
 
     async def readyz(self) -> Response:
-        """GET /readyz: 503 until the model generated its first token, and while stopping."""
+        """Answer `GET /readyz`: 503 before the model's first token and while stopping."""
         if self.stopping:
             return JSONResponse({"status": "stopping"}, status_code=503)
         if self._chat is None:
@@ -162,12 +164,12 @@ class Service:
         return JSONResponse({"status": "ready"})
 
     async def exposition(self) -> Response:
-        """GET /metrics."""
+        """Answer `GET /metrics`."""
         return Response(self.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def create_app(service: Service) -> FastAPI:
-    """Return the application; it starts loading the model when it starts."""
+    """Return the application, which loads the model when it starts."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -207,10 +209,10 @@ async def _api_error(_: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Unknown routes and methods, in the API's form."""
+    """Answer a request for an unknown route or method in the form of the API."""
     if not isinstance(error, HTTPException):
         raise error
-    message = f"{request.method} {request.url.path[:200]}: {error.detail}."
+    message = f"{request.method} {request.url.path[:200]} failed: {error.detail}."
     response = ApiError(error.status_code, message).response()
     response.headers.update(error.headers or {})
     return response

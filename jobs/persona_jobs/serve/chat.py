@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, streamed and whole."""
+"""`POST /v1/chat/completions`, streamed and in one piece."""
 
 import asyncio
 import functools
@@ -39,13 +39,13 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class _ClientGoneError(Exception):
-    """Nobody reads the answer any more."""
+class _DisconnectedError(Exception):
+    """The client disconnected and does not read the answer."""
 
 
 @dataclass
 class _Exchange:
-    """One request on its way to an answer."""
+    """One request and its answer."""
 
     id: str
     created: int
@@ -78,15 +78,15 @@ class _Exchange:
 
 
 class ChatEndpoint:
-    """Answers chat requests.
+    """The endpoint that answers chat requests.
 
     Args:
         scheduler: the queue in front of the model.
-        metrics: where to count.
-        model: the name that requests may use.
+        metrics: the metrics to update.
+        model: the name that requests use for the model.
         fingerprint: identifies the weights and the number format, as `system_fingerprint`.
-        default_max_tokens: limit of an answer whose request names none.
-        max_body_bytes: longest request body.
+        default_max_tokens: token limit of an answer whose request sets none.
+        max_body_bytes: size limit of a request body.
     """
 
     def __init__(
@@ -105,19 +105,21 @@ class ChatEndpoint:
         self._fingerprint = fingerprint
         self._default_max_tokens = default_max_tokens
         self._max_body_bytes = max_body_bytes
-        # Tokenizing a long conversation takes a while; one thread, since tokenizers hold state.
+        # Tokenizing a long conversation takes a while. Tokenizers hold state, hence one thread.
         self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request, count it and log it; never its text."""
+        """Answer one request, count it, and log it without its text."""
         try:
             return await self._answer(request)
         except ApiError as error:
             failure = error
-        except (_ClientGoneError, ClientDisconnect):
-            failure = ApiError(CLIENT_CLOSED_REQUEST, "The client went away.", code="client_gone")
+        except (_DisconnectedError, ClientDisconnect):
+            failure = ApiError(
+                CLIENT_CLOSED_REQUEST, "The client disconnected.", code="client_gone"
+            )
         except Exception:
-            logger.exception("a request failed")
+            logger.exception("A chat request failed")
             failure = ApiError(500, "The request failed; the server's log has the cause.")
         self._metrics.requests.labels(status=str(failure.status)).inc()
         logger.info("status=%d code=%s", failure.status, failure.code)
@@ -140,9 +142,9 @@ class ChatEndpoint:
         try:
             exchange = await self._start(chat, ticket)
             if not chat.stream:
-                return await self._whole(request, exchange)
-            # Errors before the first token still get their own HTTP status.
-            first = await _unless_gone(_first(ticket), request.receive)
+                return await self._complete(request, exchange)
+            # An error before the first token still has its own HTTP status.
+            first = await _unless_disconnected(_first(ticket), request.receive)
         except BaseException:
             ticket.close()
             raise
@@ -171,8 +173,8 @@ class ChatEndpoint:
             include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
         )
 
-    async def _whole(self, request: Request, exchange: _Exchange) -> Response:
-        text, end = await _unless_gone(_collect(exchange.ticket), request.receive)
+    async def _complete(self, request: Request, exchange: _Exchange) -> Response:
+        text, end = await _unless_disconnected(_collect(exchange.ticket), request.receive)
         exchange.ticket.close()
         exchange.completion_tokens = end.completion_tokens
         self.finished(exchange, 200)
@@ -204,7 +206,7 @@ class ChatEndpoint:
         yield DONE_EVENT
 
     def finished(self, exchange: _Exchange, status: int) -> None:
-        """Count and log the end of a request that got a place in the queue."""
+        """Count and log the end of a request that was admitted to the queue."""
         seconds = time.monotonic() - exchange.ticket.arrived
         self._metrics.requests.labels(status=str(status)).inc()
         if status == 200:
@@ -220,7 +222,7 @@ class ChatEndpoint:
 
 
 class _EventStream(Response):
-    """Server-sent events; gives the request's place back however it ends."""
+    """Server-sent events; the request leaves the queue however the response ends."""
 
     media_type = "text/event-stream"
 
@@ -234,7 +236,7 @@ class _EventStream(Response):
         self._exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events until the last one or until the client goes away."""
+        """Send the events until the last one or until the client disconnects."""
         del scope
         status = CLIENT_CLOSED_REQUEST
         sending = asyncio.create_task(self._send(send))
@@ -257,7 +259,7 @@ class _EventStream(Response):
             async for event in self._events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except ApiError as error:  # its event has been sent
+        except ApiError as error:  # it has been sent as an event
             status = error.status
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
@@ -274,7 +276,7 @@ async def _first(ticket: Ticket) -> str | Finished:
 
 
 async def _collect(ticket: Ticket) -> tuple[str, Finished]:
-    """Return the whole text and how it ended."""
+    """Return the complete text and how it ended."""
     text: list[str] = []
     while isinstance(event := await ticket.events.get(), str):
         text.append(event)
@@ -287,23 +289,25 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Return the request's body.
 
     Raises:
-        ApiError: 413 if it is longer than `limit` bytes.
+        ApiError: 413 if the body is longer than `limit` bytes.
     """
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
             raise ApiError(
-                413, f"The request body is longer than {limit} bytes.", code="request_too_large"
+                413,
+                f"The request body is longer than {limit} bytes. Shorten it.",
+                code="request_too_large",
             )
     return body
 
 
-async def _unless_gone(work: Coroutine[None, None, T], receive: Receive) -> T:
+async def _unless_disconnected(work: Coroutine[None, None, T], receive: Receive) -> T:
     """Return what `work` returns.
 
     Raises:
-        _ClientGoneError: the client went away first.
+        _DisconnectedError: the client disconnected first.
     """
     task = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnect(receive))
@@ -311,7 +315,7 @@ async def _unless_gone(work: Coroutine[None, None, T], receive: Receive) -> T:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise _ClientGoneError
+        raise _DisconnectedError
     finally:
         for unfinished in (task, leaving):
             unfinished.cancel()
@@ -319,6 +323,6 @@ async def _unless_gone(work: Coroutine[None, None, T], receive: Receive) -> T:
 
 
 async def _disconnect(receive: Receive) -> None:
-    """Return when the client goes away."""
+    """Return when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

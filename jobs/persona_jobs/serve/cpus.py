@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""The number of processors that this process may use."""
 
 import math
 import os
@@ -9,10 +9,10 @@ CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 
 
 def usable_cpus(quota_file: Path = CGROUP_V2, v1_folder: Path = CGROUP_V1) -> int:
-    """Return the processors of the affinity mask, at most the container's CPU limit (rounded up).
+    """Return the number of processors of the affinity mask, or the CPU limit if it is lower.
 
-    torch starts a thread for each processor of the node, whatever the container may use; more
-    threads than that wait for each other.
+    A container's CPU limit is rounded up. torch starts one thread per processor of the node,
+    regardless of the limit, and threads above the limit wait for each other.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = _quota(quota_file, v1_folder)
@@ -20,7 +20,7 @@ def usable_cpus(quota_file: Path = CGROUP_V2, v1_folder: Path = CGROUP_V1) -> in
 
 
 def _quota(quota_file: Path, v1_folder: Path) -> float | None:
-    """Return the limit in processors, None without one."""
+    """Return the limit in processors, None if there is none."""
     try:
         limit, period = quota_file.read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -30,5 +30,5 @@ def _quota(quota_file: Path, v1_folder: Path) -> float | None:
         except OSError:
             return None
     if not limit.isdigit() or not period.isdigit() or not int(period):
-        return None  # "max" and -1: no limit
+        return None  # "max" or -1 stands for no limit
     return int(limit) / int(period)

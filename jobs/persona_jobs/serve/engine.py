@@ -1,4 +1,4 @@
-"""The model and the loop that generates one answer; blocking, for one thread."""
+"""The model and the loop that generates one answer; it blocks and belongs to one thread."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ from ..models.compute import Compute
 from .sampling import AnswerPenalties, Sampling, checkpoint_defaults, generation_config
 
 MIN_SHARED_TOKENS = 8
-"""Shorter common prefixes of two prompts aren't worth keeping."""
+"""Shorter common prefixes of two prompts are not reused."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +25,17 @@ logger = logging.getLogger(__name__)
 class Engine:
     """One loaded checkpoint.
 
-    Not thread-safe: `generate` is to be called by one thread at a time. `render` and `decode`
-    may be called beside it, each by one thread.
+    It is not thread-safe: only one thread may call `generate` at a time. Meanwhile, one other
+    thread may call `render` and one may call `decode`.
 
     Args:
         model: a causal language model in evaluation mode.
         tokenizer: its tokenizer, with a chat template.
-        max_context_tokens: longest sequence of prompt and answer; None for the model's own.
+        max_context_tokens: token limit of prompt and answer; None for the model's own.
 
     Raises:
-        InputError: `max_context_tokens` is beyond the model's, or there is no end-of-turn token.
+        InputError: `max_context_tokens` exceeds the model's limit, or the checkpoint has no
+            end-of-turn token.
     """
 
     def __init__(
@@ -43,8 +44,8 @@ class Engine:
         longest = int(model.config.get_text_config(decoder=True).max_position_embeddings)
         if max_context_tokens is not None and max_context_tokens > longest:
             raise InputError(
-                f"a context of {max_context_tokens} tokens is longer than the model's {longest}",
-                hint=f"set it to {longest} or less, or leave it out",
+                f"A context of {max_context_tokens} tokens exceeds the model's limit of {longest}",
+                hint=f"Set it to {longest} or less, or remove it",
                 subject="spec.serving.maxContextTokens",
             )
         own = model.generation_config
@@ -54,19 +55,19 @@ class Engine:
             self.end_tokens |= {tokenizer.eos_token_id}
         if not self.end_tokens:
             raise InputError(
-                "the checkpoint names no end-of-turn token",
-                hint="set eos_token_id in its generation_config.json",
+                "The checkpoint names no end-of-turn token",
+                hint="Set eos_token_id in its generation_config.json",
             )
         self.max_context_tokens = max_context_tokens or longest
         self.defaults = checkpoint_defaults(own)
         pad = own.pad_token_id if own.pad_token_id is not None else min(self.end_tokens)
-        # Beams, forced tokens and the like of a checkpoint don't go with streaming.
+        # Beams, forced tokens and similar settings of a checkpoint do not work with streaming.
         model.generation_config = GenerationConfig(
             eos_token_id=sorted(self.end_tokens), pad_token_id=pad, bos_token_id=own.bos_token_id
         )
         self._model = model
         self._tokenizer = tokenizer
-        self._prefix = _SharedPrefix(model.config)
+        self._prefix = _PrefixCache(model.config)
 
     @classmethod
     def load(
@@ -75,20 +76,20 @@ class Engine:
         """Load a plain Hugging Face checkpoint.
 
         Raises:
-            InputError: there is none, or its architecture isn't supported.
+            InputError: the checkpoint does not exist, or its architecture is not supported.
             CorruptArtifactError: its weights or tokenizer are damaged.
         """
         started = time.monotonic()
         model, tokenizer = loading.load(directory, compute)
         engine = cls(model, tokenizer, max_context_tokens=max_context_tokens)
         logger.info(
-            "model loaded in %.1f s on %s: %s", time.monotonic() - started, compute.device,
+            "The model was loaded in %.1f s on %s: %s", time.monotonic() - started, compute.device,
             compute.reason,
         )  # fmt: skip
         return engine
 
     def render(self, messages: list[Message]) -> list[int]:
-        """Return the token ids of a conversation, up to where the answer starts.
+        """Return the token ids of a conversation up to the start of the answer.
 
         Raises:
             InputError: the chat template refuses the messages.
@@ -96,7 +97,7 @@ class Engine:
         return chat.render(self._tokenizer, messages)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, special ones left out."""
+        """Return the text of tokens without special tokens."""
         text: str = self._tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -114,13 +115,13 @@ class Engine:
 
         Args:
             prompt: token ids of the conversation.
-            max_new_tokens: most tokens of the answer.
+            max_new_tokens: token limit of the answer.
             sampling: how tokens are chosen. The same seed gives the same answer on the same
-                machine, up to rounding.
-            on_token: called with each token, the end-of-turn token included; the generation stops
+                machine, except for rounding errors.
+            on_token: called with each token, including the end-of-turn token; the generation stops
                 when it returns False.
         """
-        control = _Control(on_token)
+        streamer = _TokenStreamer(on_token)
         processors = []
         if sampling.presence_penalty or sampling.frequency_penalty:
             processors.append(
@@ -136,13 +137,13 @@ class Engine:
                 generation_config=generation_config(sampling, max_new_tokens),
                 past_key_values=cache,
                 logits_processor=processors,
-                stopping_criteria=[control.criterion],
-                streamer=control,
+                stopping_criteria=[streamer.criterion],
+                streamer=streamer,
             )
-        self._prefix.put([*prompt, *control.tokens], cache)
+        self._prefix.put([*prompt, *streamer.tokens], cache)
 
     def warm_up(self) -> None:
-        """Generate one token, so that the first request finds everything in place."""
+        """Generate one token, so that the first request is not slower than later ones."""
         prompt = self.render([{"role": "user", "content": "Hello"}])
         limit = self.max_context_tokens - 1
         self.generate(
@@ -153,8 +154,8 @@ class Engine:
         )
 
 
-class _Control(BaseStreamer):  # type: ignore[misc]
-    """Passes tokens on as they come, and ends the generation on request."""
+class _TokenStreamer(BaseStreamer):  # type: ignore[misc]
+    """A streamer that passes on each new token and can stop the generation."""
 
     def __init__(self, on_token: Callable[[int], bool]) -> None:
         self._on_token = on_token
@@ -164,7 +165,7 @@ class _Control(BaseStreamer):  # type: ignore[misc]
         self.criterion = _StopCriterion(self)
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt (first call) or the newest token."""
+        """Receive the prompt in the first call, and then each new token."""
         if not self._prompt_seen:
             self._prompt_seen = True
             return
@@ -173,28 +174,28 @@ class _Control(BaseStreamer):  # type: ignore[misc]
         self._stop = not self._on_token(token)
 
     def end(self) -> None:
-        """Do nothing: the caller sees the end of `generate`."""
+        """Do nothing; `generate` returns to its caller."""
 
     @property
     def stop(self) -> bool:
-        """Whether no further token is wanted."""
+        """Return whether the generation has to stop."""
         return self._stop
 
 
 class _StopCriterion(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, control: _Control) -> None:
-        self._control = control
+    def __init__(self, streamer: _TokenStreamer) -> None:
+        self._streamer = streamer
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         del scores
-        return torch.full((input_ids.shape[0],), self._control.stop, device=input_ids.device)
+        return torch.full((input_ids.shape[0],), self._streamer.stop, device=input_ids.device)
 
 
-class _SharedPrefix:
-    """Keys and values of the last conversation, for the next one that starts alike.
+class _PrefixCache:
+    """The KV cache of the last conversation, reused by a conversation with the same start.
 
-    All conversations start with the persona, and a later turn starts with all earlier ones: only
-    what is new has to be computed. One conversation is kept.
+    All conversations start with the persona, and a later turn starts with all earlier ones, so
+    only the new tokens have to be computed. One conversation is kept.
     """
 
     def __init__(self, config: Any) -> None:
@@ -202,11 +203,11 @@ class _SharedPrefix:
         self._ids: list[int] = []
         self._cache: Any = None
         kinds = getattr(config.get_text_config(decoder=True), "layer_types", None) or ()
-        # Sliding windows forget their oldest tokens, so they can't be cut back.
+        # Sliding windows drop their oldest tokens, so that their caches can't be shortened.
         self._usable = all(kind == "full_attention" for kind in kinds)
 
     def take(self, prompt: Sequence[int]) -> Any:
-        """Return a cache that holds the prompt's known start; the last token is always left out."""
+        """Return a cache with the known start of the prompt, always without its last token."""
         cache, self._cache = self._cache, None
         shared = 0
         for known, token in zip(self._ids, prompt[:-1], strict=False):
@@ -215,18 +216,10 @@ class _SharedPrefix:
             shared += 1
         if cache is None or shared < MIN_SHARED_TOKENS:
             return DynamicCache(config=self._config)
-        cache.crop(shared - cache.get_seq_length())  # negative: that many tokens less
+        cache.crop(shared - cache.get_seq_length())  # a negative number removes that many tokens
         return cache
 
     def put(self, ids: list[int], cache: Any) -> None:
-        """Keep the cache of a finished generation: it holds all tokens but the last."""
+        """Keep the cache of a finished generation, which has all tokens but the last."""
         if self._usable:
             self._ids, self._cache = ids[: cache.get_seq_length()], cache
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch says that the device or the machine ran out of memory."""
-    # On a CPU torch raises a plain RuntimeError that names its allocator.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(
-        error
-    )

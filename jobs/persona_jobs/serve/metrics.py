@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`; `docs/serving.md` explains each metric."""
+"""The metrics that Prometheus reads at `/metrics`; `docs/serving.md` explains each."""
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,7 +25,7 @@ class Metrics:
         prefix = "persona_serving_"
         self.requests = Counter(
             prefix + "requests",
-            "Chat requests by HTTP status; 499: the client went away.",
+            "Chat requests by HTTP status; 499: the client disconnected.",
             ["status"],
             registry=self.registry,
         )
@@ -39,21 +39,23 @@ class Metrics:
         )
         self.queue_wait = self._seconds("queue_wait", "From arrival to the model's start.")
         self.first_token = self._seconds(
-            "time_to_first_token", "From arrival to the first token, waiting included."
+            "time_to_first_token", "From arrival to the first token, including the wait."
         )
         self.output_token = Histogram(
             prefix + "time_per_output_token_seconds",
-            "Mean time between two tokens of an answer, one value a request of two tokens or more.",
+            "Mean time between two tokens of an answer of two or more tokens.",
             buckets=_TOKEN_SECONDS,
             registry=self.registry,
         )
         self.duration = self._seconds("request_duration", "From arrival to the end of the answer.")
         self.prompt_tokens = self._tokens(
-            "prompt_tokens", "Tokens of the prompt, persona included."
+            "prompt_tokens", "Tokens per prompt, including the persona."
         )
-        self.completion_tokens = self._tokens("completion_tokens", "Generated tokens.")
+        self.completion_tokens = self._tokens("completion_tokens", "Tokens per answer.")
         self.ready = Gauge(
-            prefix + "ready", "1 once the model takes requests, else 0.", registry=self.registry
+            prefix + "ready",
+            "1 while the server accepts requests, otherwise 0.",
+            registry=self.registry,
         )
         Gauge(
             prefix + "model_info", "Always 1; the served model's name.", ["model"],

@@ -1,4 +1,4 @@
-"""Messages to token ids, and room for the answer within the context length."""
+"""Token ids of a conversation, and room for the answer within the context length."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from .api_errors import ApiError
 from .protocol import Message
 
 Render = Callable[[list[dataset.Message]], list[int]]
-"""Chat template of the model: messages to the token ids that an answer follows."""
+"""A chat template: from messages to the token ids up to the start of the answer."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Prompt:
     """A rendered conversation.
 
     Attributes:
-        ids: token ids, up to where the answer starts.
-        max_new_tokens: most tokens that may follow.
+        ids: token ids up to the start of the answer.
+        max_new_tokens: token limit of the answer.
     """
 
     ids: list[int]
@@ -33,19 +33,19 @@ def build(
     default_limit: int,
     max_context_tokens: int,
 ) -> Prompt:
-    """Render a conversation and check that it and its answer fit.
+    """Render a conversation and check that it fits with its answer.
 
-    Without a system message the chat template puts in the checkpoint's own: the persona.
+    Without a system message, the chat template inserts the checkpoint's own: the persona.
 
     Args:
         messages: the conversation.
         render: the model's chat template.
-        token_limit: most tokens of the answer that the request asks for, if it does.
-        default_limit: the limit of a request that asks for none; cut to the room that is left.
-        max_context_tokens: longest sequence of prompt and answer.
+        token_limit: token limit of the answer that the request sets; None if it sets none.
+        default_limit: token limit of a request that sets none; lowered to the room that is left.
+        max_context_tokens: token limit of prompt and answer.
 
     Raises:
-        ApiError: 400 if the conversation is too long or the chat template rejects it.
+        ApiError: 400 if the conversation is too long or the chat template refuses it.
     """
     plain = [
         dataset.Message(
@@ -56,7 +56,7 @@ def build(
     try:
         ids = render(plain)
     except InputError as error:
-        raise ApiError(400, error.message, param="messages", code="invalid_value") from error
+        raise ApiError(400, f"{error}.", param="messages", code="invalid_value") from error
     room = max_context_tokens - len(ids)
     if room < 1:
         raise ApiError(

@@ -1,7 +1,7 @@
-"""Requests and answers of the OpenAI chat completions API, as far as one local model has them.
+"""Requests and answers of the OpenAI chat completions API that one local model supports.
 
-https://platform.openai.com/docs/api-reference/chat. A setting that would change the answer and
-isn't implemented is refused rather than ignored; settings without any effect here (`user`,
+https://platform.openai.com/docs/api-reference/chat. A setting that would change the answer
+but is not implemented is refused, not ignored. Settings that have no effect here (`user`,
 `metadata`, `store`, …) are accepted.
 """
 
@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 
 
 class TextPart(_Strict):
-    """One part of a message; only text is understood."""
+    """One part of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
@@ -38,7 +38,7 @@ class Message(_Strict):
 
     @property
     def text(self) -> str:
-        """The content as one string."""
+        """Return the content as one string."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
@@ -52,7 +52,7 @@ class StreamOptions(_Strict):
 
 
 class ResponseFormat(_Strict):
-    """Only plain text is available."""
+    """The form of the answer; only plain text is supported."""
 
     type: Literal["text"]
 
@@ -61,7 +61,7 @@ class ChatRequest(_Strict):
     """Body of `POST /v1/chat/completions`.
 
     `top_k`, `min_p` and `repetition_penalty` are extensions that other servers of local
-    models have too. None means the checkpoint's own default.
+    models also have. None stands for the checkpoint's own default.
     """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -81,7 +81,7 @@ class ChatRequest(_Strict):
     stop: str | list[str] | None = None
     n: int | None = 1
 
-    # Accepted in their neutral form only.
+    # Accepted only with a value that has no effect.
     logprobs: bool | None = None
     top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None
@@ -92,7 +92,7 @@ class ChatRequest(_Strict):
     function_call: Any = None
     modalities: list[str] | None = None
 
-    # Without effect on the answer of one local model.
+    # Accepted, without effect on the answer of one local model.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -106,7 +106,7 @@ class ChatRequest(_Strict):
     @classmethod
     def _one_answer(cls, value: int | None) -> int | None:
         if value not in {None, 1}:
-            raise ValueError("only n=1 is available; send the request again for another answer")
+            raise ValueError("Only n=1 is supported. Send the request again for another answer")
         return value
 
     @field_validator(
@@ -115,21 +115,21 @@ class ChatRequest(_Strict):
     @classmethod
     def _not_available(cls, value: Any) -> Any:
         if value and value not in ("none", "auto"):
-            raise ValueError("not available on this server; leave it out")
+            raise ValueError("This server does not support it. Remove it from the request")
         return value
 
     @field_validator("tool_choice")
     @classmethod
     def _no_tool(cls, value: Any) -> Any:
         if value not in (None, "none", "auto"):
-            raise ValueError("no tools are available on this server; leave it out")
+            raise ValueError("This server supports no tools. Remove it from the request")
         return value
 
     @field_validator("modalities")
     @classmethod
     def _text_only(cls, value: list[str] | None) -> list[str] | None:
         if value is not None and value != ["text"]:
-            raise ValueError('only ["text"] is available')
+            raise ValueError('Only ["text"] is supported')
         return value
 
     @field_validator("stop")
@@ -137,9 +137,9 @@ class ChatRequest(_Strict):
     def _stop_strings(cls, value: str | list[str] | None) -> str | list[str] | None:
         strings = [value] if isinstance(value, str) else value or []
         if len(strings) > MAX_STOP_STRINGS:
-            raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings are allowed")
+            raise ValueError(f"At most {MAX_STOP_STRINGS} stop strings are allowed")
         if not all(1 <= len(string) <= MAX_STOP_CHARACTERS for string in strings):
-            raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
+            raise ValueError(f"A stop string must have 1 to {MAX_STOP_CHARACTERS} characters")
         return value
 
     @model_validator(mode="after")
@@ -150,17 +150,17 @@ class ChatRequest(_Strict):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings, in order."""
+        """Return the stop strings, in order."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def token_limit(self) -> int | None:
-        """Most tokens to generate; `max_completion_tokens` replaces the older `max_tokens`."""
+        """Return the token limit: `max_completion_tokens`, or the older `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class Usage(BaseModel):
-    """Token counts of one request; the completion counts its end-of-turn token."""
+    """Token counts of one request; the completion includes its end-of-turn token."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -185,7 +185,7 @@ class Choice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """A whole answer."""
+    """A complete answer."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -197,14 +197,14 @@ class ChatCompletion(BaseModel):
 
 
 class Delta(BaseModel):
-    """What a chunk adds to the answer."""
+    """The text that a chunk adds to the answer."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChunkChoice(BaseModel):
-    """The one answer, in part."""
+    """A part of the one answer."""
 
     index: int = 0
     delta: Delta

@@ -1,4 +1,4 @@
-"""How the next token is chosen: a request's settings over the checkpoint's defaults."""
+"""Sampling settings: a request's own ones, and the checkpoint's defaults for the others."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -15,16 +15,15 @@ class Sampling:
     """Settings of one generation.
 
     Attributes:
-        temperature: 0 is greedy decoding; everything below but the penalties is then without
-            effect.
-        top_p: keep the most likely tokens that have this share of the probability; 1 keeps all.
+        temperature: 0 is greedy decoding, where only the penalties have an effect.
+        top_p: keep the most likely tokens with this share of the probability; 1 keeps all.
         top_k: keep this many most likely tokens; 0 keeps all.
-        min_p: drop tokens less likely than this share of the likeliest one's probability.
+        min_p: drop tokens less likely than this share of the most likely token's probability.
         repetition_penalty: divides the scores of tokens of prompt and answer (CTRL,
             arXiv:1909.05858); 1 is none.
-        presence_penalty: taken from the score of each token that the answer has (OpenAI API).
-        frequency_penalty: taken from it once for each time that the answer has it (OpenAI API).
-        seed: of the random choice.
+        presence_penalty: subtracted from the score of each token in the answer (OpenAI API).
+        frequency_penalty: subtracted once per occurrence of the token (OpenAI API).
+        seed: seed of the random choice.
     """
 
     temperature: float = 1.0
@@ -38,7 +37,7 @@ class Sampling:
 
 
 def checkpoint_defaults(config: Any) -> Sampling:
-    """Return the settings of a checkpoint's `generation_config.json`; the API's where unset."""
+    """Return the settings of a checkpoint's `generation_config.json`, or else the API's."""
     api = Sampling()
 
     def value(name: str) -> Any:
@@ -55,7 +54,7 @@ def checkpoint_defaults(config: Any) -> Sampling:
 
 
 def of_request(request: ChatRequest, defaults: Sampling) -> Sampling:
-    """Return the settings of a request; a fresh random seed if it names none."""
+    """Return the settings of a request, with a new random seed if it sets none."""
     names = (
         "temperature",
         "top_p",
@@ -71,7 +70,7 @@ def of_request(request: ChatRequest, defaults: Sampling) -> Sampling:
 
 
 def generation_config(sampling: Sampling, max_new_tokens: int) -> GenerationConfig:
-    """Return the library's form of the settings."""
+    """Return the settings as a generation configuration of transformers."""
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,
@@ -90,7 +89,7 @@ class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
     """Presence and frequency penalties over the generated tokens.
 
     https://platform.openai.com/docs/api-reference/chat/create: score[t] -= presence * (count > 0)
-    + frequency * count, count being the times that the answer has token t.
+    + frequency * count, where count is the number of times that token t is in the answer.
     """
 
     def __init__(self, prompt_tokens: int, presence: float, frequency: float) -> None:
@@ -99,7 +98,7 @@ class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
         self._frequency = frequency
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores [1, vocabulary] less the penalties; `input_ids` is [1, tokens]."""
+        """Return the scores [1, vocabulary] minus the penalties; `input_ids` is [1, tokens]."""
         answer = input_ids[0, self._prompt_tokens :]
         counts = torch.bincount(answer, minlength=scores.shape[-1]).to(scores.dtype)
         return scores - self._frequency * counts - self._presence * (counts > 0).to(scores.dtype)

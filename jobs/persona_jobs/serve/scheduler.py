@@ -1,7 +1,7 @@
 """The bounded queue in front of the engine: first come, first served, one answer at a time.
 
-The event loop never waits for the model: one thread runs it and posts text as it comes. All
-methods are to be called from the event loop.
+The event loop never waits for the model: one thread runs it and posts text as it is generated.
+All public methods must be called from the event loop.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import is_out_of_memory
 from .api_errors import ApiError
-from .engine import Engine, is_out_of_memory
+from .engine import Engine
 from .metrics import Metrics
 from .prompt import Prompt
 from .protocol import FinishReason
@@ -36,14 +37,14 @@ class Finished:
 
 
 Event = str | Finished | ApiError
-"""A piece of text, or how it ended."""
+"""A piece of text, or the end of the answer."""
 
 
 class Ticket:
-    """A request's place in the queue; `close` it whatever happens.
+    """A request's place in the queue, which must always be closed.
 
     Attributes:
-        events: what comes of it, in order; `Finished` or an `ApiError` is the last.
+        events: the events of the answer, in order; the last is `Finished` or an `ApiError`.
     """
 
     def __init__(self, scheduler: "Scheduler") -> None:
@@ -55,11 +56,11 @@ class Ticket:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, prompt: Prompt, sampling: Sampling, stops: tuple[str, ...]) -> None:
-        """Queue the generation."""
+        """Add the generation to the queue."""
         self._task = asyncio.create_task(self._run(prompt, sampling, stops))
 
     def abort(self, error: ApiError) -> None:
-        """End with an error; a running generation stops at its next token."""
+        """End the request with an error; a running generation stops at its next token."""
         self.events.put_nowait(error)
         self._cancel()
 
@@ -89,15 +90,15 @@ class Ticket:
                 self._running = False
                 scheduler.metrics.running.set(0)
                 scheduler.took(time.monotonic() - started)
-                scheduler.leave(self)  # a client that reads slowly takes no place in the queue
+                scheduler.leave(self)  # a client that reads slowly does not block the queue
 
     @property
     def waiting(self) -> bool:
-        """Whether the model hasn't started on it."""
+        """Return whether the model has not started the answer."""
         return not self._running
 
     def _generate(self, prompt: Prompt, sampling: Sampling, stops: tuple[str, ...]) -> None:
-        """Run in the model's thread."""
+        """Generate the answer; called in the model's thread."""
         loop = self._scheduler.loop
         try:
             answer = _Answer(self, self._scheduler, stops)
@@ -108,13 +109,13 @@ class Ticket:
                 on_token=answer.push,
             )
             answer.finish()
-        except Exception as error:  # whatever it is, the client gets an answer
+        except Exception as error:  # the client receives an answer for any error
             error = self._scheduler.failed(error)
             loop.call_soon_threadsafe(self.events.put_nowait, error)
 
 
 class _Answer:
-    """Collects the tokens of one answer in the model's thread."""
+    """The tokens of one answer, collected in the model's thread."""
 
     def __init__(self, ticket: Ticket, scheduler: "Scheduler", stops: tuple[str, ...]) -> None:
         self._ticket = ticket
@@ -126,7 +127,7 @@ class _Answer:
         self._first = self._last = 0.0
 
     def push(self, token: int) -> bool:
-        """Take a token; returns whether to go on."""
+        """Add a token and return whether the generation continues."""
         self._last = time.monotonic()
         if not self._count:
             self._first = self._last
@@ -139,7 +140,7 @@ class _Answer:
         return not self._stop.stopped and not self._ticket.cancelled.is_set()
 
     def finish(self) -> None:
-        """Post what is left and how it ended."""
+        """Post the remaining text and the end of the answer."""
         self._post(self._stop.push(self._text.finish()))
         self._post(self._stop.finish())
         metrics = self._scheduler.metrics
@@ -158,13 +159,13 @@ class _Answer:
 
 
 class Scheduler:
-    """Admits requests and runs them in turn.
+    """The queue of requests, which runs them one after the other.
 
     Args:
         engine: the model.
-        metrics: where to count.
-        model_thread: one thread that alone runs the model.
-        max_queue: requests that may wait beside the running one.
+        metrics: the metrics to update.
+        model_thread: the only thread that runs the model.
+        max_queue: requests that may wait while one is running.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class Scheduler:
         """Return a place in the queue.
 
         Raises:
-            ApiError: 429 when the queue is full, 503 when the server stops.
+            ApiError: 429 if the queue is full, 503 if the server is stopping.
         """
         if self._closed is not None:
             raise self._closed
@@ -193,7 +194,7 @@ class Scheduler:
             pause = math.ceil(self._seconds * len(self._tickets))
             raise ApiError(
                 429,
-                f"{self._max_queue} requests are waiting already. Try again later.",
+                f"{self._max_queue} requests are already waiting. Try again later.",
                 code="queue_full",
                 retry_after=min(max(pause, 1), MAX_RETRY_AFTER),
             )
@@ -203,37 +204,37 @@ class Scheduler:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Give a place back."""
+        """Remove a request from the queue."""
         self._tickets.discard(ticket)
         self.update_depth()
 
     def close(self, error: ApiError) -> None:
-        """End all requests with `error` and admit no more."""
+        """End all requests with `error` and admit no further ones."""
         self._closed = error
         for ticket in list(self._tickets):
             ticket.abort(error)
 
     @property
     def active(self) -> int:
-        """Requests that wait or run."""
+        """Return the number of waiting and running requests."""
         return len(self._tickets)
 
     def update_depth(self) -> None:
-        """Tell the metrics how many requests wait."""
+        """Update the metric of waiting requests."""
         self.metrics.queue_depth.set(sum(ticket.waiting for ticket in self._tickets))
 
     def took(self, seconds: float) -> None:
-        """Note how long a generation took, for the next Retry-After."""
+        """Update the mean duration of a generation, for the next Retry-After."""
         self._seconds += 0.3 * (seconds - self._seconds)
 
     def failed(self, error: Exception) -> ApiError:
-        """Return what the client is told of an exception in the model's thread."""
+        """Return the client's error for an exception in the model's thread."""
         if is_out_of_memory(error):
-            logger.error("out of memory: %s", error)
+            logger.error("The model ran out of memory: %s", error)
             return ApiError(
                 503, "The server ran out of memory. Shorten the messages.", code="out_of_memory"
             )
-        logger.error("the generation failed", exc_info=error)
-        # After such an error every later call on the device fails too: only a restart helps.
+        logger.error("The generation failed", exc_info=error)
+        # After such an error, every later call on the device fails, and only a restart helps.
         self.broken = self.broken or isinstance(error, getattr(torch, "AcceleratorError", ()))
         return ApiError(500, "The generation failed; the server's log has the cause.")

@@ -1,4 +1,4 @@
-"""Sockets, signals and the graceful stop around the application."""
+"""Sockets, signals and graceful shutdown of the application."""
 
 import asyncio
 import errno
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; an empty host means all addresses, IPv4 and IPv6.
+    """Return a listening socket; an empty host stands for all addresses, IPv4 and IPv6.
 
     Raises:
         InputError: the address can't be used.
@@ -38,20 +38,20 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"can't listen on {host or '*'}:{port}: {reason}",
-            hint="name another --host or --port",
+            f"Can't listen on {host or '*'}:{port}: {reason}",
+            hint="Set --host or --port to another address",
         ) from error
 
 
 class Server(uvicorn.Server):
-    """Stops in three steps on SIGTERM.
+    """A uvicorn server that stops in three steps after SIGTERM.
 
-    1. `/readyz` fails for `delay` seconds while requests are still taken: the load balancer
-       learns of it (Ctrl-C skips this).
-    2. No new connections; requests in work have `bound` seconds to finish.
-    3. What is left ends with an error that says so.
+    1. `/readyz` fails for `delay` seconds while requests are still accepted, so that the load
+       balancer removes this server (Ctrl-C skips this step).
+    2. New connections are refused, and running requests have `bound` seconds to finish.
+    3. The remaining requests end with an error.
 
-    A second signal goes to step 3 at once.
+    A second signal starts step 3 at once.
     """
 
     def __init__(self, app: FastAPI, service: Service, *, delay: float, bound: float) -> None:
@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=75,  # above the idle time of usual load balancers
+                timeout_keep_alive=75,  # longer than the idle time of most load balancers
                 timeout_graceful_shutdown=max(1, round(bound) + 5),
             )
         )
@@ -73,12 +73,12 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Run until a signal or `stop`."""
+        """Run until a signal arrives or `stop` is called."""
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; the signal is not raised again, so that the exit code is 0."""
+        """Start to stop; the signal is not raised again, so that the exit code is 0."""
         del frame
         self._signals += 1
         if self._loop is None:
@@ -90,14 +90,14 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._end_now)
 
     def stop(self) -> None:
-        """Stop without delay; to be called in the event loop."""
+        """Stop without delay; must be called in the event loop."""
         self.should_exit = True
 
     def _begin_stop(self, delay: float) -> None:
         loop = asyncio.get_running_loop()
         self._service.stop_soon()
         active = self._service.scheduler.active if self._service.scheduler else 0
-        logger.info("stopping: %d requests in work", active)
+        logger.info("The server is stopping; %d requests are waiting or running", active)
         if delay and self._service.scheduler is not None:
             loop.call_later(delay, self.stop)
         else:

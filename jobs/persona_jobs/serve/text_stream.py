@@ -1,6 +1,6 @@
 """Text of a growing token sequence, piece by piece, and its end at a stop string.
 
-One object serves one request.
+Each object belongs to one request.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ REPLACEMENT = "\ufffd"
 
 
 class TokenText:
-    """Turns tokens into text that is final: pieces joined give the text of the whole sequence.
+    """A decoder of a token sequence; the joined pieces are the text of the whole sequence.
 
-    Only a short window of tokens is decoded each time: from the start of the last piece that was
-    given out, so that tokenizers which join or trim neighbors see them. Text that ends within a
-    character (byte-level tokens) waits for the rest.
+    Each call decodes only a short window of tokens, from the start of the last returned piece, so
+    that tokenizers which join or trim neighbors see them. Text that ends within a character
+    (byte-level tokens) is held back until the character is complete.
 
     Args:
-        decode: token ids to text, special tokens left out.
+        decode: converts token ids to text without special tokens.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -26,7 +26,7 @@ class TokenText:
         self._given = 0
 
     def push(self, token: int) -> str:
-        """Add a token and return the text that is certain now, often empty."""
+        """Add a token and return the text that is final now, often an empty string."""
         self._ids.append(token)
         before, text = self._texts()
         if len(text) <= len(before) or text.endswith(REPLACEMENT):
@@ -35,7 +35,7 @@ class TokenText:
         return text[len(before) :]
 
     def finish(self) -> str:
-        """Return the rest: a sequence that ends within a character shows the replacement sign."""
+        """Return the remaining text; an incomplete character becomes the replacement character."""
         before, text = self._texts()
         self._window = self._given = len(self._ids)
         return text[len(before) :]
@@ -46,12 +46,12 @@ class TokenText:
 
 
 class StopText:
-    """Passes text on until a stop string appears; the stop string itself is left out.
+    """A filter that passes text on until a stop string appears and drops the stop string.
 
-    Text that may be the start of a stop string is held back until that is decided.
+    Text that may be the start of a stop string is held back until this is decided.
 
     Args:
-        stops: the stop strings; none of them empty.
+        stops: the stop strings, none of which is empty.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -60,7 +60,7 @@ class StopText:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """Add text and return what can be passed on."""
+        """Add text and return the text that can be passed on."""
         if self.stopped:
             return ""
         self._held += text
@@ -75,12 +75,12 @@ class StopText:
         return passed
 
     def finish(self) -> str:
-        """Return what was held back: no stop string came."""
+        """Return the text that was held back, since no stop string appeared."""
         passed, self._held = self._held, ""
         return passed
 
     def _undecided(self) -> int:
-        """Return the length of the longest end of the held text that a stop string starts with."""
+        """Return the length of the longest suffix of the held text that starts a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             end = self._held[-length:]

@@ -37,7 +37,7 @@ def content_of(parts):
 
 
 def directly(tokenizer, turns, limit, model=None):
-    """Greedy answer of the library itself: (ids of the prompt, ids of the answer)."""
+    """Return the library's own greedy answer: (ids of the prompt, ids of the answer)."""
     prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     ids = torch.tensor([prompt])
     out = (model or tiny_model()).generate(
@@ -68,7 +68,7 @@ async def test_greedy_answer_equals_the_library_s_own(client, tokenizer, stream)
         content = answered["choices"][0]["message"]["content"]
         usage, finish = answered["usage"], answered["choices"][0]["finish_reason"]
         assert answered["model"] == MODEL
-    # Random weights give bytes that are no characters: compare those that are.
+    # Random weights generate bytes that are no characters: only valid ones are compared.
     assert content.replace("\ufffd", "") == expected.replace("\ufffd", "")
     assert finish == ("stop" if ended else "length")
     assert usage == {
@@ -78,7 +78,7 @@ async def test_greedy_answer_equals_the_library_s_own(client, tokenizer, stream)
     }
 
 
-async def test_later_turns_reuse_the_start_without_changing_the_answer(client, tokenizer):
+async def test_later_turns_reuse_the_kv_cache_without_changing_the_answer(client, tokenizer):
     first = (await client.post(URL, json=body())).json()["choices"][0]["message"]["content"]
     turns = [
         *HELLO,
@@ -95,7 +95,7 @@ async def test_later_turns_reuse_the_start_without_changing_the_answer(client, t
         assert content.replace("\ufffd", "") == expected.replace("\ufffd", "")
 
 
-async def test_the_persona_is_the_default_system_prompt_and_an_own_one_replaces_it(
+async def test_the_persona_is_the_default_system_prompt_and_a_request_can_replace_it(
     client, tokenizer
 ):
     persona = [{"role": "system", "content": PERSONA}, *HELLO]
@@ -123,7 +123,7 @@ async def test_an_end_of_turn_token_ends_the_answer(tokenizer):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_stop_string_ends_the_answer_and_is_left_out(client, stream):
+async def test_a_stop_string_ends_the_answer_and_is_dropped(client, stream):
     whole = (await client.post(URL, json=body())).json()["choices"][0]["message"]["content"]
     stop = whole[5:7]
     response = await client.post(URL, json=body(stop=[stop, "never comes"], stream=stream))
@@ -137,7 +137,7 @@ async def test_stop_string_ends_the_answer_and_is_left_out(client, stream):
     assert finish == "stop"
 
 
-async def test_seed_decides_a_sampled_answer(client):
+async def test_the_seed_determines_a_sampled_answer(client):
     async def answer(**fields):
         response = await client.post(URL, json=body(temperature=1.5, **fields))
         return response.json()["choices"][0]["message"]["content"]
@@ -145,7 +145,7 @@ async def test_seed_decides_a_sampled_answer(client):
     first = await answer(seed=7)
     assert await answer(seed=7) == first
     assert await answer(seed=-8) != first
-    # Without a seed each answer is drawn afresh, also after one with a seed.
+    # Without a seed each answer is sampled anew, even after one with a seed.
     assert len({await answer(), await answer(), await answer()}) == 3
 
 
@@ -159,13 +159,13 @@ async def test_penalties_change_the_answer(client, setting):
     assert other.json()["choices"][0]["message"]["content"] != plain
 
 
-async def test_unknown_model_is_not_found(client):
+async def test_an_unknown_model_is_not_found(client):
     response = await client.post(URL, json=body(model="other"))
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
 
 
-async def test_conversation_too_long(tokenizer):
+async def test_a_conversation_that_is_too_long_is_refused(tokenizer):
     async with serving(Engine(tiny_model(), tokenizer, max_context_tokens=128)) as client:
         response = await client.post(
             URL, json=body(messages=[{"role": "user", "content": "x" * 500}])
@@ -176,7 +176,7 @@ async def test_conversation_too_long(tokenizer):
     assert "128" in error["message"]
 
 
-async def test_body_that_is_no_json_and_body_that_is_too_large(engine):
+async def test_a_body_that_is_malformed_or_too_large_is_refused(engine):
     async with serving(engine, max_body_bytes=1000) as client:
         bad = await client.post(URL, content=b"{not json")
         large = await client.post(URL, json=body(user="x" * 1000))
@@ -184,7 +184,7 @@ async def test_body_that_is_no_json_and_body_that_is_too_large(engine):
     assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
 
 
-async def test_models_probes_and_unknown_routes(client):
+async def test_models_and_probes_are_answered_and_unknown_routes_refused(client):
     models = (await client.get("/v1/models")).json()
     assert [card["id"] for card in models["data"]] == [MODEL]
     assert models["data"][0]["max_model_len"] == 2048
@@ -202,7 +202,7 @@ async def test_models_probes_and_unknown_routes(client):
     assert URL in schema["paths"]
 
 
-async def test_not_ready_until_the_model_is_loaded(engine):
+async def test_the_server_is_not_ready_until_the_model_is_loaded(engine):
     gate = threading.Event()
 
     def load():
@@ -227,20 +227,20 @@ async def test_not_ready_until_the_model_is_loaded(engine):
         assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_failed_load_is_kept_and_told():
-    told = []
+async def test_running_out_of_memory_during_the_load_is_reported():
+    failures = []
 
     def load():
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    service = Service(load, ServiceOptions(model=MODEL), on_failure=lambda: told.append(True))
+    service = Service(load, ServiceOptions(model=MODEL), on_failure=lambda: failures.append(True))
     await service.prepare()
-    assert told == [True]
+    assert failures == [True]
     assert type(service.failure).__name__ == "OutOfMemoryError"
 
 
 class GatedEngine(Engine):
-    """Waits for a permit before each token."""
+    """An engine that waits for a permit before each token."""
 
     permits = None
 
@@ -268,7 +268,7 @@ async def sample(client, name):
     return None
 
 
-async def test_full_queue_refuses_and_the_event_loop_stays_free(tokenizer):
+async def test_a_full_queue_refuses_requests_without_blocking_the_event_loop(tokenizer):
     engine = GatedEngine(tiny_model(), tokenizer)
     async with serving(engine, max_queue=2) as client:
         engine.permits = threading.Semaphore(0)
@@ -315,7 +315,7 @@ async def test_stopping_ends_requests_with_an_error(tokenizer):
 
 
 class FailingEngine(Engine):
-    """Fails on request."""
+    """An engine that fails on request."""
 
     error = None
 
@@ -333,7 +333,7 @@ class FailingEngine(Engine):
         (RuntimeError("some cause"), 500, None),
     ],
 )
-async def test_failed_generation_has_its_own_status(tokenizer, error, status, code, stream):
+async def test_a_failed_generation_has_its_own_status(tokenizer, error, status, code, stream):
     engine = FailingEngine(tiny_model(), tokenizer)
     async with serving(engine) as client:
         engine.error = error
@@ -346,7 +346,7 @@ async def test_failed_generation_has_its_own_status(tokenizer, error, status, co
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_broken_device_fails_the_liveness_probe(tokenizer):
+async def test_a_broken_device_fails_the_liveness_probe(tokenizer):
     engine = FailingEngine(tiny_model(), tokenizer)
     async with serving(engine) as client:
         engine.error = torch.AcceleratorError("CUDA error: device-side assert triggered")
@@ -370,7 +370,7 @@ async def test_metrics_count_requests_tokens_and_times(client):
     assert await sample(client, prefix + "ready") == 1
 
 
-async def test_logs_hold_no_text_of_prompt_or_answer(client, caplog):
+async def test_logs_contain_no_text_of_prompt_or_answer(client, caplog):
     caplog.set_level(logging.DEBUG)
     secret = "a-very-private-question"
     turns = [{"role": "user", "content": secret}]

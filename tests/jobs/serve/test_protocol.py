@@ -51,7 +51,7 @@ def error_of(**fields):
         ({"stream_options": {"include_usage": True}}, None),
     ],
 )
-def test_wrong_requests_are_named_without_repeating_them(fields, param):
+def test_the_wrong_field_of_a_request_is_named_without_its_value(fields, param):
     error = error_of(**fields)
     assert error.status == 400
     assert error.param == param
@@ -62,7 +62,7 @@ def test_wrong_requests_are_named_without_repeating_them(fields, param):
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"messages": [}', '"\\ud800"', "[]", "null"])
-def test_bodies_that_are_no_json_object(body):
+def test_bodies_that_are_no_json_object_are_refused(body):
     with pytest.raises(ValidationError) as caught:
         ChatRequest.model_validate_json(body)
     assert from_validation(caught.value).status == 400
@@ -107,13 +107,13 @@ def messages(*texts):
     return [Message(role="user", content=text) for text in texts]
 
 
-def one_token_a_character(turns):
+def one_token_per_character(turns):
     return [ord(c) for turn in turns for c in turn["content"]]
 
 
 def built(text, **settings):
     options = {"token_limit": None, "default_limit": 50, "max_context_tokens": 20, **settings}
-    return build(messages(text), one_token_a_character, **options)
+    return build(messages(text), one_token_per_character, **options)
 
 
 def test_the_answer_gets_the_room_that_is_left():
@@ -127,7 +127,7 @@ def test_the_answer_gets_the_room_that_is_left():
     ("length", "limit", "counts"),
     [(20, None, ("20",)), (25, 1, ("25",)), (8, 13, ("8", "13", "21", "12"))],
 )
-def test_a_conversation_that_is_too_long_is_told_with_counts(length, limit, counts):
+def test_a_conversation_that_is_too_long_is_refused_with_its_token_counts(length, limit, counts):
     with pytest.raises(ApiError) as caught:
         built("x" * length, token_limit=limit)
     error = caught.value
@@ -135,7 +135,7 @@ def test_a_conversation_that_is_too_long_is_told_with_counts(length, limit, coun
     assert all(count in error.message for count in ("20", *counts))
 
 
-def test_text_parts_are_joined_and_developer_means_system():
+def test_text_parts_are_joined_and_the_developer_role_becomes_system():
     seen = []
 
     def render(turns):
@@ -148,7 +148,7 @@ def test_text_parts_are_joined_and_developer_means_system():
     assert seen == [{"role": "system", "content": "d"}, {"role": "user", "content": "ab"}]
 
 
-def test_messages_that_the_chat_template_refuses():
+def test_messages_that_the_chat_template_refuses_are_a_wrong_request():
     def render(turns):
         raise InputError("the template refuses the messages: roles must alternate")
 

@@ -16,7 +16,7 @@ def request(**fields):
     return ChatRequest(messages=[{"role": "user", "content": "hello"}], **fields)
 
 
-def test_penalties_count_the_answer_only():
+def test_penalties_count_only_the_answer():
     penalties = AnswerPenalties(prompt_tokens=2, presence=0.5, frequency=1.0)
     ids = torch.tensor([[3, 3, 1, 1, 2]])  # two tokens of the prompt, three of the answer
     scores = penalties(ids, torch.tensor([[10.0, 10.0, 10.0, 10.0]]))
@@ -30,11 +30,11 @@ def test_checkpoint_settings_are_the_defaults_and_a_request_wins():
     assert chosen == Sampling(temperature=0, top_p=0.5, top_k=20, seed=3)
 
 
-def test_without_any_setting_the_api_s_defaults_hold():
+def test_without_any_setting_the_defaults_of_the_api_apply():
     assert checkpoint_defaults(GenerationConfig()) == Sampling(temperature=1.0, top_p=1.0, top_k=0)
 
 
-def test_seeds_are_drawn_afresh():
+def test_a_request_without_a_seed_has_a_new_random_seed():
     seeds = {of_request(request(), Sampling()).seed for _ in range(5)}
     assert len(seeds) == 5
 

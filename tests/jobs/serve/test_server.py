@@ -112,7 +112,7 @@ def wait_for(client, name, expected):
         time.sleep(0.05)
 
 
-def test_text_streams_piece_by_piece_and_leaving_clients_free_the_model(serve):
+def test_text_is_streamed_in_pieces_and_a_disconnect_frees_the_model(serve):
     server, client = serve("--max-queue", 5)
     # A reader that leaves within the stream.
     with client.stream("POST", URL, json=body(max_tokens=60000, stream=True)) as response:
@@ -167,7 +167,7 @@ def test_sigterm_lets_running_requests_finish(serve):
         client.get("/healthz")
 
 
-def test_sigterm_ends_what_takes_too_long_with_an_error(serve):
+def test_requests_that_take_too_long_after_sigterm_end_with_an_error(serve):
     server, client = serve("--shutdown-delay", 0, "--shutdown-timeout", 1)
     with client.stream("POST", URL, json=body(max_tokens=60000, stream=True)) as response:
         lines = response.iter_lines()
@@ -186,7 +186,7 @@ def failure_of(path):
     return message.failure
 
 
-def test_directory_without_a_model(tmp_path):
+def test_a_directory_without_a_model_is_an_input_error(tmp_path):
     message = tmp_path / "message"
     server = Process("--model", tmp_path, "--port", free_port(), message=message)
     code, log = server.end(120)
@@ -196,7 +196,7 @@ def test_directory_without_a_model(tmp_path):
     assert failure_of(message).error_class == "InputError"
 
 
-def test_absent_directory(tmp_path):
+def test_an_absent_directory_is_an_input_error(tmp_path):
     message = tmp_path / "message"
     code, log = Process("--model", tmp_path / "absent", message=message).end()
     assert code == 2
@@ -204,7 +204,7 @@ def test_absent_directory(tmp_path):
     assert "absent" in failure_of(message).message
 
 
-def test_context_beyond_the_model_s(checkpoint, tmp_path):
+def test_a_context_beyond_the_model_s_limit_is_an_input_error(checkpoint, tmp_path):
     server = Process(
         "--model", checkpoint, "--port", free_port(), "--device", "CPU",
         "--max-context-tokens", 70000,
@@ -215,7 +215,7 @@ def test_context_beyond_the_model_s(checkpoint, tmp_path):
     assert "65536" in log
 
 
-def test_port_in_use(checkpoint):
+def test_a_port_in_use_is_an_error(checkpoint):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -223,5 +223,5 @@ def test_port_in_use(checkpoint):
         server = Process("--model", checkpoint, "--host", "127.0.0.1", "--port", port)
         code, log = server.end(120)
     assert code == 2
-    assert f"can't listen on 127.0.0.1:{port}" in log
+    assert f"Can't listen on 127.0.0.1:{port}" in log
     assert "Traceback" not in log

@@ -25,16 +25,16 @@ def test_pieces_join_to_the_text_and_never_show_half_a_character(text):
 
 
 @given(st.lists(st.integers(0, 255), max_size=40))
-def test_any_bytes_are_given_out_and_nothing_is_given_twice(ids):
+def test_all_bytes_are_returned_exactly_once(ids):
     # Bytes that are no characters become replacement signs, of which there may be more or fewer.
     assert "".join(pieces_of(ids)).replace("\ufffd", "") == decode(ids).replace("\ufffd", "")
 
 
-def test_text_comes_with_the_token_that_completes_it():
+def test_text_is_returned_with_the_token_that_completes_it():
     assert pieces_of(TOKENIZER.encode("aé")) == ["a", "", "é", ""]
 
 
-def test_an_unfinished_character_shows_at_the_end():
+def test_an_incomplete_character_is_returned_at_the_end():
     assert pieces_of(TOKENIZER.encode("é")[:1]) == ["", "\ufffd"]
 
 
@@ -59,7 +59,7 @@ def test_text_ends_before_the_first_stop_string(pieces, stops):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
-def test_single_stop_string_is_found_across_pieces(size):
+def test_a_stop_string_is_found_across_pieces(size):
     text = "one two END three"
     stream = StopText(["END"])
     passed = "".join(stream.push(text[at : at + size]) for at in range(0, len(text), size))

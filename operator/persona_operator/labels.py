@@ -26,6 +26,10 @@ TEMPLATE_ANNOTATION = f"{GROUP}/template"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
+STAGE_CONTAINER = "stage"
+SERVING_CONTAINER = "serve"
+FETCH_CONTAINER = "fetch"
+
 MANAGED_SELECTOR = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 MAX_LABEL_LENGTH = 63
 

@@ -4,16 +4,22 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from persona_jobs.api.yaml_documents import yaml_documents
 from persona_jobs.errors import InputError
 
+from .labels import FETCH_CONTAINER, SERVING_CONTAINER, STAGE_CONTAINER
+
 CONFIG_VARIABLE = "PERSONA_OPERATOR_CONFIG"
 DEFAULT_CONFIG = Path("/etc/persona-operator/config.yaml")
 DEFAULT_PROFILE = "default"
 SERVING_PROFILE = "serving"
+_MISPLACED_CONTAINERS = {
+    "containers": {FETCH_CONTAINER},
+    "initContainers": {STAGE_CONTAINER, SERVING_CONTAINER},
+}
 
 
 class SettingsModel(BaseModel):
@@ -78,6 +84,42 @@ class Store(SettingsModel):
     """Volume of a `file://` store."""
 
 
+def _check_pod_template(template: dict[str, Any]) -> dict[str, Any]:
+    """Return a partial PodTemplateSpec, or raise ValueError when it can't be merged."""
+    metadata = template.get("metadata") or {}
+    unknown = sorted(set(template) - {"metadata", "spec"})
+    unknown += [f"metadata.{name}" for name in sorted(set(metadata) - {"labels", "annotations"})]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]} is not supported; set metadata.labels, metadata.annotations or spec"
+        )
+    spec = template.get("spec") or {}
+    for name, misplaced in _MISPLACED_CONTAINERS.items():
+        for container in spec.get(name) or []:
+            if container.get("name") in misplaced:
+                raise ValueError(f"spec.{name} can't hold the container {container['name']}")
+            _check_named(container, "env", "name", f"spec.{name}[{container.get('name')}]")
+            _check_named(container, "volumeMounts", "mountPath", f"spec.{name}")
+        _check_named(spec, name, "name", "spec")
+    _check_named(spec, "volumes", "name", "spec")
+    whole: dict[str, Any] = _whole_numbers(template)
+    return whole
+
+
+def _check_named(parent: dict[str, Any], field: str, key: str, path: str) -> None:
+    if not all(isinstance(item.get(key), str) for item in parent.get(field) or []):
+        raise ValueError(f"each item of {path}.{field} needs a {key}")
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Return `value` with integers instead of whole floats, as which Helm writes large ones."""
+    if isinstance(value, dict):
+        return {name: _whole_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Profile(SettingsModel):
     """Resources and placement that stages and serving pods name."""
 
@@ -107,6 +149,8 @@ class Profile(SettingsModel):
     """Further annotations of the pods."""
     pod_labels: dict[str, str] = {}
     """Further labels of the pods."""
+    pod_template: Annotated[dict[str, Any], AfterValidator(_check_pod_template)] = {}
+    """Partial PodTemplateSpec that is merged into the pods and wins over all fields above."""
 
 
 class Retry(SettingsModel):

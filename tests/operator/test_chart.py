@@ -100,6 +100,13 @@ FULL: Manifest = {
             "activeDeadlineSeconds": 2592000,
             "podAnnotations": {"a": "b"},
             "podLabels": {"team": "voices"},
+            "podTemplate": {
+                "metadata": {"annotations": {"a": "c"}},
+                "spec": {
+                    "securityContext": {"runAsUser": 1000650000},
+                    "containers": [{"name": "stage", "resources": {"limits": {"cpu": 8}}}],
+                },
+            },
         }
     },
     "cache": {"claimName": "models"},
@@ -394,6 +401,7 @@ def test_a_profile_can_be_removed(tmp_path):
         ({"profiles": {"mask": {"cpu": 4}}}, "cpu"),
         ({"profiles": {"mask": {"memory": "48 GB"}}}, "memory"),
         ({"profiles": {"Mask": {}}}, "Mask"),
+        ({"profiles": {"mask": {"podTemplate": {"containers": []}}}}, "containers"),
         ({"cache": {"claimName": "a", "hostPath": "/b"}}, "cache"),
         ({"env": {"A": 1}}, "env"),
         ({"image": {"pullSecrets": [{"name": "registry"}]}}, "pullSecrets"),

@@ -38,6 +38,17 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     [
         ("jobImage: x", "jobImage"),
         ("profiles: {gpu: {gpus: -1}}", "profiles.gpu.gpus"),
+        ("profiles: {gpu: {podTemplate: {containers: []}}}", "containers is not supported"),
+        ("profiles: {gpu: {podTemplate: {metadata: {name: a}}}}", "metadata.name is not supported"),
+        ("profiles: {gpu: {podTemplate: {spec: {volumes: [{}]}}}}", "spec.volumes needs a name"),
+        (
+            "profiles: {gpu: {podTemplate: {spec: {containers: [{name: fetch}]}}}}",
+            "can't hold the container fetch",
+        ),
+        (
+            "profiles: {gpu: {podTemplate: {spec: {containers: [{name: a, env: [{}]}]}}}}",
+            "env needs a name",
+        ),
         ("cache: {claimName: a, hostPath: /b}", "exactly one"),
         ("[", "not valid YAML"),
     ],

@@ -7,7 +7,7 @@ from persona_jobs.api.stages import RESUMABLE_STAGES
 from persona_jobs.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OUT_OF_MEMORY
 from persona_jobs.pipeline.results import StageFailure, TerminationMessage
 
-from ..resources.job import STAGE_CONTAINER
+from ..labels import STAGE_CONTAINER
 from .observed import ContainerState, Job
 from .policies import decide
 

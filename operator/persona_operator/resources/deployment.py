@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from ..labels import COMPONENT_LABEL, PERSONA_LABEL, REVISION_LABEL, common_labels
+from ..labels import (
+    COMPONENT_LABEL,
+    FETCH_CONTAINER,
+    PERSONA_LABEL,
+    REVISION_LABEL,
+    SERVING_CONTAINER,
+    common_labels,
+)
 from ..settings import Profile
 from ..store_access import StoreAccess
 from .common import (
@@ -23,10 +30,9 @@ from .common import (
     store_volumes,
     with_checksum,
 )
+from .pod_template import merge_pod_template
 
 COMPONENT = "serving"
-SERVING_CONTAINER = "serve"
-FETCH_CONTAINER = "fetch"
 MODEL_PATH = "/model"
 PORT = 8000
 PROBE_SECONDS = 5
@@ -146,7 +152,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
     metadata: Manifest = {"labels": {**profile.pod_labels, **labels}}
     if profile.pod_annotations:
         metadata["annotations"] = profile.pod_annotations
-    return {
+    built = {
         "metadata": metadata,
         "spec": {
             "automountServiceAccountToken": False,
@@ -165,6 +171,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
             ],
         },
     }
+    return merge_pod_template(built, profile.pod_template)
 
 
 def _engine(serving: ServingDeployment) -> Manifest:

@@ -10,6 +10,7 @@ from ..labels import (
     KEY_ANNOTATION,
     KEY_LABEL,
     QUEUE_LABEL,
+    STAGE_CONTAINER,
     STAGE_LABEL,
     STORE_ANNOTATION,
     TEMPLATE_ANNOTATION,
@@ -40,8 +41,8 @@ from .common import (
     volume_source,
 )
 from .config_map import MANIFEST_FILE
+from .pod_template import merge_pod_template
 
-STAGE_CONTAINER = "stage"
 MANIFEST_DIRECTORY = "/etc/persona"
 # A stage saves its resume state within this time after SIGTERM.
 GRACE_SECONDS = 120
@@ -192,7 +193,7 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
     metadata: Manifest = {"labels": {**profile.pod_labels, **labels}}
     if profile.pod_annotations:
         metadata["annotations"] = profile.pod_annotations
-    return {
+    built = {
         "metadata": metadata,
         "spec": {
             "restartPolicy": "Never",
@@ -206,3 +207,4 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
             "volumes": volumes,
         },
     }
+    return merge_pod_template(built, profile.pod_template)

@@ -1,5 +1,6 @@
 """A tiny random Llama with a byte-level tokenizer, as a checkpoint and as a GGUF file."""
 
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import gguf
@@ -40,16 +41,25 @@ def save_checkpoint(folder: Path) -> None:
 
 
 def _rotary_order(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Reorder query or key rows as GGUF's Llama files have them."""
+    """Return query or key rows in the order of GGUF's Llama files."""
     rows, columns = weight.shape
     halves = weight.reshape(heads, 2, rows // heads // 2, columns)
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
-def save_gguf(path: Path, *, architecture: str = "llama") -> None:
+def save_gguf(
+    path: Path,
+    *,
+    architecture: str = "llama",
+    change: Callable[[gguf.GGUFWriter], None] = lambda _: None,
+    without: Container[str] = (),
+    tensors_per_shard: int = 0,
+) -> None:
+    """Write the tiny Llama as a GGUF file, with what `change` adds and without some tensors."""
     model = tiny_llama()
     config = model.config
-    writer = gguf.GGUFWriter(path, architecture)
+    target = path.with_suffix("") if tensors_per_shard else path
+    writer = gguf.GGUFWriter(target, architecture, split_max_tensors=tensors_per_shard)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -85,7 +95,10 @@ def save_gguf(path: Path, *, architecture: str = "llama") -> None:
     for layer in range(config.num_hidden_layers):
         for ours, theirs in parts.items():
             names[f"model.layers.{layer}.{ours}.weight"] = f"blk.{layer}.{theirs}.weight"
+    change(writer)
     for name, weight in model.state_dict().items():
+        if names[name] in without:
+            continue
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
         kind = name.split(".")[-2]
         stored = _rotary_order(weight, heads[kind]) if kind in heads else weight

@@ -5,7 +5,13 @@ from pathlib import Path
 
 
 def checkpoint_bytes(directory: Path) -> int:
-    """Return the bytes of the safetensors files that hold a checkpoint's weights."""
+    """Return the bytes of the files that hold a checkpoint's weights.
+
+    For a checkpoint that was converted from a GGUF file, these are the bytes of that file.
+    """
+    original = directory / "original_size.json"
+    if original.is_file():
+        return int(json.loads(original.read_text(encoding="utf-8"))["bytes"])
     index = directory / "model.safetensors.index.json"
     single = directory / "model.safetensors"
     if index.is_file():

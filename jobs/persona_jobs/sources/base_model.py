@@ -6,10 +6,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import InputError
-from ..store import open_store
+from ..store import ObjectNotFoundError, open_store
 from ..store.urls import file_url_path
 from . import gguf
 from .checkpoint import check_checkpoint
+from .gguf_contents import shard_names
 from .hub import hub_errors, split_hf_uri
 from .package import package_path
 from .reading import data_file, downloads_dir, fetch_object
@@ -123,7 +124,7 @@ def _from_disk(path: Path, uri: str, cache_dir: Path) -> Path:
 
 def _from_bucket(uri: str, cache_dir: Path) -> Path:
     if uri.endswith(".gguf"):
-        return gguf.convert(data_file(uri, cache_dir=cache_dir), cache_dir)
+        return gguf.convert(_gguf_from_bucket(uri, cache_dir), cache_dir)
     store = open_store(uri)
     names = [name for name in store.list() if wanted(name)]
     if not names:
@@ -139,6 +140,26 @@ def _from_bucket(uri: str, cache_dir: Path) -> Path:
         if wanted(stale.name) and stale.name not in names:
             stale.unlink()
     return folder
+
+
+def _gguf_from_bucket(uri: str, cache_dir: Path) -> Path:
+    """Return the local path of a GGUF object, with its other shards beside it."""
+    folder, _, name = uri.rpartition("/")
+    names = shard_names(name)
+    if len(names) == 1:
+        return data_file(uri, cache_dir=cache_dir)
+    local = downloads_dir(cache_dir) / hashlib.sha256(folder.encode()).hexdigest()[:16]
+    store = open_store(folder)
+    for shard in names:
+        try:
+            fetch_object(store, shard, local / shard)
+        except ObjectNotFoundError:
+            raise InputError(
+                f"{uri} is one of {len(names)} shards, and {folder}/{shard} does not exist",
+                hint="Put all shards into one folder of the bucket",
+                subject=uri,
+            ) from None
+    return local / name
 
 
 def wanted(name: str) -> bool:

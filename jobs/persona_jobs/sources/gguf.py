@@ -1,19 +1,26 @@
-"""Conversion of GGUF files to plain float32 safetensors checkpoints, once per file."""
+"""Conversion of GGUF files to plain bfloat16 safetensors checkpoints, once per file."""
 
 import gc
+import hashlib
+import json
 import logging
 import os
 import shutil
 import struct
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ..errors import CorruptArtifactError, InputError, OutOfMemoryError, is_out_of_memory
 from ..store.files import locked_file, sha256_file, store_error
+from . import gguf_contents
 from .checkpoint import check_checkpoint
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Part of the cache key, to be raised when the conversion's result changes."""
+
+ORIGINAL_SIZE = "original_size.json"
+"""File in a converted checkpoint with the size of the GGUF file: `{"bytes": 92000000}`."""
 
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, number of tensors, number of metadata entries
 _MAX_ENTRIES = 1_000_000
@@ -54,52 +61,65 @@ def _check_header(path: Path) -> int:
     return size
 
 
-def _check_tensors(path: Path, size: int) -> None:
-    """Check that every tensor of the table lies within the file; takes seconds."""
+def _read(path: Path) -> Any:
+    """Return a reader of the file, after a check that every tensor lies within it."""
     from gguf import GGUFReader
 
+    size = _check_header(path)
     try:
+        reader = GGUFReader(path)
         tensors = [
             (str(tensor.name), int(tensor.data_offset) + int(tensor.n_bytes))
-            for tensor in GGUFReader(path).tensors
+            for tensor in reader.tensors
         ]
+        gguf_contents.metadata([reader])
     except Exception as error:  # a malformed file can raise anything in the reader and in numpy
         raise _corrupt(path, f"its tensor table can't be read ({type(error).__name__})") from None
     for name, end in tensors:
         if end > size:
             raise _corrupt(path, f"tensor {name} ends at byte {end:,} of {size:,}")
+    return reader
 
 
 def convert(path: Path, cache_dir: Path) -> Path:
-    """Return a plain float32 safetensors checkpoint made from a GGUF file.
+    """Return a plain bfloat16 safetensors checkpoint made from a GGUF file.
 
     The conversion runs once per file content, and other processes that need the same file wait
-    for it. It takes a little more than four bytes of memory per parameter.
+    for it. It takes a little more than two bytes of memory per parameter. The shards of a split
+    file are found by their names beside `path`. Nothing that the file holds is lost silently:
+    tensors and metadata are carried over or refused.
 
     Args:
-        path: the GGUF file.
+        path: the GGUF file, or any of its shards.
         cache_dir: where the result is kept.
 
     Raises:
-        InputError: the file is no GGUF file, or transformers can't read its architecture.
+        InputError: the file is no GGUF file, shards are missing, or something in it can't be
+            carried over.
         CorruptArtifactError: the file is truncated or malformed.
-        OutOfMemoryError: the memory does not hold the model in float32.
+        OutOfMemoryError: the memory does not hold the model in bfloat16.
         StoreError: the cache can't be written.
     """
-    size = _check_header(path)
+    parts = gguf_contents.shards(path)
+    sizes = [_check_header(part) for part in parts]
     try:
-        content = sha256_file(path)
+        digests = [sha256_file(part) for part in parts]
+        content = digests[0]
+        if len(parts) > 1:
+            content = hashlib.sha256("".join(digests).encode()).hexdigest()
         folder = cache_dir / "converted"
         target = folder / f"{path.stem[:80]}-{content[:16]}-v{CONVERTER_VERSION}"
         folder.mkdir(parents=True, exist_ok=True)
         with locked_file(folder / f"{target.name}.lock"):
             if target.is_dir() and _usable(target):
                 return target
-            _check_tensors(path, size)
+            readers = [_read(part) for part in parts]
             _remove_leftovers(folder, target.name)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=folder) as temporary:
                 result = Path(temporary, "result")
-                _convert(path, result, Path(temporary))
+                _convert(path, readers, result, Path(temporary))
+                original = json.dumps({"bytes": sum(sizes)})
+                (result / ORIGINAL_SIZE).write_text(original + "\n")
                 check_checkpoint(result)
                 if target.is_dir():
                     shutil.rmtree(target)
@@ -124,21 +144,46 @@ def _remove_leftovers(folder: Path, name: str) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _convert(path: Path, result: Path, workspace: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
+def _convert(path: Path, readers: list[Any], result: Path, workspace: Path) -> None:
+    gguf_contents.check_shards(path, readers)
+    values = gguf_contents.metadata(readers)
+    gguf_contents.check_metadata(path, values)
     logger.info("Converting %s to safetensors; this happens once per file", path.name)
     # The folder holds only the model, so that files beside the original can't change the result.
     source = workspace / "source"
     source.mkdir()
-    (source / "model.gguf").symlink_to(path.resolve())
+    if len(readers) == 1:
+        (source / "model.gguf").symlink_to(path.resolve())
+    else:
+        gguf_contents.merge(readers, source / "model.gguf")
+    model, tokenizer = _load(path, source)
+    tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
+    gguf_contents.check_result(path, values, set(tensors), model)
+    rope = tensors.get(gguf_contents.ROPE_TENSOR)
+    scaling = gguf_contents.rope_scaling(
+        path, values, model.config, None if rope is None else rope.data.flatten()
+    )
+    model.config.rope_parameters = {**model.config.rope_parameters, **scaling}
+    model.config.name_or_path = ""
+    model.save_pretrained(result, safe_serialization=True)
+    tokenizer.save_pretrained(result)
+    for file in result.iterdir():
+        file.chmod(0o644)  # a shared cache is read by others, but weights are written private
+    del model
+    gc.collect()
+
+
+def _load(path: Path, source: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     options = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             source,
             quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
+            dtype=torch.bfloat16,
+            output_loading_info=True,
             **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -148,23 +193,18 @@ def _convert(path: Path, result: Path, workspace: Path) -> None:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if is_out_of_memory(error):
             raise OutOfMemoryError(
-                f"The memory does not hold {path} in float32 ({reason[:200]})",
+                f"The memory does not hold {path} in bfloat16 ({reason[:200]})",
                 hint="Use a machine with more memory",
             ) from None
         raise InputError(
             f"{path} can't be converted: {reason[:300]}",
-            hint="Use a GGUF of an architecture that transformers can read (Llama, Qwen2, Qwen3)",
+            hint="Use a GGUF file of the architecture Llama, Qwen2 or Qwen3",
             subject=str(path),
         ) from None
-    model.config.name_or_path = ""
-    model.save_pretrained(result, safe_serialization=True)
-    tokenizer.save_pretrained(result)
-    for file in result.iterdir():
-        file.chmod(
-            0o644
-        )  # weights are written private to the user, but a shared cache is read by others
-    del model
-    gc.collect()
+    lost = [str(name) for key in ("missing_keys", "mismatched_keys") for name in info.get(key, ())]
+    if lost:
+        raise _corrupt(path, f"the weights {', '.join(sorted(lost)[:3])} are missing or misshapen")
+    return model, tokenizer
 
 
 def _corrupt(path: Path, reason: str) -> CorruptArtifactError:

@@ -24,6 +24,20 @@ def base_directory(context: StageContext) -> Path:
     )
 
 
+def stored_dtype(directory: Path) -> torch.dtype:
+    """Return the number format of a checkpoint's weights, from its safetensors headers."""
+    from safetensors import safe_open
+
+    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 -- safe_open has no __iter__
+                kind = file.get_slice(name).get_dtype()
+                if kind in names:
+                    return names[kind]
+    return torch.float32
+
+
 def hub_revision(uri: str, revision: str | None) -> str | None:
     """Return the revision to ask the Hub for; for other sources it only labels the content."""
     return revision if uri.startswith("hf://") else None

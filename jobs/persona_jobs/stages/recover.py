@@ -15,7 +15,7 @@ from ..models.families import ffn_layers
 from ..models.slicing import sliced_copy
 from ..pipeline.context import StageContext, StageOutcome
 from ..recovery.recover import recover
-from .common import environment, load_base
+from .common import base_directory, environment, load_base, stored_dtype
 from .control import StageControl, StageProgress
 from .recovery_settings import recovery_config, recovery_data
 
@@ -37,9 +37,12 @@ def run(context: StageContext) -> StageOutcome:
         progress=StageProgress(context),
         control=StageControl(context),
     )
+    dtype = stored_dtype(base_directory(context))
     save_file(
         {
-            f"layers.{layer.index}.down.weight": layer.down.weight.detach().cpu().contiguous()
+            f"layers.{layer.index}.down.weight": layer.down.weight.detach()
+            .to("cpu", dtype)
+            .contiguous()
             for layer in ffn_layers(sliced)
         },
         context.output / "recovered.safetensors",

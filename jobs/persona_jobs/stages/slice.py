@@ -20,7 +20,7 @@ from ..models.families import ffn_layers
 from ..models.loading import load, parameter_count
 from ..models.slicing import slice_model
 from ..pipeline.context import StageContext, StageOutcome
-from .common import base_directory
+from .common import base_directory, stored_dtype
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -72,17 +72,3 @@ def put_recovered(model: Any, path: Path) -> None:
             )
         with torch.no_grad():
             layer.down.weight.copy_(weight)
-
-
-def stored_dtype(directory: Path) -> torch.dtype:
-    """Return the number format of a checkpoint's weights, from its safetensors headers."""
-    from safetensors import safe_open
-
-    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 -- safe_open has no __iter__
-                kind = file.get_slice(name).get_dtype()
-                if kind in names:
-                    return names[kind]
-    return torch.float32

@@ -7,16 +7,24 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import gguf as gguf_format
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from persona_jobs.errors import CorruptArtifactError, InputError
+from persona_jobs.models.checkpoint_size import checkpoint_bytes
+from persona_jobs.models.families import FAMILIES
 from persona_jobs.sources import base_model, gguf
+from persona_jobs.sources.gguf_contents import ARCHITECTURES
 from persona_jobs.store import Store
-from support.tiny_checkpoint import save_gguf, tiny_llama
+from support.tiny_checkpoint import VOCABULARY, save_gguf, tiny_llama
 
 torch.set_num_threads(1)
 
@@ -28,11 +36,11 @@ def resolve(path: Path, tmp_path: Path) -> Path:
 def test_converts_to_the_same_model_once(tiny_gguf: Path, tmp_path: Path) -> None:
     folder = resolve(tiny_gguf, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert model.dtype == torch.float32
+    assert model.dtype == torch.bfloat16
     original = tiny_llama().state_dict()
     assert set(model.state_dict()) == set(original)
     for name, weight in model.state_dict().items():
-        torch.testing.assert_close(weight, original[name], rtol=0, atol=0)
+        torch.testing.assert_close(weight, original[name].bfloat16(), rtol=0, atol=0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = "Hello, Ada! äöü"
     assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
@@ -180,6 +188,164 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other\.gguf can't be converted") as caught:
         resolve(path, tmp_path)
     assert "Llama" in caught.value.hint
+
+
+def test_the_dense_size_is_the_size_of_the_gguf_file(tiny_gguf: Path, tmp_path: Path) -> None:
+    folder = resolve(tiny_gguf, tmp_path)
+    assert checkpoint_bytes(folder) == tiny_gguf.stat().st_size
+    assert checkpoint_bytes(folder) != (folder / "model.safetensors").stat().st_size
+
+
+def test_all_shards_of_a_split_file_are_read(tiny_gguf: Path, tmp_path: Path) -> None:
+    save_gguf(tmp_path / "split.gguf", tensors_per_shard=8)
+    shards = sorted(tmp_path.glob("split-*-of-00003.gguf"))
+    assert len(shards) == 3
+    whole = load_file(resolve(tiny_gguf, tmp_path) / "model.safetensors")
+    folder = resolve(shards[0], tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    assert set(weights) == set(whole)
+    for name, weight in weights.items():
+        assert torch.equal(weight, whole[name])
+    other = load_file(resolve(shards[2], tmp_path) / "model.safetensors")
+    assert all(torch.equal(other[name], weight) for name, weight in whole.items())
+    assert checkpoint_bytes(folder) == sum(shard.stat().st_size for shard in shards)
+    assert AutoTokenizer.from_pretrained(folder).encode("he") == [len(VOCABULARY) - 1]
+
+    shards[1].unlink()
+    with pytest.raises(InputError, match=r"1 of them are missing: split-00002-of-00003\.gguf"):
+        resolve(shards[0], tmp_path)
+
+
+def test_all_shards_are_fetched_from_a_bucket(bucket: Store, tmp_path: Path) -> None:
+    save_gguf(tmp_path / "split.gguf", tensors_per_shard=11)
+    first, second = sorted(tmp_path.glob("split-*.gguf"))
+    bucket.upload(f"models/{first.name}", first)
+    uri = f"{bucket.url}/models/{first.name}"
+    with pytest.raises(InputError, match=rf"{second.name} does not exist"):
+        base_model.resolve(uri, None, cache_dir=tmp_path / "cache")
+    bucket.upload(f"models/{second.name}", second)
+    folder = base_model.resolve(uri, None, cache_dir=tmp_path / "cache")
+    assert folder == resolve(first, tmp_path)
+
+
+def test_a_renamed_shard_is_refused(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "split.gguf", tensors_per_shard=11)
+    shard = next(tmp_path.glob("split-00001*")).rename(tmp_path / "model.gguf")
+    with pytest.raises(InputError, match="is shard 1 of 2, but its name does not lead"):
+        resolve(shard, tmp_path)
+
+
+def test_a_missing_tensor_is_an_error(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "x.gguf", without=["blk.1.ffn_up.weight"])
+    with pytest.raises(CorruptArtifactError, match=r"up_proj|ffn_up"):
+        resolve(tmp_path / "x.gguf", tmp_path)
+
+
+def test_a_tensor_that_the_model_does_not_use_is_an_error(tmp_path: Path) -> None:
+    bias = np.ones(32, dtype=np.float32)
+    save_gguf(tmp_path / "x.gguf", change=lambda w: w.add_tensor("blk.0.attn_q.bias", bias))
+    with pytest.raises(InputError, match=r"does not use: blk\.0\.attn_q\.bias \(1 in all\)"):
+        resolve(tmp_path / "x.gguf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rope.scaling.type", "longrope"),
+        ("attention.sliding_window", 64),
+        ("attention.scale", 0.5),
+        ("logit_scale", 0.25),
+        ("final_logit_softcapping", 30.0),
+        ("expert_count", 8),
+        ("attention.key_length", 16),
+        ("something.new", 3),
+    ],
+)
+def test_metadata_that_changes_the_arithmetic_is_refused(
+    tmp_path: Path, key: str, value: str | float
+) -> None:
+    def change(writer: gguf_format.GGUFWriter) -> None:
+        name = f"llama.{key}"
+        if isinstance(value, str):
+            writer.add_string(name, value)
+            writer.add_float32("llama.rope.scaling.factor", 4.0)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+        else:
+            writer.add_uint32(name, value)
+
+    save_gguf(tmp_path / "x.gguf", change=change)
+    with pytest.raises(InputError, match=rf"llama\.{key} = {value}, which can't be carried over"):
+        resolve(tmp_path / "x.gguf", tmp_path)
+
+
+def yarn(writer: gguf_format.GGUFWriter) -> None:
+    writer.add_rope_scaling_type(gguf_format.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(64)
+    writer.add_logit_scale(1.0)
+
+
+def linear(writer: gguf_format.GGUFWriter) -> None:
+    writer.add_rope_scaling_type(gguf_format.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(2.0)
+
+
+def llama3(writer: gguf_format.GGUFWriter) -> None:
+    writer.add_rope_freq_base(500000.0)
+    scaling = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = LlamaConfig(
+        hidden_size=32,
+        num_attention_heads=4,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "original_max_position_embeddings": 8192,
+            **scaling,
+        },
+    )
+    plain = 500000.0 ** -(torch.arange(4, dtype=torch.float64) / 4)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    writer.add_tensor("rope_freqs.weight", (plain / scaled.double()).float().numpy())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (linear, {"rope_type": "linear", "factor": 2.0}),
+        (yarn, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
+        (
+            llama3,
+            {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+        ),
+    ],
+)
+def test_rope_scaling_is_carried_over(
+    tmp_path: Path,
+    change: Callable[[gguf_format.GGUFWriter], None],
+    expected: dict[str, object],
+) -> None:
+    save_gguf(tmp_path / "x.gguf", change=change)
+    config = AutoConfig.from_pretrained(resolve(tmp_path / "x.gguf", tmp_path))
+    assert config.rope_parameters == {"rope_theta": 10000.0, **expected}
+
+
+def test_another_rope_tensor_is_refused(tmp_path: Path) -> None:
+    factors = np.array([1, 2, 3, 9], dtype=np.float32)
+    save_gguf(tmp_path / "x.gguf", change=lambda w: w.add_tensor("rope_freqs.weight", factors))
+    with pytest.raises(InputError, match="not Llama 3's scaling"):
+        resolve(tmp_path / "x.gguf", tmp_path)
+
+
+def test_the_converted_architectures_are_the_supported_families() -> None:
+    assert set(ARCHITECTURES) == set(FAMILIES)
 
 
 REAL = "SmolLM2-135M-Instruct.Q4_1.gguf"

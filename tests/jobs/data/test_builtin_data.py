@@ -1,4 +1,4 @@
-"""The built-in instruction set and reference personas keep their promised shape."""
+"""The format of the built-in instruction set and reference personas."""
 
 import json
 import string
@@ -18,7 +18,7 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 
 def normalize(text: str) -> str:
-    """Lower-case, punctuation removed, runs of white space made one blank."""
+    """Return lower-case text without punctuation, with single spaces."""
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 

@@ -16,7 +16,7 @@ def clean_environment(no_aws_environment: None) -> None:
 
 @pytest.fixture
 def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty folder of a bucket that the environment leads to."""
+    """An empty folder of a bucket on the server that the environment names."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return open_store(f"s3://{BUCKET}/{secrets.token_hex(6)}")
@@ -24,7 +24,7 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole checkpoint; copy it before changing anything."""
+    """A complete checkpoint; copy it before you change it."""
     from support.tiny_checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"

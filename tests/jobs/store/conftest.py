@@ -16,7 +16,7 @@ def clean_environment(no_aws_environment: None) -> None:
 
 @pytest.fixture(params=["file", "s3"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh, empty store of either kind, reachable by URL and environment alone."""
+    """The URL of an empty store of either kind, which needs only the environment."""
     if request.param == "file":
         return f"file://{tmp_path}/store"
     server: S3Server = request.getfixturevalue("s3_server")

@@ -1,4 +1,4 @@
-"""Publishing and reading stage results, over either kind of store."""
+"""Publishing and reading stage results in either kind of store."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def fresh(store: Store, tmp_path: Path, name: str = "other-cache") -> StageArtif
     return StageArtifacts(store, tmp_path / name)
 
 
-def test_nothing_there(artifacts: StageArtifacts) -> None:
+def test_an_absent_result_is_not_finished(artifacts: StageArtifacts) -> None:
     assert artifacts.manifest("mask", KEY) is None
     with pytest.raises(CorruptArtifactError, match="mask is not finished"):
         artifacts.local_file("mask", KEY, "mask.safetensors")
@@ -53,7 +53,9 @@ def test_nothing_there(artifacts: StageArtifacts) -> None:
     artifacts.clear_state("mask", KEY)
 
 
-def test_publishes_and_reads_back(artifacts: StageArtifacts, output: Path, store: Store) -> None:
+def test_a_published_result_is_read_back(
+    artifacts: StageArtifacts, output: Path, store: Store
+) -> None:
     published = artifacts.publish(
         record(
             inputs={"rewrite": OTHER},
@@ -90,20 +92,22 @@ def test_one_file_is_fetched_without_the_others(
         artifacts.local_file("mask", KEY, "no-such.json")
 
 
-def test_without_a_cache_folder(store: Store, output: Path) -> None:
+def test_a_result_is_read_without_a_cache_folder(store: Store, output: Path) -> None:
     artifacts = StageArtifacts(store)
     artifacts.publish(record(), output)
     assert (artifacts.local_dir("mask", KEY) / "empty").read_bytes() == b""
 
 
-def test_the_first_complete_result_stays(artifacts: StageArtifacts, output: Path) -> None:
+def test_the_first_complete_result_is_kept(artifacts: StageArtifacts, output: Path) -> None:
     first = artifacts.publish(record(metrics={"run": 1}), output)
     (output / "mask.safetensors").write_bytes(b"a later run made something else")
     assert artifacts.publish(record(metrics={"run": 2}), output) == first
     assert artifacts.local_file("mask", KEY, "mask.safetensors").stat().st_size == 25_600
 
 
-def test_delete(artifacts: StageArtifacts, output: Path, store: Store) -> None:
+def test_a_deleted_result_leaves_nothing(
+    artifacts: StageArtifacts, output: Path, store: Store
+) -> None:
     artifacts.publish(record(), output)
     artifacts.save_state("mask", KEY, output)
     artifacts.delete("mask", KEY)
@@ -111,7 +115,9 @@ def test_delete(artifacts: StageArtifacts, output: Path, store: Store) -> None:
     assert list(store.list()) == []
 
 
-def test_reserved_names(artifacts: StageArtifacts, output: Path, store: Store) -> None:
+def test_reserved_file_names_are_refused(
+    artifacts: StageArtifacts, output: Path, store: Store
+) -> None:
     (output / "manifest.json").write_bytes(b"{}")
     with pytest.raises(InputError, match=r"manifest\.json is reserved"):
         artifacts.publish(record(), output)
@@ -148,7 +154,7 @@ def damaged_manifests() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("damage", list(damaged_manifests()))
-def test_damaged_manifest_is_named_and_replaced_by_a_new_result(
+def test_a_damaged_manifest_is_named_and_replaced_by_a_new_result(
     artifacts: StageArtifacts, output: Path, store: Store, damage: str
 ) -> None:
     store.write_bytes(f"{ROOT}/manifest.json", damaged_manifests()[damage])
@@ -163,7 +169,7 @@ def test_damaged_manifest_is_named_and_replaced_by_a_new_result(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_damaged_file_is_named(
+def test_a_damaged_file_is_named(
     artifacts: StageArtifacts, output: Path, store: Store, tmp_path: Path, damage: str
 ) -> None:
     artifacts.publish(record(), output)
@@ -183,11 +189,11 @@ def test_damaged_file_is_named(
         assert store.describe(path) in str(caught.value)
         assert store.describe(ROOT) in caught.value.hint
         assert caught.value.exit_code == 2
-    # What is whole stays usable.
+    # Undamaged files stay usable.
     assert fresh(store, tmp_path).local_file("mask", KEY, "empty").exists()
 
 
-def test_damage_after_a_first_look_is_noticed_too(
+def test_damage_after_the_first_read_is_an_error_too(
     artifacts: StageArtifacts, output: Path, store: Store, tmp_path: Path
 ) -> None:
     artifacts.publish(record(), output)
@@ -201,7 +207,7 @@ def test_damage_after_a_first_look_is_noticed_too(
         assert again.read_bytes() == (output / "mask.safetensors").read_bytes()
 
 
-def test_result_with_missing_or_truncated_files_is_published_again(
+def test_a_result_with_missing_or_truncated_files_is_published_again(
     artifacts: StageArtifacts, output: Path, store: Store, tmp_path: Path
 ) -> None:
     artifacts.publish(record(), output)
@@ -267,7 +273,7 @@ def many_files(tmp_path: Path) -> Path:
     return folder
 
 
-def test_killed_while_publishing(
+def test_a_process_killed_while_publishing_leaves_no_damage(
     artifacts: StageArtifacts, store: Store, store_url: str, many_files: Path
 ) -> None:
     kill_after_first_object(start_publisher(store_url, "publish", many_files), store, ROOT)
@@ -280,7 +286,7 @@ def test_killed_while_publishing(
     )
 
 
-def test_killed_while_saving_a_state(
+def test_a_process_killed_while_saving_a_state_leaves_no_damage(
     artifacts: StageArtifacts, store: Store, store_url: str, many_files: Path, output: Path
 ) -> None:
     artifacts.save_state("mask", KEY, output)
@@ -302,7 +308,7 @@ def test_killed_while_saving_a_state(
     assert (loaded / "000").read_bytes() == (many_files / "000").read_bytes()
 
 
-def test_concurrent_publishers_leave_one_whole_result(
+def test_concurrent_publishers_leave_one_complete_result(
     store: Store, store_url: str, tmp_path: Path
 ) -> None:
     folders = [tmp_path / f"run-{number}" for number in range(3)]
@@ -402,8 +408,7 @@ def test_stores_need_no_torch(tmp_path: Path) -> None:
     assert done.stdout == "False\n"
 
 
-def test_s3_server_restart_is_survived(tmp_path: Path, output: Path) -> None:
-    """What was published before a server's crash is there after it."""
+def test_a_published_result_survives_a_crash_of_the_s3_server(tmp_path: Path, output: Path) -> None:
     (tmp_path / "s3" / "artifacts").mkdir(parents=True)
     server = S3Server(tmp_path / "s3")
     try:

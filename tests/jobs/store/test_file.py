@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_full_disk(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_keeps_the_old_object(small_disk: Path, tmp_path: Path) -> None:
     store = FileStore(small_disk / "store")
     store.write_bytes("a/kept", b"old content")
     big = tmp_path / "big"
@@ -55,7 +55,7 @@ def test_full_disk(small_disk: Path, tmp_path: Path) -> None:
     assert [file.name for file in leftovers] == ["kept"]
 
 
-def test_full_disk_ends_a_publish_unfinished_and_it_works_later(
+def test_a_full_disk_leaves_a_publish_unfinished_and_a_retry_works(
     small_disk: Path, tmp_path: Path
 ) -> None:
     artifacts = StageArtifacts(FileStore(small_disk / "store"))
@@ -74,7 +74,9 @@ def test_full_disk_ends_a_publish_unfinished_and_it_works_later(
     assert artifacts.local_file("slice", KEY, "model.safetensors").stat().st_size == 700 << 10
 
 
-def test_full_cache_disk_names_the_local_file(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_cache_disk_is_an_error_that_names_the_local_file(
+    small_disk: Path, tmp_path: Path
+) -> None:
     store = FileStore(tmp_path / "store")
     store.write_bytes("x", b"x" * (2 << 20))
     with pytest.raises(StoreError, match="disk is full") as caught:
@@ -82,8 +84,8 @@ def test_full_cache_disk_names_the_local_file(small_disk: Path, tmp_path: Path) 
     assert str(small_disk / "copy") in str(caught.value)
 
 
-def test_file_size_limit(tmp_path: Path) -> None:
-    """The same without a mount: the process may write files of 100 kB only."""
+def test_a_file_size_limit_is_an_error(tmp_path: Path) -> None:
+    """The process may only write files of 100 kB, which needs no mount."""
     script = f"""
 import resource, signal, sys
 from pathlib import Path
@@ -115,7 +117,7 @@ def test_a_file_in_place_of_the_store_is_an_error(tmp_path: Path) -> None:
     assert list(store.list()) == []
 
 
-def test_a_read_only_disk(small_disk: Path) -> None:
+def test_a_read_only_disk_is_an_error_for_writes(small_disk: Path) -> None:
     store = FileStore(small_disk / "store")
     store.write_bytes("a/x", b"x")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -131,7 +133,7 @@ def test_a_read_only_disk(small_disk: Path) -> None:
     assert store.read_bytes("a/x") == b"x"
 
 
-def test_unfinished_files_are_hidden_and_removed_a_day_later(tmp_path: Path) -> None:
+def test_unfinished_files_are_hidden_and_removed_after_a_day(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     old, new = (tmp_path / "a" / f".x.{name}.tmp~" for name in ("old", "new"))
     old.parent.mkdir()
@@ -146,7 +148,7 @@ def test_unfinished_files_are_hidden_and_removed_a_day_later(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_source_of_an_upload(tmp_path: Path) -> None:
+def test_a_missing_source_of_an_upload_is_an_error(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     with pytest.raises(StoreError, match="no-such-file"):
         store.upload("x", tmp_path / "no-such-file")

@@ -1,4 +1,4 @@
-"""An S3 server that is away, refuses, or breaks off."""
+"""An S3 server that is unreachable, refuses requests or breaks connections."""
 
 import contextlib
 import hashlib
@@ -29,7 +29,7 @@ def assert_no_secrets(error: BaseException) -> None:
 
 
 def every_action(store: Store, tmp_path: Path) -> Iterator[tuple[str, StoreError]]:
-    """Do everything that reaches the server; each must fail with a StoreError."""
+    """Call everything that sends a request; each call must fail with a StoreError."""
     local = tmp_path / "local"
     local.write_bytes(b"x" * 100)
     actions: dict[str, Callable[[], object]] = {
@@ -51,7 +51,7 @@ def every_action(store: Store, tmp_path: Path) -> Iterator[tuple[str, StoreError
         yield name, caught.value
 
 
-def test_stopped_server(tmp_path: Path) -> None:
+def test_a_stopped_server_is_an_error(tmp_path: Path) -> None:
     options = S3Options(
         endpoint=f"http://127.0.0.1:{free_port()}",
         access_key=ACCESS_KEY,
@@ -63,7 +63,7 @@ def test_stopped_server(tmp_path: Path) -> None:
         assert f"s3://{BUCKET}/x" in str(error), name
 
 
-def test_silent_server_times_out(tmp_path: Path) -> None:
+def test_a_silent_server_times_out(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
@@ -86,7 +86,7 @@ def test_silent_server_times_out(tmp_path: Path) -> None:
         ({"access_key": None, "secret_key": None}, "AccessDenied|UnsupportedAlgorithm|BadRequest"),
     ],
 )
-def test_wrong_credentials(
+def test_wrong_credentials_are_an_error(
     s3_server: S3Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,7 +100,7 @@ def test_wrong_credentials(
         assert "AWS_SECRET_ACCESS_KEY" in error.hint or "credentials" in error.hint, name
 
 
-def test_missing_bucket(s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_an_error(s3_server: S3Server, tmp_path: Path) -> None:
     store = open_store("s3://no-such-bucket/x", s3_server.options())
     for name, error in every_action(store, tmp_path):
         assert "no-such-bucket" in error.message, name
@@ -109,7 +109,7 @@ def test_missing_bucket(s3_server: S3Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["b", "Upper_Case", "a..b"])
-def test_malformed_bucket_name(s3_server: S3Server, name: str) -> None:
+def test_a_malformed_bucket_name_is_an_error(s3_server: S3Server, name: str) -> None:
     with pytest.raises(StoreError, match=name):
         open_store(f"s3://{name}/x", s3_server.options()).stat("a")
 
@@ -134,7 +134,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
-def test_a_server_that_is_not_s3(tmp_path: Path, status: int) -> None:
+def test_a_server_that_is_not_s3_is_an_error(tmp_path: Path, status: int) -> None:
     handler = type("Handler", (Answer,), {"status": status})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -152,7 +152,7 @@ def test_a_server_that_is_not_s3(tmp_path: Path, status: int) -> None:
 
 
 class CuttingProxy:
-    """Passes connections on, and cuts each after so many bytes of answer (None: never)."""
+    """A proxy that breaks each connection after so many bytes of answer (None: never)."""
 
     def __init__(self, port: int) -> None:
         self.upstream = port
@@ -198,7 +198,7 @@ def proxy(s3_server: S3Server) -> Iterator[CuttingProxy]:
     proxy.listener.close()
 
 
-def test_download_goes_on_when_the_connection_breaks(
+def test_a_download_resumes_when_the_connection_breaks(
     s3_server: S3Server, proxy: CuttingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "BACKOFF_SECONDS", 0.01)
@@ -220,7 +220,7 @@ def test_download_goes_on_when_the_connection_breaks(
     assert len(set(seen)) == len(seen)  # no byte was fetched twice
 
 
-def test_a_download_that_never_advances_is_given_up_and_resumed_by_the_next(
+def test_a_download_without_progress_fails_and_the_next_one_resumes_it(
     s3_server: S3Server, proxy: CuttingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "BACKOFF_SECONDS", 0.01)
@@ -264,7 +264,7 @@ def test_an_object_replaced_during_its_download_is_an_error(
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate authority of our own (ca.pem) and a server certificate (server.pem, .key)."""
+    """A private certificate authority (ca.pem) and a server certificate (server.pem, .key)."""
     if shutil.which("openssl") is None or rclone_binary() is None:
         pytest.skip("needs openssl and rclone")
     folder = tmp_path_factory.mktemp("tls")
@@ -286,7 +286,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_tls_with_an_own_certificate_authority(certificates: Path, tmp_path: Path) -> None:
+def test_tls_works_with_a_private_certificate_authority(certificates: Path, tmp_path: Path) -> None:
     (tmp_path / "root" / BUCKET).mkdir(parents=True)
     server = S3Server(
         tmp_path / "root", cert=certificates / "server.pem", key=certificates / "server.key"
@@ -311,7 +311,7 @@ def test_tls_with_an_own_certificate_authority(certificates: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [None, b"not a certificate"])
-def test_unusable_ca_bundle(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unusable_ca_bundle_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     bundle = tmp_path / "ca.pem"
     if content is not None:
         bundle.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What holds for every kind of store."""
+"""The behaviour of every kind of store."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ def random_bytes(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def test_writes_reads_and_replaces(store: Store) -> None:
+def test_an_object_is_written_read_and_replaced(store: Store) -> None:
     store.write_bytes("a/b.json", b"one")
     assert store.read_bytes("a/b.json") == b"one"
     store.write_bytes("a/b.json", b"longer than before")
@@ -40,7 +40,7 @@ def test_another_client_sees_what_was_written(store: Store, store_url: str) -> N
     assert other.read_bytes("personas/default/ada.json") == b"{}"
 
 
-def test_absent_objects(store: Store, tmp_path: Path) -> None:
+def test_absent_objects_are_not_found(store: Store, tmp_path: Path) -> None:
     assert store.stat("no/such") is None
     assert list(store.list()) == []
     assert list(store.list("no")) == []
@@ -67,14 +67,14 @@ def test_the_written_stat_is_the_present_one_until_the_object_changes(store: Sto
     assert store.stat("x") != first
 
 
-def test_lists_whole_folders_only(store: Store) -> None:
+def test_a_list_covers_only_the_given_folder(store: Store) -> None:
     for path in ("stages/a/1", "stages/a/sub/2", "stages/ab/3", "other"):
         store.write_bytes(path, b"x")
     assert sorted(store.list("stages/a")) == ["stages/a/1", "stages/a/sub/2"]
     assert sorted(store.list()) == ["other", "stages/a/1", "stages/a/sub/2", "stages/ab/3"]
 
 
-def test_deletes(store: Store) -> None:
+def test_objects_and_folders_are_deleted(store: Store) -> None:
     for path in ("stages/a/1", "stages/a/2", "stages/ab/3"):
         store.write_bytes(path, b"x")
     store.delete("stages/a/1")
@@ -86,14 +86,14 @@ def test_deletes(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["with space", "ümläut-日本", "a+b&c=d%20;'(1)", "#x?y", "~.tmp"])
-def test_unusual_names(store: Store, tmp_path: Path, name: str) -> None:
+def test_unusual_names_are_stored(store: Store, tmp_path: Path, name: str) -> None:
     store.write_bytes(f"dir/{name}", b"content")
     assert list(store.list("dir")) == [f"dir/{name}"]
     download(store, f"dir/{name}", tmp_path / "copy", sha256=sha256(b"content"))
     assert (tmp_path / "copy").read_bytes() == b"content"
 
 
-def test_large_files_in_parts(store: Store, tmp_path: Path) -> None:
+def test_large_files_are_sent_in_parts(store: Store, tmp_path: Path) -> None:
     data = random_bytes((37 << 20) + 11)
     (tmp_path / "model").write_bytes(data)
     written = store.upload("m/model.safetensors", tmp_path / "model")
@@ -113,7 +113,7 @@ def test_large_files_in_parts(store: Store, tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["copy"]
 
 
-def test_a_right_copy_is_left_alone(store: Store, tmp_path: Path) -> None:
+def test_a_correct_copy_is_kept(store: Store, tmp_path: Path) -> None:
     store.write_bytes("x", b"content")
     copy = tmp_path / "copy"
     copy.write_bytes(b"content")
@@ -129,7 +129,7 @@ def part_file(copy: Path, digest: str) -> Path:
     return copy.with_name(f"{copy.name}.{digest[:16]}.part")
 
 
-def test_resumes_a_truncated_download(store: Store, tmp_path: Path) -> None:
+def test_a_truncated_download_is_resumed(store: Store, tmp_path: Path) -> None:
     data = random_bytes(5 << 20)
     store.write_bytes("x", data)
     copy = tmp_path / "copy"
@@ -142,7 +142,7 @@ def test_resumes_a_truncated_download(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("leftover", [b"not the beginning of it", b"z" * (2 << 20), b"y" * 4096])
-def test_a_wrong_partial_file_is_thrown_away(store: Store, tmp_path: Path, leftover: bytes) -> None:
+def test_a_wrong_partial_file_is_discarded(store: Store, tmp_path: Path, leftover: bytes) -> None:
     data = random_bytes(1 << 20)
     store.write_bytes("x", data)
     copy = tmp_path / "copy"
@@ -186,7 +186,7 @@ def test_bad_paths_are_refused(store: Store, tmp_path: Path, path: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_accepted_paths_stay_inside(path: str) -> None:
+def test_accepted_paths_stay_inside_the_store(path: str) -> None:
     try:
         validate_path(path)
     except InputError:

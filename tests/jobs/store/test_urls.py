@@ -6,7 +6,7 @@ from persona_jobs.errors import InputError
 from persona_jobs.store import FileStore, S3Options, S3Store, open_store
 
 
-def test_file_urls() -> None:
+def test_file_urls_open_a_store_on_disk() -> None:
     store = open_store("file:///var/lib/a%20b/")
     assert isinstance(store, FileStore)
     assert store.root == Path("/var/lib/a b")
@@ -14,7 +14,7 @@ def test_file_urls() -> None:
     assert isinstance(open_store("file://localhost/x"), FileStore)
 
 
-def test_s3_urls() -> None:
+def test_s3_urls_open_a_store_in_a_bucket() -> None:
     store = open_store("s3://bucket/some/prefix/", S3Options(endpoint="http://localhost:9000"))
     assert isinstance(store, S3Store)
     assert (store.bucket, store.prefix) == ("bucket", "some/prefix")
@@ -41,7 +41,7 @@ def test_s3_urls() -> None:
         "s3://bucket/a?versionId=1",
     ],
 )
-def test_wrong_urls_are_refused_with_the_mend(url: str) -> None:
+def test_wrong_urls_are_refused_with_a_hint(url: str) -> None:
     with pytest.raises(InputError) as caught:
         open_store(url, S3Options())
     assert caught.value.exit_code == 2
@@ -71,7 +71,7 @@ def test_wrong_endpoints_are_refused(endpoint: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_options_from_the_environment() -> None:
+def test_options_are_read_from_the_environment() -> None:
     options = S3Options.from_environment(
         {
             "AWS_ENDPOINT_URL": "http://general:1",
@@ -94,7 +94,7 @@ def test_options_from_the_environment() -> None:
     assert not any(secret in shown for secret in ("AKIAEXAMPLE", "hunter2", "token-xyz"))
 
 
-def test_half_a_key_pair_and_unknown_styles_are_refused() -> None:
+def test_an_incomplete_key_pair_and_unknown_styles_are_refused() -> None:
     with pytest.raises(InputError, match="AWS_SECRET_ACCESS_KEY is not set"):
         S3Options.from_environment({"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"})
     with pytest.raises(InputError, match="AWS_S3_ADDRESSING_STYLE"):

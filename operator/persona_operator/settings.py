@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -20,6 +20,7 @@ _MISPLACED_CONTAINERS = {
     "containers": {FETCH_CONTAINER},
     "initContainers": {STAGE_CONTAINER, SERVING_CONTAINER},
 }
+SecurityContext = Literal["Restricted", "Platform"]
 
 
 class SettingsModel(BaseModel):
@@ -173,6 +174,9 @@ class Settings(SettingsModel):
     """Image of serving pods with the engine `VLLM`."""
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of all images."""
+    security_context: SecurityContext = "Restricted"
+    """`Restricted` sets the user 65532 and its group; `Platform` leaves users and groups to the
+    platform, such as OpenShift. Both meet Pod Security "restricted"."""
     image_pull_secrets: list[str] = []
     """Secrets in each persona's namespace for pulling images."""
     store: Store = Store()

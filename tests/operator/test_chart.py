@@ -204,6 +204,17 @@ def test_one_operator_at_a_time_under_restricted_pod_security(tmp_path):
     assert spec["selector"]["matchLabels"].items() <= labels.items()
 
 
+def test_users_and_groups_can_be_left_to_the_platform(tmp_path):
+    manifests = template(tmp_path, {"securityContext": "Platform"})
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert settings(manifests, tmp_path).security_context == "Platform"
+    assert settings(template(tmp_path), tmp_path).security_context == "Restricted"
+
+
 def test_probes_and_ports_agree_with_the_settings(tmp_path):
     manifests = template(tmp_path, FULL)
     ports = {port["name"]: port["containerPort"] for port in container(manifests)["ports"]}
@@ -404,6 +415,7 @@ def test_a_profile_can_be_removed(tmp_path):
         ({"profiles": {"mask": {"podTemplate": {"containers": []}}}}, "containers"),
         ({"cache": {"claimName": "a", "hostPath": "/b"}}, "cache"),
         ({"env": {"A": 1}}, "env"),
+        ({"securityContext": "None"}, "securityContext"),
         ({"image": {"pullSecrets": [{"name": "registry"}]}}, "pullSecrets"),
         ({"image": {"pullPolicy": "always"}}, "pullPolicy"),
         ({"operator": {"image": {"digest": "latest"}}}, "digest"),

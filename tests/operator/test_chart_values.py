@@ -30,6 +30,7 @@ def test_schema_knows_the_values_and_the_settings():
         "vllmImage",
         "imagePullPolicy",
         "imagePullSecrets",
+        "securityContext",
         "store",
         "cache",
         "env",

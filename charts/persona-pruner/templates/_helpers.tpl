@@ -61,6 +61,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "vllmImage" (include "persona-pruner.image" (list . .Values.vllm.image))
   "imagePullPolicy" .Values.image.pullPolicy
   "imagePullSecrets" .Values.image.pullSecrets
+  "securityContext" .Values.securityContext
   "profiles" .Values.profiles
   "env" .Values.env
   "retry" .Values.operator.retry

@@ -89,6 +89,7 @@ class Context:
             cache=self.settings.cache,
             env=self.settings.env,
             secrets=secrets,
+            security_context=self.settings.security_context,
             queue_labels={
                 name: self.persona.labels[name]
                 for name in (QUEUE_LABEL, QUEUE_PRIORITY_LABEL)

@@ -79,6 +79,7 @@ def _deployment(context: Context, target: RevisionStatus) -> Manifest:
             replicas=spec.fixed_replicas,
             max_context_tokens=spec.max_context_tokens,
             env=settings.env,
+            security_context=settings.security_context,
         )
     )
 

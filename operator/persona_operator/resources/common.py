@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..labels import CHECKSUM_ANNOTATION, owner_reference
-from ..settings import Profile, Volume
+from ..settings import Profile, SecurityContext, Volume
 from ..store_access import StoreAccess
 
 Manifest = dict[str, Any]
@@ -64,13 +64,12 @@ def with_checksum(manifest: Manifest) -> Manifest:
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
-def pod_security() -> Manifest:
+def pod_security(mode: SecurityContext) -> Manifest:
     """Return a pod security context that Pod Security "restricted" accepts."""
+    users = {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
     return {
         "runAsNonRoot": True,
-        "runAsUser": USER_ID,
-        "runAsGroup": USER_ID,
-        "fsGroup": USER_ID,
+        **(users if mode == "Restricted" else {}),
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }

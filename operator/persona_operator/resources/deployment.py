@@ -10,7 +10,7 @@ from ..labels import (
     SERVING_CONTAINER,
     common_labels,
 )
-from ..settings import Profile
+from ..settings import Profile, SecurityContext
 from ..store_access import StoreAccess
 from .common import (
     SCRATCH_PATH,
@@ -56,6 +56,7 @@ class ServingDeployment:
         replicas: number of pods, None where a HorizontalPodAutoscaler decides.
         max_context_tokens: longest conversation, None for the model's own limit.
         env: further plain environment.
+        security_context: whether the operator or the platform sets users and groups.
     """
 
     owner: Owner
@@ -69,6 +70,7 @@ class ServingDeployment:
     replicas: int | None
     max_context_tokens: int | None = None
     env: dict[str, str] = field(default_factory=dict)
+    security_context: SecurityContext = "Restricted"
 
 
 def serving_selector(persona: str) -> dict[str, str]:
@@ -158,7 +160,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 60,
-            "securityContext": pod_security(),
+            "securityContext": pod_security(serving.security_context),
             **image_pull_secrets(serving.images),
             **placement(profile),
             "initContainers": [fetch],

@@ -18,7 +18,7 @@ from ..labels import (
     job_name,
     key_label,
 )
-from ..settings import Profile, Volume
+from ..settings import Profile, SecurityContext, Volume
 from ..store_access import StoreAccess
 from .common import (
     CACHE_PATH,
@@ -65,6 +65,7 @@ class StageJob:
         cache: volume of downloaded base models.
         env: further plain environment.
         secrets: environment variables from Secret keys.
+        security_context: whether the operator or the platform sets users and groups.
         queue_labels: Kueue's labels; a queued Job starts suspended.
     """
 
@@ -79,6 +80,7 @@ class StageJob:
     cache: Volume | None = None
     env: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, SecretKeyRef] = field(default_factory=dict)
+    security_context: SecurityContext = "Restricted"
     queue_labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -200,7 +202,7 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": GRACE_SECONDS,
-            "securityContext": pod_security(),
+            "securityContext": pod_security(job.security_context),
             **image_pull_secrets(job.images),
             **placement(profile),
             "containers": [container],

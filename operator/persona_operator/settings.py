@@ -4,9 +4,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
+from persona_jobs.api.common import Quantity
 from persona_jobs.api.yaml_documents import yaml_documents
 from persona_jobs.errors import InputError
 
@@ -121,18 +130,21 @@ def _whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+ProfileQuantity = Annotated[Quantity, BeforeValidator(_whole_numbers)]
+
+
 class Profile(SettingsModel):
     """Resources and placement that stages and serving pods name."""
 
-    cpu: str | None = None
+    cpu: ProfileQuantity | None = None
     """CPU request."""
-    memory: str | None = None
+    memory: ProfileQuantity | None = None
     """Memory request and limit."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """Whole GPUs."""
     gpu_resource: str = "nvidia.com/gpu"
     """Extended resource that counts GPUs."""
-    scratch: str | None = None
+    scratch: ProfileQuantity | None = None
     """Size limit of the scratch volume."""
     scratch_storage_class: str | None = None
     """Storage class of the scratch volume; node-local `emptyDir` by default."""

@@ -390,6 +390,12 @@ def test_service_monitor_finds_the_metrics_service(tmp_path):
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
 
 
+def test_quantities_may_be_integers(tmp_path):
+    values = {"profiles": {"mask": {"cpu": 2, "memory": 8589934592, "scratch": "20Gi"}}}
+    profile = settings(template(tmp_path, values), tmp_path).profiles["mask"]
+    assert (profile.cpu, profile.memory, profile.scratch) == ("2", "8589934592", "20Gi")
+
+
 def test_a_profile_can_be_removed(tmp_path):
     manifests = template(tmp_path, {"profiles": {"serving": None}})
     assert set(settings(manifests, tmp_path).profiles) == {"default"}
@@ -409,7 +415,8 @@ def test_a_profile_can_be_removed(tmp_path):
         ({"namespaces": ["Personas"]}, "namespaces"),
         ({"profiles": {"mask": {"gpu": 1}}}, "gpu"),
         ({"profiles": {"mask": {"gpus": "1"}}}, "gpus"),
-        ({"profiles": {"mask": {"cpu": 4}}}, "cpu"),
+        ({"profiles": {"mask": {"cpu": -4}}}, "cpu"),
+        ({"profiles": {"mask": {"cpu": True}}}, "cpu"),
         ({"profiles": {"mask": {"memory": "48 GB"}}}, "memory"),
         ({"profiles": {"Mask": {}}}, "Mask"),
         ({"profiles": {"mask": {"podTemplate": {"containers": []}}}}, "containers"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from persona_jobs.errors import InputError
-from persona_operator.settings import Settings
+from persona_operator.settings import Profile, Settings
 
 
 def test_settings_are_read_from_yaml(tmp_path: Path) -> None:
@@ -27,6 +27,11 @@ namespaces: [a, b]
     assert (loaded.retry.max_retries, loaded.namespaces) == (1, ["a", "b"])
 
 
+def test_quantities_of_profiles_may_be_integers() -> None:
+    profile = Profile.model_validate({"cpu": 2, "memory": 8.589934592e9, "scratch": "20Gi"})
+    assert (profile.cpu, profile.memory, profile.scratch) == ("2", "8589934592", "20Gi")
+
+
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("")
@@ -38,6 +43,8 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     [
         ("jobImage: x", "jobImage"),
         ("profiles: {gpu: {gpus: -1}}", "profiles.gpu.gpus"),
+        ("profiles: {gpu: {cpu: two}}", "profiles.gpu.cpu: .*Kubernetes quantity"),
+        ("profiles: {gpu: {cpu: true}}", "profiles.gpu.cpu"),
         ("profiles: {gpu: {podTemplate: {containers: []}}}", "containers is not supported"),
         ("profiles: {gpu: {podTemplate: {metadata: {name: a}}}}", "metadata.name is not supported"),
         ("profiles: {gpu: {podTemplate: {spec: {volumes: [{}]}}}}", "spec.volumes needs a name"),

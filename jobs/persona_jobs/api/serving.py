@@ -71,6 +71,10 @@ class Serving(SpecModel):
     revision: RevisionId | None = None
     """Serve this revision (of `status.revisions`) instead of the newest one that passed its gate:
     set it to roll back, remove it to follow new revisions again."""
+    update_strategy: Literal["OnChange", "Always"] = "OnChange"
+    """When the pods take over what the administrator changed (images, profiles, environment):
+    `OnChange` waits until this PersonaModel changes or another revision is to be served, `Always`
+    rolls it out at once. Default: `OnChange`."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> Self:

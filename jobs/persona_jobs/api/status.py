@@ -161,6 +161,11 @@ class ServingStatus(StatusModel):
     """Label selector of the pods (scale subresource)."""
     url: str | None = None
     """Base URL inside the cluster; append `/v1/chat/completions`."""
+    requested: str | None = None
+    """Hash of what the user asked for with the pods that took traffic last. While it stays the
+    same, these pods stay, whatever the administrator changes."""
+    template: str | None = None
+    """Template of the pods that took traffic last, as JSON."""
 
 
 class PersonaModelStatus(StatusModel):

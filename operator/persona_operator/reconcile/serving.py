@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from persona_jobs.api.status import RevisionStatus, ServingStatus
 
 from ..labels import CHECKSUM_ANNOTATION
-from ..profiles import serving_profile
 from ..resources.common import Manifest
-from ..resources.deployment import ServingDeployment, build_deployment, serving_selector
+from ..resources.deployment import serving_selector
 from ..resources.hpa import build_hpa
 from ..resources.pdb import build_pdb
 from ..resources.service import build_service, service_url
 from .blockers import deployment_blocker
-from .context import Context, images
+from .context import Context
 from .observed import Deployment
 from .plan import Apply, Delete, PlanBuilder
 from .progress import is_stalled
+from .rollouts import Rollout, wanted_rollout
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def reconcile_serving(
     if target is None:
         kept = context.persona.status.serving if observed.deployment else None
         return Serving(kept, False, "NoRevision", "No revision may be served yet.")
-    deployment = _deployment(context, target)
-    wanted = [build_service(context.persona.owner), deployment, *_scaling(context)]
+    rollout = wanted_rollout(context, target)
+    wanted = [build_service(context.persona.owner), rollout.deployment, *_scaling(context)]
     for manifest in wanted:
         if _differs(context, manifest):
             builder.act(Apply(manifest))
@@ -59,29 +59,7 @@ def reconcile_serving(
             (kind, name) not in present
         ):
             builder.act(Delete(kind, name))
-    applied = deployment["metadata"]["annotations"][CHECKSUM_ANNOTATION]
-    return _state(context, target, applied, builder)
-
-
-def _deployment(context: Context, target: RevisionStatus) -> Manifest:
-    spec, settings = context.spec.serving, context.settings
-    default = settings.vllm_image if spec.engine == "VLLM" else settings.jobs_image
-    return build_deployment(
-        ServingDeployment(
-            owner=context.persona.owner,
-            revision=target.id,
-            slice_key=target.slice_key,
-            engine=spec.engine,
-            fetch_images=context.jobs_images(),
-            images=images(settings, spec.image or default),
-            profile=serving_profile(spec, settings.profiles),
-            store=context.store,
-            replicas=spec.fixed_replicas,
-            max_context_tokens=spec.max_context_tokens,
-            env=settings.env,
-            security_context=settings.security_context,
-        )
-    )
+    return _state(context, rollout, builder)
 
 
 def _scaling(context: Context) -> list[Manifest]:
@@ -122,29 +100,31 @@ def _remove_all(context: Context, builder: PlanBuilder) -> None:
             builder.act(Delete(kind, name))
 
 
-def _state(context: Context, target: RevisionStatus, applied: str, builder: PlanBuilder) -> Serving:
+def _state(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving:
     deployment = context.observed.deployment
-    previous = context.persona.status.serving
-    before = previous.revision if previous else None
-    if deployment is None or deployment.checksum != applied:
+    before = context.persona.status.serving
+    if deployment is None or deployment.checksum != rollout.checksum:
         # The status of a Deployment that is about to change is not that of the new one.
         status = _status(context, before, deployment)
-        return Serving(status, False, "RollingOut", _rolling(target, deployment))
-    taking_over = (
+        return Serving(status, False, "RollingOut", _rolling(rollout, deployment))
+    taken_over = ServingStatus(
+        revision=rollout.revision, requested=rollout.requested, template=rollout.template
+    )
+    if deployment.wanted == 0 and deployment.current and deployment.replicas == 0:
+        status = _status(context, taken_over, deployment)
+        message = f"Revision {rollout.revision} has no replicas."
+        return Serving(status, True, "ScaledToZero", message)
+    blocker = deployment_blocker(
+        deployment, context.observed.serving_pods, context.observed.warnings
+    )
+    if (
         deployment.current
         and deployment.updated == deployment.replicas
         and deployment.updated > 0
         and deployment.available > 0
-    )
-    if deployment.wanted == 0 and deployment.current and deployment.replicas == 0:
-        status = _status(context, target.id, deployment)
-        return Serving(status, True, "ScaledToZero", f"Revision {target.id} has no replicas.")
-    blocker = deployment_blocker(
-        deployment, context.observed.serving_pods, context.observed.warnings
-    )
-    if taking_over:
-        status = _status(context, target.id, deployment)
-        message = f"Revision {target.id} is served at {status.url}."
+    ):
+        status = _status(context, taken_over, deployment)
+        message = f"Revision {rollout.revision} is served at {status.url}."
         if blocker is not None and deployment.available < deployment.wanted:
             message += f" {deployment.available} of {deployment.wanted} replicas: {blocker.message}"
         return Serving(status, True, "Serving", message)
@@ -152,23 +132,29 @@ def _state(context: Context, target: RevisionStatus, applied: str, builder: Plan
     if blocker is not None:
         stalled = is_stalled(blocker.since, context, builder)
         return Serving(status, False, blocker.reason, f"Serving: {blocker.message}", stalled)
-    return Serving(status, False, "RollingOut", _rolling(target, deployment))
+    return Serving(status, False, "RollingOut", _rolling(rollout, deployment))
 
 
-def _rolling(target: RevisionStatus, deployment: Deployment | None) -> str:
+def _rolling(rollout: Rollout, deployment: Deployment | None) -> str:
     if deployment is None:
-        return f"Waiting for the serving pods of revision {target.id}."
+        return f"Waiting for the serving pods of revision {rollout.revision}."
     return (
-        f"Waiting for the serving pods of revision {target.id}: "
+        f"Waiting for the serving pods of revision {rollout.revision}: "
         f"{min(deployment.available, deployment.updated)} of {deployment.wanted} are available."
     )
 
 
-def _status(context: Context, revision: str | None, deployment: Deployment | None) -> ServingStatus:
+def _status(
+    context: Context, serves: ServingStatus | None, deployment: Deployment | None
+) -> ServingStatus:
+    """Return the status of a Deployment whose pods take traffic as recorded in `serves`."""
+    serves = serves or ServingStatus()
     owner = context.persona.owner
     selector = serving_selector(owner.name)
     return ServingStatus(
-        revision=revision,
+        revision=serves.revision,
+        requested=serves.requested,
+        template=serves.template,
         engine=context.spec.serving.engine,
         replicas=deployment.replicas if deployment else 0,
         ready_replicas=deployment.ready if deployment else 0,

@@ -72,6 +72,17 @@ class StageInterruptedError(PersonaError):
     exit_code = EXIT_INTERRUPTED
 
 
+def missing_package(error: ImportError) -> InputError:
+    """Return the error for a library that needs a package which can't be imported."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    package = (error.name or "").partition(".")[0]
+    named = f"The Python package {package}" if package else "A Python package"
+    return InputError(
+        f"{named} can't be imported: {reason[:300].rstrip('.')}",
+        hint="Install the package, or use input that does not need it",
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that the device or the machine ran out of memory.
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from ..errors import CorruptArtifactError, InputError
+from ..errors import CorruptArtifactError, InputError, missing_package
 from . import families
 from .compute import Compute
 
@@ -68,6 +68,8 @@ def load_model(directory: Path, compute: Compute) -> Any:
                 attn_implementation="sdpa",
                 output_loading_info=True,
             )
+    except ImportError as error:
+        raise missing_package(error) from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CorruptArtifactError(
             f"the weights in {directory} can't be loaded: {error}",
@@ -98,6 +100,8 @@ def load_tokenizer(directory: Path) -> Any:
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
+    except ImportError as error:
+        raise missing_package(error) from error
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CorruptArtifactError(
             f"the tokenizer in {directory} can't be loaded: {error}",

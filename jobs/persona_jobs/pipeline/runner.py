@@ -19,7 +19,14 @@ from typing import cast
 from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
-from ..errors import InputError, OutOfMemoryError, PersonaError, StoreError, is_out_of_memory
+from ..errors import (
+    InputError,
+    OutOfMemoryError,
+    PersonaError,
+    StoreError,
+    is_out_of_memory,
+    missing_package,
+)
 from ..store import StageArtifacts, StageManifest, stage_path
 from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
 from .graph import PlannedStage, plan
@@ -168,6 +175,10 @@ def _expected_errors(planned: PlannedStage) -> Iterator[None]:
         yield
     except PersonaError:
         raise
+    except ImportError as error:
+        if (error.name or "").startswith("persona_jobs"):
+            raise  # a defect, not a missing package
+        raise missing_package(error) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(

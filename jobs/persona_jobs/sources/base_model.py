@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..store import ObjectNotFoundError, open_store
 from ..store.urls import file_url_path
 from . import gguf
-from .checkpoint import check_checkpoint
+from .checkpoint import check_checkpoint, check_config
 from .gguf_contents import shard_names
 from .hub import hub_errors, split_hf_uri
 from .package import package_path
@@ -88,16 +88,23 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None
     with hub_errors(uri, revision):
         from huggingface_hub import snapshot_download
 
-        return Path(
-            snapshot_download(
-                "/".join(segments),
-                revision=revision,
-                cache_dir=hub_cache_dir(cache_dir),
-                token=token,
-                allow_patterns=list(WANTED),
-                ignore_patterns=list(UNWANTED),
+        def snapshot(patterns: tuple[str, ...]) -> Path:
+            return Path(
+                snapshot_download(
+                    "/".join(segments),
+                    revision=revision,
+                    cache_dir=hub_cache_dir(cache_dir),
+                    token=token,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=list(UNWANTED),
+                )
             )
-        )
+
+        config = snapshot(("config.json",))
+    if (config / "config.json").is_file():
+        check_config(config)  # an unusable model is refused before its weights are fetched
+    with hub_errors(uri, revision):
+        return snapshot(WANTED)
 
 
 def hub_cache_dir(cache_dir: Path) -> Path | None:
@@ -134,8 +141,10 @@ def _from_bucket(uri: str, cache_dir: Path) -> Path:
             subject=uri,
         )
     folder = downloads_dir(cache_dir) / hashlib.sha256(store.url.encode()).hexdigest()[:16]
-    for name in names:
+    for name in sorted(names, key=lambda name: name != "config.json"):
         fetch_object(store, name, folder / name)
+        if name == "config.json":
+            check_config(folder)  # an unusable model is refused before its weights are fetched
     for stale in folder.iterdir():  # objects that are no longer in the bucket
         if wanted(stale.name) and stale.name not in names:
             stale.unlink()

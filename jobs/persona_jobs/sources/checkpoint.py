@@ -9,6 +9,9 @@ from safetensors import SafetensorError, safe_open
 from ..errors import CorruptArtifactError, InputError
 
 WEIGHTS = "model.safetensors"
+MODEL_TYPES = ("llama", "qwen2", "qwen3")
+"""Values of `model_type` whose models can be pruned."""
+
 INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
@@ -20,12 +23,11 @@ def check_checkpoint(directory: Path) -> None:
     Only the headers of weight files are read.
 
     Raises:
-        InputError: the config, safetensors weights or tokenizer are missing, or it needs custom
-            code.
+        InputError: the config, safetensors weights or tokenizer are missing, or the model can't
+            be used: see `check_config`.
         CorruptArtifactError: a file is malformed, truncated or missing.
     """
-    config = _read_object(directory / "config.json", missing_hint=_config_hint(directory))
-    _refuse_custom_code(config, directory / "config.json")
+    check_config(directory)
     tokenizer_config = directory / "tokenizer_config.json"
     if tokenizer_config.is_file():
         _refuse_custom_code(_read_object(tokenizer_config), tokenizer_config)
@@ -36,6 +38,34 @@ def check_checkpoint(directory: Path) -> None:
             f"{directory} has no tokenizer ({' or '.join(_TOKENIZERS[:2])})",
             hint="Copy the tokenizer's files into the directory",
             subject=str(directory),
+        )
+
+
+def check_config(directory: Path) -> None:
+    """Check that `config.json` describes a plain model that can be pruned.
+
+    Raises:
+        InputError: there is no config, the model needs custom code, is quantized, or is of an
+            unsupported family.
+        CorruptArtifactError: the config is malformed.
+    """
+    path = directory / "config.json"
+    config = _read_object(path, missing_hint=_config_hint(directory))
+    _refuse_custom_code(config, path)
+    for field in ("quantization_config", "quantization"):
+        if settings := config.get(field):
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            raise InputError(
+                f"{path} describes a quantized model ({method or field})",
+                hint="Use the model's unquantized checkpoint, or a GGUF file",
+                subject=str(path),
+            )
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise InputError(
+            f"{path} describes a model of type {str(model_type)[:50]!r}, which can't be pruned",
+            hint=f"Use a base model of type {', '.join(MODEL_TYPES)}",
+            subject=str(path),
         )
 
 

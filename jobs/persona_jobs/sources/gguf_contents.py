@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptArtifactError, InputError
-
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""Architectures that are converted; in GGUF and in transformers they have the same names."""
+from .checkpoint import MODEL_TYPES
 
 ROPE_TENSOR = "rope_freqs.weight"
 
@@ -137,7 +135,8 @@ def check_metadata(path: Path, values: dict[str, Any]) -> None:
         InputError: the architecture is unknown, or metadata can't be carried over.
     """
     architecture = values.get("general.architecture")
-    if architecture not in ARCHITECTURES:
+    # GGUF and transformers have the same names for these architectures.
+    if architecture not in MODEL_TYPES:
         raise InputError(
             f"{path} can't be converted: its architecture is {str(architecture)[:50]!r}",
             hint="Use a GGUF file of the architecture Llama, Qwen2 or Qwen3",

@@ -5,6 +5,7 @@ so a run that was stopped and resumed ends with the same numbers as one that was
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..dataset import CurvePoint
+from ..errors import InputError
 from .schedule import EarlyStopping, cosine_learning_rate
 
 STATE_FILE = "state.json"
@@ -152,6 +154,9 @@ class Trainer:
                 mean loss.
             held_out_loss: returns the held-out loss of the parameters as they are.
             control: progress and interruption.
+
+        Raises:
+            InputError: a loss is not finite.
         """
         config = self.config
         if not self.curve:
@@ -179,6 +184,9 @@ class Trainer:
                 control.save_state(self.save_state)
 
     def _record(self, point: CurvePoint) -> None:
+        for loss in (point.train_loss, point.validation_loss):
+            if loss is not None and not math.isfinite(loss):
+                raise _not_finite(loss, point.step)
         self.curve.append(point)
         if point.validation_loss is not None and self._early_stopping.update(
             point.validation_loss, point.step
@@ -229,3 +237,17 @@ class Trainer:
         self._early_stopping.best_loss = scalars.best
         self._early_stopping.best_step = scalars.best_step
         self._early_stopping.evaluations_since_best = scalars.waited
+
+
+def _not_finite(loss: float, step: int) -> InputError:
+    if step <= 1:
+        return InputError(
+            f"The loss is {loss} from the first training step on: the base model computes no "
+            "finite numbers in the number format of compute.dtype",
+            hint="Use another base model, or another compute.dtype than the present one",
+            subject="spec.baseModel",
+        )
+    return InputError(
+        f"The training diverged: the loss is {loss} at step {step}",
+        hint="Lower the learning rate",
+    )

@@ -115,3 +115,18 @@ def test_a_broken_tokenizer_is_corrupt(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CorruptArtifactError, match="tokenizer"):
         loading.load(tmp_path, FLOAT32)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    tiny_checkpoint(tmp_path)
+
+    def fail(*_args, **_options):
+        raise ModuleNotFoundError("No module named 'tiktoken'", name="tiktoken")
+
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(InputError, match="The Python package tiktoken can't be imported") as caught:
+        loading.load_tokenizer(tmp_path)
+    assert caught.value.exit_code == 2
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(InputError, match="The Python package tiktoken can't be imported"):
+        loading.load_model(tmp_path, FLOAT32)

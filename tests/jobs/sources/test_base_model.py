@@ -349,7 +349,7 @@ def test_a_checkpoint_is_fetched_from_the_hub(
 
 
 def test_errors_of_the_hub_have_the_right_exit_code(hub: FakeHub, tmp_path: Path) -> None:
-    hub.models["org/tiny"] = {"config.json": b"{}"}
+    hub.models["org/tiny"] = {"config.json": b'{"model_type": "llama"}'}
     hub.errors["org/gated"] = (403, "GatedRepo")
     hub.errors["org/broken"] = (500, "")
     gated, missing, revision, broken, empty = resolve_elsewhere(
@@ -374,3 +374,46 @@ def test_an_unreachable_hub_may_be_retried(hub: FakeHub, tmp_path: Path) -> None
     (line,) = resolve_elsewhere(tmp_path, "hf://org/tiny", HF_ENDPOINT=hub.endpoint)
     assert line.startswith("1 hf://org/tiny can't be fetched from the hub now")
     assert "hf_secret" not in line
+
+
+# Models that can't be used ------------------------------------------------------------------------
+
+QUANTIZED = [
+    ("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+    ("quantization_config", {"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq"),
+    ("quantization_config", {"quant_method": "awq", "bits": 4}, "awq"),
+    ("quantization_config", {"quant_method": "fp8"}, "fp8"),
+    ("quantization_config", {"quant_method": "compressed-tensors"}, "compressed-tensors"),
+    ("quantization_config", {"group_size": 64, "bits": 4}, "quantization_config"),
+    ("quantization", {"group_size": 64, "bits": 4}, "quantization"),
+]
+
+
+@pytest.mark.parametrize(("field", "settings", "named"), QUANTIZED)
+def test_a_quantized_model_is_refused(
+    checkpoint: Path, tmp_path: Path, field: str, settings: dict[str, object], named: str
+) -> None:
+    edit_json(checkpoint / "config.json", **{field: settings})
+    with pytest.raises(InputError, match=rf"a quantized model \({named}\)") as caught:
+        resolve(f"file://{checkpoint}", tmp_path)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "mixtral", None])
+def test_a_model_of_another_family_is_refused(
+    checkpoint: Path, tmp_path: Path, model_type: str | None
+) -> None:
+    edit_json(checkpoint / "config.json", model_type=model_type)
+    with pytest.raises(InputError, match="which can't be pruned"):
+        resolve(f"file://{checkpoint}", tmp_path)
+
+
+def test_the_weights_of_a_quantized_model_are_not_fetched(
+    bucket: Store, checkpoint: Path, tmp_path: Path
+) -> None:
+    edit_json(checkpoint / "config.json", quantization_config={"quant_method": "gptq"})
+    for file in checkpoint.iterdir():
+        bucket.upload(f"base/{file.name}", file)
+    with pytest.raises(InputError, match="a quantized model"):
+        resolve(f"{bucket.url}/base", tmp_path)
+    assert not list(tmp_path.rglob("cache/**/*.safetensors*"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from persona_jobs.errors import StageInterruptedError
+from persona_jobs.errors import InputError, StageInterruptedError
 from persona_jobs.training.trainer import NoControl, Trainer
 from support.training import StopAfter, training_config
 
@@ -69,3 +69,24 @@ def test_without_steps_only_the_start_is_measured():
     trainer = run(Trainer({"x": torch.zeros(3)}, training_config(steps=0)))
     assert [point.step for point in trainer.curve] == [0]
     assert torch.equal(trainer.best["x"], torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("losses", "held_out", "message"),
+    [
+        ([1.0], [float("nan")], "The loss is nan from the first training step on"),
+        ([float("inf")], [1.0], "The loss is inf from the first training step on"),
+        ([1.0, 1.0, float("nan")], [1.0] * 9, "The training diverged: the loss is nan at step 3"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_training(losses, held_out, message):
+    trainer = Trainer({"x": torch.zeros(3)}, training_config(steps=9))
+    train, validation = iter(losses), iter(held_out)
+
+    def gradient(_step):
+        trainer.parameters["x"].grad = torch.zeros(3)
+        return next(train)
+
+    with pytest.raises(InputError, match=message) as caught:
+        trainer.run(gradient, lambda: next(validation), NoControl())
+    assert caught.value.hint

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from .api import STAGE_NAMES, load_resource
+from .pipeline.number_format import with_number_format
 from .pipeline.process import (
     LogProgress,
     ProcessReport,
@@ -38,8 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, report: ProcessReport) -> None:
+    from .models.compute import has_cuda
+
     resource = load_resource(Path(required_setting(options.manifest, "PERSONA_MANIFEST")))
-    planned = planned_stage(resource.spec, options.stage)
+    spec = with_number_format(resource.spec, has_cuda)
+    resource = resource.model_copy(update={"spec": spec})
+    planned = planned_stage(spec, options.stage)
     report.key = planned.key
     store = open_store(
         required_setting(options.store, "PERSONA_STORE"), S3Options.from_environment(os.environ)
@@ -47,7 +52,7 @@ def _run(options: argparse.Namespace, report: ProcessReport) -> None:
     scratch = Path(os.environ.get("PERSONA_SCRATCH") or tempfile.gettempdir())
     cache = Path(os.environ.get("PERSONA_CACHE") or scratch / "cache")
     done = run_stage(
-        resource.spec,
+        spec,
         planned,
         StageArtifacts(store, cache / "store"),
         cache=cache,

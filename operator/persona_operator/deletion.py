@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
@@ -16,7 +16,7 @@ from .kube_api import KubeApi
 from .owned_objects import OwnedObjects, PersonaKey
 from .reconcile import Event, Observed, Persona
 from .reconcile.resolution import TerminalError, resolve
-from .settings import Settings
+from .settings import Profile, Settings
 from .settings import Store as StoreSettings
 from .store_access import StoreAccess, store_access
 from .store_probe import StageKey, open_own_store
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 OtherPersonas = Callable[[PersonaKey], Awaitable[list[Persona]]]
 
 
-def used_keys(persona: Persona) -> set[StageKey]:
+def used_keys(persona: Persona, profiles: Mapping[str, Profile]) -> set[StageKey]:
     """Return every (stage, key) that a PersonaModel has produced, reuses, serves or plans."""
     status = persona.status
     keys = {(stage.name, stage.key) for stage in status.stages}
@@ -35,7 +35,7 @@ def used_keys(persona: Persona) -> set[StageKey]:
         stage, _, key = entry.partition("/")
         keys.add((stage, key))
     try:
-        spec = resolve(persona.resource, Observed()).spec
+        spec = resolve(persona.resource, Observed(), profiles).spec
         keys |= {(stage.name, stage.key) for stage in plan(spec)}
     except (TerminalError, InputError):
         # The text is in a ConfigMap: once a stage has started, its key is in the status.
@@ -43,10 +43,12 @@ def used_keys(persona: Persona) -> set[StageKey]:
     return keys
 
 
-def removable_keys(persona: Persona, others: Iterable[Persona]) -> tuple[set[StageKey], int]:
+def removable_keys(
+    persona: Persona, others: Iterable[Persona], profiles: Mapping[str, Profile]
+) -> tuple[set[StageKey], int]:
     """Return the keys that only this PersonaModel uses, and how many it shares."""
-    own = used_keys(persona)
-    shared = set().union(*(used_keys(other) for other in others)) & own
+    own = used_keys(persona, profiles)
+    shared = set().union(*(used_keys(other, profiles) for other in others)) & own
     return own - shared, len(shared)
 
 
@@ -95,7 +97,7 @@ async def release(
         if not last_chance:
             await _stop_jobs(api, owned, key)
         left = max(settings.delete_timeout_seconds - elapsed, 5.0)
-        removal = _remove(persona, settings.store, key, other_personas)
+        removal = _remove(persona, settings, key, other_personas)
         event = await asyncio.wait_for(removal, timeout=left)
     except (PersonaError, TimeoutError) as error:
         reason = str(error) or "the store doesn't answer"
@@ -117,13 +119,13 @@ async def _stop_jobs(api: KubeApi, owned: OwnedObjects, key: PersonaKey) -> None
 
 
 async def _remove(
-    persona: Persona, settings: StoreSettings, key: PersonaKey, other_personas: OtherPersonas
+    persona: Persona, settings: Settings, key: PersonaKey, other_personas: OtherPersonas
 ) -> Event:
-    access = _access(persona, settings)
-    store = open_own_store(access, settings) if access else None
+    access = _access(persona, settings.store)
+    store = open_own_store(access, settings.store) if access else None
     if store is None:
         return _retained("The operator has no credentials for this PersonaModel's store")
-    keys, shared = removable_keys(persona, await other_personas(key))
+    keys, shared = removable_keys(persona, await other_personas(key), settings.profiles)
     count = await asyncio.to_thread(remove_artifacts, store, keys, key)
     return Event(
         "Normal",

@@ -14,6 +14,7 @@ from kubernetes import client
 
 from persona_jobs.api import KIND, RECIPE_KIND, parse_resource
 from persona_jobs.pipeline.graph import keys
+from persona_jobs.pipeline.number_format import with_number_format
 from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 from persona_operator import handlers
 from persona_operator.runtime import Runtime
@@ -283,7 +284,8 @@ async def test_a_stalled_watch_is_detected(operator: Operator) -> None:
 
 
 def publish(store: FileStore, document: Raw, stages: set[str] | None = None) -> dict[str, str]:
-    planned = {str(k): v for k, v in keys(parse_resource(document).spec).items()}
+    spec = with_number_format(parse_resource(document).spec, lambda: False)
+    planned = {str(k): v for k, v in keys(spec).items()}
     for stage, key in planned.items():
         if stages is None or stage in stages:
             folder = Path(store.url.removeprefix("file://")) / f"made-{stage}-{key[:8]}"

@@ -104,9 +104,9 @@ def validate(
 def keys(file: ResourceFile) -> None:
     """Print the content key of every stage: equal keys mean equal results."""
     from ..pipeline.graph import plan
-    from .local import with_local_revisions
+    from .local import resolved
 
-    for stage in plan(with_local_revisions(load_resource(file)).spec):
+    for stage in plan(resolved(load_resource(file)).spec):
         typer.echo(f"{stage.name:<10} {stage.key}")
 
 

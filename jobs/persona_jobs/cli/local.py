@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api import PersonaModel, PersonaModelSpec, parse_resource
+from ..pipeline.number_format import with_number_format
 from ..sources.digest import digest
 from ..store import S3Options
 
@@ -36,6 +37,23 @@ def store_options(spec: PersonaModelSpec) -> S3Options:
         style = "virtual" if storage.addressing_style == "VirtualHost" else "path"
         environment["AWS_S3_ADDRESSING_STYLE"] = style
     return S3Options.from_environment(environment)
+
+
+def resolved(resource: PersonaModel) -> PersonaModel:
+    """Return the resource with all that its content keys depend on settled.
+
+    Raises:
+        InputError: a file doesn't exist.
+    """
+    resource = with_local_revisions(resource)
+    spec = with_number_format(resource.spec, _has_cuda)
+    return resource.model_copy(update={"spec": spec})
+
+
+def _has_cuda() -> bool:
+    from ..models.compute import has_cuda
+
+    return has_cuda()
 
 
 def with_local_revisions(resource: PersonaModel) -> PersonaModel:

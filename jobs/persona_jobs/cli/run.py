@@ -20,7 +20,7 @@ from ..pipeline.process import LogProgress, stop_on_signals
 from ..pipeline.revisions import record_revision
 from ..pipeline.runner import StageReport, run_stage
 from ..store import StageArtifacts, open_store
-from .local import default_cache, default_store, store_options, with_local_revisions
+from .local import default_cache, default_store, resolved, store_options
 from .progress import StageBar, make_bars
 from .summary import print_summary
 
@@ -52,7 +52,7 @@ def open_pipeline(file: Path, store_url: str | None) -> Pipeline:
     Raises:
         PersonaError: the PersonaModel or the store can't be used.
     """
-    resource = with_local_revisions(load_resource(file))
+    resource = resolved(load_resource(file))
     url = store_url or resource.spec.storage.uri or default_store(file)
     cache = default_cache()
     return Pipeline(

@@ -106,7 +106,7 @@ def make_context(
     Raises:
         TerminalError: a wrong spec, a missing persona text, an unknown profile, no store.
     """
-    resolution = resolve(persona.resource, observed)
+    resolution = resolve(persona.resource, observed, settings.profiles)
     spec = resolution.spec
     try:
         store = store_access(spec.storage, settings.store)

@@ -12,7 +12,10 @@ from persona_jobs.api import KIND, RECIPE_KIND, PersonaModelSpec, parse_recipe, 
 from persona_jobs.api import with_recipe as merged_with_recipe
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import PlannedStage, plan, written_hash
+from persona_jobs.pipeline.number_format import with_number_format
 
+from ..profiles import stage_profile
+from ..settings import Profile
 from .observed import Observed
 from .persona import Persona, recipe_reference, text_reference
 
@@ -36,7 +39,7 @@ class Resolution:
     """A PersonaModel with its recipe merged in and its text in place.
 
     Attributes:
-        spec: the resolved spec, defaults applied.
+        spec: the resolved spec, defaults applied and the number format chosen.
         written_hash: hash of the fields that enter content keys, as the user wrote them in the
             PersonaModel and its recipe; defaults don't change it.
     """
@@ -45,11 +48,14 @@ class Resolution:
     written_hash: str
 
 
-def resolve(resource: Mapping[str, Any], observed: Observed) -> Resolution:
-    """Return the validated spec with recipe and persona text in place.
+def resolve(
+    resource: Mapping[str, Any], observed: Observed, profiles: Mapping[str, Profile]
+) -> Resolution:
+    """Return the validated spec with recipe, persona text and number format in place.
 
     Raises:
-        TerminalError: a wrong spec or recipe, or a missing recipe or persona text.
+        TerminalError: a wrong spec or recipe, a missing recipe or persona text, or an unknown
+            profile.
     """
     name = str(resource["metadata"]["name"])
     document = _with_text(_with_recipe(resource, observed), observed)
@@ -57,7 +63,7 @@ def resolve(resource: Mapping[str, Any], observed: Observed) -> Resolution:
         spec = parse_resource(document, source=name).spec
     except InputError as error:
         raise TerminalError("InvalidSpec", error.message) from None
-    return Resolution(spec, written_hash(document["spec"]))
+    return Resolution(_with_number_format(spec, profiles), written_hash(document["spec"]))
 
 
 def planned_stages(
@@ -93,6 +99,19 @@ def _finished_stages(
     if not any(item.slice_key == keys.get("slice") for item in status.revisions):
         return ()
     return tuple(PlannedStage(name, 0, key, {}, {}) for name, key in keys.items())
+
+
+def _with_number_format(
+    spec: PersonaModelSpec, profiles: Mapping[str, Profile]
+) -> PersonaModelSpec:
+    def any_gpus() -> bool:
+        names = [stage.name for stage in plan(spec)]
+        return any(stage_profile(name, spec.execution, profiles).gpus > 0 for name in names)
+
+    try:
+        return with_number_format(spec, any_gpus)
+    except InputError as error:
+        raise TerminalError("UnknownProfile", str(error)) from None
 
 
 def _with_recipe(resource: Mapping[str, Any], observed: Observed) -> dict[str, Any]:

@@ -14,6 +14,7 @@ def test_a_running_pod_is_shown(world: World) -> None:
 
 
 def test_a_job_that_has_not_started_is_replaced_when_its_profile_changes(world: World) -> None:
+    world.edit("captain", compute={"dtype": "Float32"})
     world.step()
     world.edit("captain", execution={"profile": "gpu"})
     plan = world.step()
@@ -28,6 +29,7 @@ def test_a_job_that_has_not_started_is_replaced_when_its_profile_changes(world: 
 
 
 def test_a_running_job_is_not_replaced_when_its_profile_changes(world: World) -> None:
+    world.edit("captain", compute={"dtype": "Float32"})
     world.step()
     world.cluster.run_pod(world.cluster.make_pod(world.job("reference")))
     world.edit("captain", execution={"profile": "gpu"})

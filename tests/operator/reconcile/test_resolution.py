@@ -1,13 +1,17 @@
 """Recipes, and finished work that stays finished under another version of the operator."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from persona_jobs.api import STAGES
+from persona_jobs.api import STAGES, parse_resource
 from persona_jobs.pipeline import graph
-from support.operator_world import World, persona_document, recipe_document
+from persona_operator.reconcile import Observed
+from persona_operator.reconcile.context import make_context
+from support.fake_cluster import START
+from support.operator_world import World, persona_document, recipe_document, settings
 
 GATE = {"thresholds": [{"name": "voice", "metric": "personaScore", "min": 1}]}
 
@@ -94,3 +98,33 @@ def test_a_recipe_is_waited_for_checked_and_merged():
     assert world.condition().status == "True"
     assert world.persona().status.sparsity_percent == 40
     assert world.persona().status.base_model == "hf://org/model"
+
+
+@pytest.mark.parametrize(
+    ("spec", "dtype"),
+    [
+        ({}, "Float32"),
+        ({"execution": {"profile": "gpu"}}, "BFloat16"),
+        ({"execution": {"stages": [{"name": "mask", "profile": "gpu"}]}}, "BFloat16"),
+        ({"execution": {"stages": [{"name": "mask", "resources": {"gpus": 1}}]}}, "BFloat16"),
+        ({"execution": {"profile": "gpu"}, "compute": {"device": "CPU"}}, "Float32"),
+        ({"execution": {"profile": "gpu"}, "compute": {"dtype": "Float32"}}, "Float32"),
+        ({"compute": {"device": "CUDA"}}, "BFloat16"),
+    ],
+)
+def test_stages_get_the_number_format_that_their_keys_were_made_with(
+    spec: dict[str, Any], dtype: str
+) -> None:
+    world = World()
+    world.add(persona_document(**spec))
+    context = make_context(world.persona(), Observed(), world.settings, START)
+    mounted = parse_resource(json.loads(context.config_map["data"]["manifest.json"])).spec
+    assert mounted.compute.dtype == dtype
+    assert {stage.name: stage.key for stage in context.stages} == graph.keys(mounted)
+
+
+def test_gpus_added_to_a_profile_start_no_work_for_a_finished_persona(finished) -> None:
+    before = jobs(finished)
+    finished.settings = settings(profiles={"default": {"gpus": 1}})
+    finished.run()
+    assert jobs(finished) == before

@@ -1,0 +1,57 @@
+"""What is settled before planning on one machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from persona_jobs import __main__ as stage_process
+from persona_jobs.api import API_VERSION, KIND, PersonaModel, parse_resource
+from persona_jobs.cli import local
+from persona_jobs.pipeline.graph import keys
+
+
+def resource(**spec: object) -> PersonaModel:
+    return parse_resource(
+        {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": "captain"},
+            "spec": {
+                "persona": {"text": "You are a captain."},
+                "baseModel": {"uri": "hf://org/model", "revision": "a" * 40},
+                **spec,
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(("has_cuda", "dtype"), [(True, "BFloat16"), (False, "Float32")])
+def test_the_number_format_in_the_keys_is_the_one_that_torch_will_use(
+    monkeypatch: pytest.MonkeyPatch, has_cuda: bool, dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    found = keys(local.resolved(resource()).spec)
+    assert found == keys(local.resolved(resource(compute={"dtype": dtype})).spec)
+
+
+def test_a_stage_process_never_plans_with_an_open_number_format(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    planned = []
+
+    def run_stage(_spec: object, stage: object, *_: object, **__: object) -> None:
+        planned.append(stage)
+        raise SystemExit
+
+    monkeypatch.setattr(stage_process, "run_stage", run_stage)
+    manifest = tmp_path / "persona.json"
+    manifest.write_text(json.dumps(resource().manifest()))
+    monkeypatch.setenv("PERSONA_TERMINATION_MESSAGE", str(tmp_path / "message"))
+    with pytest.raises(SystemExit):
+        stage_process.main(
+            ["reference", "--manifest", str(manifest), "--store", (tmp_path / "store").as_uri()]
+        )
+    assert planned[0].parameters["compute.dtype"] == "Float32"

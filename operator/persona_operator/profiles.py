@@ -36,14 +36,18 @@ def stage_profile(stage: str, execution: Execution, profiles: Mapping[str, Profi
 
 
 def serving_profile(serving: Serving, profiles: Mapping[str, Profile]) -> Profile:
-    """Return the serving pods' profile.
+    """Return the serving pods' profile, with the engine's arguments and environment of the spec.
 
     Raises:
         InputError: the spec names a profile that the administrator hasn't configured.
     """
     if serving.profile is not None:
-        return _named(serving.profile, "spec.serving.profile", profiles)
-    return profiles.get(SERVING_PROFILE) or profiles.get(DEFAULT_PROFILE) or Profile()
+        profile = _named(serving.profile, "spec.serving.profile", profiles)
+    else:
+        profile = profiles.get(SERVING_PROFILE) or profiles.get(DEFAULT_PROFILE) or Profile()
+    env = {variable.name: variable for variable in [*profile.env, *serving.env]}
+    changes = {"args": [*profile.args, *serving.args], "env": list(env.values())}
+    return profile.model_copy(update=changes)
 
 
 def max_retries(stage: str, execution: Execution, default: int) -> int:

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from persona_jobs.api.common import Quantity
+from persona_jobs.api.engine import EngineArguments, EngineEnvironment, check_argument
 from persona_jobs.api.yaml_documents import yaml_documents
 from persona_jobs.errors import InputError
 
@@ -108,6 +109,8 @@ def _check_pod_template(template: dict[str, Any]) -> dict[str, Any]:
         for container in spec.get(name) or []:
             if container.get("name") in misplaced:
                 raise ValueError(f"spec.{name} can't hold the container {container['name']}")
+            for argument in [*(container.get("command") or []), *(container.get("args") or [])]:
+                check_argument(str(argument))
             _check_named(container, "env", "name", f"spec.{name}[{container.get('name')}]")
             _check_named(container, "volumeMounts", "mountPath", f"spec.{name}")
         _check_named(spec, name, "name", "spec")
@@ -162,6 +165,10 @@ class Profile(SettingsModel):
     """Further annotations of the pods."""
     pod_labels: dict[str, str] = {}
     """Further labels of the pods."""
+    args: EngineArguments = []
+    """Further arguments of the inference engine."""
+    env: EngineEnvironment = []
+    """Further environment variables of the inference engine."""
     pod_template: Annotated[dict[str, Any], AfterValidator(_check_pod_template)] = {}
     """Partial PodTemplateSpec that is merged into the pods and wins over all fields above."""
 

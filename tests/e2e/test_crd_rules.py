@@ -115,6 +115,7 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("baseModel", "tokenSecretRef"): {"name": "s", "key": "k"},
     ("persona", "configMapRef"): {"name": "c", "key": "k"},
     ("serving", "autoscaling"): {"maxReplicas": 1000},
+    ("serving", "env", "[]"): {"name": "A", "value": "b"},
     ("storage", "credentialsSecretRef"): {"name": "s"},
     ("storage", "caBundleRef"): {"name": "c", "key": "k"},
     ("evaluation", "questionFiles", "[]"): {"uri": "s3://bucket/questions.json"},
@@ -226,6 +227,13 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
     ("serving", "set replicas or autoscaling, not both"): (
         [{"serving": {"replicas": 2}}, {"serving": {"autoscaling": {"maxReplicas": 2}}}],
         [{"serving": {"replicas": 2, "autoscaling": {"maxReplicas": 2}}}],
+    ),
+    (
+        "serving.args[]",
+        "must not enable trust_remote_code: a checkpoint's own code is never run",
+    ): (
+        [{"serving": {"args": [a]}} for a in ("--trust-request-chat-template", "--max-queue=4")],
+        [{"serving": {"args": [a]}} for a in ("--trust-remote-code", "--trust_remote=true")],
     ),
     ("serving.autoscaling", "maxReplicas must not be below minReplicas"): (
         [{"serving": {"autoscaling": {"minReplicas": 2, "maxReplicas": 2}}}],

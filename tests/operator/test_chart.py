@@ -100,6 +100,8 @@ FULL: Manifest = {
             "activeDeadlineSeconds": 2592000,
             "podAnnotations": {"a": "b"},
             "podLabels": {"team": "voices"},
+            "args": ["--max-queue", "4"],
+            "env": [{"name": "OMP_NUM_THREADS", "value": "4"}],
             "podTemplate": {
                 "metadata": {"annotations": {"a": "c"}},
                 "spec": {
@@ -419,6 +421,8 @@ def test_a_profile_can_be_removed(tmp_path):
         ({"profiles": {"mask": {"cpu": True}}}, "cpu"),
         ({"profiles": {"mask": {"memory": "48 GB"}}}, "memory"),
         ({"profiles": {"Mask": {}}}, "Mask"),
+        ({"profiles": {"mask": {"args": ["--trust-remote-code"]}}}, "args"),
+        ({"profiles": {"mask": {"env": [{"name": "A", "valueFrom": {}}]}}}, "valueFrom"),
         ({"profiles": {"mask": {"podTemplate": {"containers": []}}}}, "containers"),
         ({"cache": {"claimName": "a", "hostPath": "/b"}}, "cache"),
         ({"env": {"A": 1}}, "env"),

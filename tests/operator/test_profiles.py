@@ -44,3 +44,11 @@ def test_retries_and_the_serving_profile_have_defaults() -> None:
     assert serving_profile(Serving(), PROFILES).cpu == "1"
     assert serving_profile(Serving(profile="gpu"), PROFILES).gpus == 1
     assert serving_profile(Serving(), {}) == Profile()
+
+
+def test_the_engine_gets_the_arguments_and_environment_of_profile_and_spec() -> None:
+    given = {"args": ["--a"], "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}
+    serving = Serving.model_validate({"args": ["--b"], "env": [{"name": "A", "value": "3"}]})
+    profile = serving_profile(serving, {"serving": Profile.model_validate(given)})
+    assert profile.args == ["--a", "--b"]
+    assert {item.name: item.value for item in profile.env} == {"A": "3", "B": "2"}

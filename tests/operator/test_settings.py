@@ -56,6 +56,15 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
             "profiles: {gpu: {podTemplate: {spec: {containers: [{name: a, env: [{}]}]}}}}",
             "env needs a name",
         ),
+        (
+            "profiles: {gpu: {args: [--trust_remote_code=true]}}",
+            "must not enable trust_remote_code",
+        ),
+        (
+            "profiles: {gpu: {podTemplate: {spec: {containers: [{name: a, args: [--trust]}]}}}}",
+            "must not enable trust_remote_code",
+        ),
+        ("profiles: {gpu: {env: [{name: A, valueFrom: {}}]}}", "profiles.gpu.env"),
         ("cache: {claimName: a, hostPath: /b}", "exactly one"),
         ("[", "not valid YAML"),
     ],

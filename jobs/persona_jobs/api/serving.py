@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from .common import LabelName, Pattern, SpecModel, cel, validations
+from .engine import EngineArguments, EngineEnvironment
 
 
 class Autoscaling(SpecModel):
@@ -66,6 +67,10 @@ class Serving(SpecModel):
     `serving`, else `default`."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Image of the engine, instead of the chart's."""
+    args: EngineArguments = []
+    """Further arguments of the engine, after the profile's."""
+    env: EngineEnvironment = []
+    """Further environment variables of the engine; they win over the profile's."""
     max_context_tokens: Annotated[int, Field(ge=128, le=1_048_576)] | None = None
     """Longest conversation served. Default: the model's."""
     revision: RevisionId | None = None

@@ -117,6 +117,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- a path inside the container
     ]
     home = {**serving.env, "HOME": SCRATCH_PATH}
+    engine_env = {variable.name: variable.value for variable in profile.env}
     fetch: Manifest = {
         "name": FETCH_CONTAINER,
         "image": serving.fetch_images.image,
@@ -137,7 +138,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
         "image": serving.images.image,
         "imagePullPolicy": serving.images.pull_policy,
         **_engine(serving),
-        "env": environment(home),
+        "env": environment({**serving.env, **engine_env, "HOME": SCRATCH_PATH}),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         **_probes(serving.engine),
         "resources": resources(profile),
@@ -177,16 +178,16 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
 
 
 def _engine(serving: ServingDeployment) -> Manifest:
-    args = ["--model", MODEL_PATH, "--served-model-name", serving.owner.name, "--port", str(PORT)]
-    limit = serving.max_context_tokens
+    args: list[str] = []
+    limit, gpus = serving.max_context_tokens, serving.profile.gpus
+    if serving.engine == "VLLM" and gpus > 1:
+        args += ["--tensor-parallel-size", str(gpus)]
+    # Of an argument that is given twice the last one counts: the model and the port stay.
+    args += serving.profile.args
+    args += ["--model", MODEL_PATH, "--served-model-name", serving.owner.name, "--port", str(PORT)]
     if serving.engine == "VLLM":
-        if limit:
-            args += ["--max-model-len", str(limit)]
-        if serving.profile.gpus > 1:
-            args += ["--tensor-parallel-size", str(serving.profile.gpus)]
-        return {"args": args}
-    if limit:
-        args += ["--max-context-tokens", str(limit)]
+        return {"args": [*args, *(["--max-model-len", str(limit)] if limit else [])]}
+    args += ["--max-context-tokens", str(limit)] if limit else []
     return {"command": ["python", "-m", "persona_jobs.serve"], "args": args}
 
 

@@ -63,6 +63,22 @@ def test_a_dumped_manifest_is_the_same_manifest():
         ("spec.baseModel.uri", "hf://a b", "no spaces"),
         ("spec.scoring", {"firstBlock": 5, "lastBlock": 2}, "lastBlock must not be before"),
         ("spec.dataset", {"validationPercent": 50, "testPercent": 50}, "at least 20 for training"),
+        *(
+            ("spec.serving", {"args": ["--max-num-seqs", argument]}, "enable trust_remote_code")
+            for argument in (
+                "--trust-remote-code",
+                "--trust_remote_code",
+                "--trust-remote-code=true",
+                "--trust_remote_code=False",
+                "--trust",
+                "--tru=1",
+                "--trust-remote",
+                '{"trust_remote_code": true}',
+            )
+        ),
+        ("spec.serving", {"env": 2 * [{"name": "A", "value": "1"}]}, "names A more than once"),
+        ("spec.serving", {"env": [{"name": "A-B", "value": "1"}]}, "letters, digits"),
+        ("spec.serving", {"env": [{"name": "A", "valueFrom": {}}]}, "unknown field"),
         ("spec.evaluation.gate", {}, "gate.thresholds: is required"),
         (
             "spec.evaluation.gate",
@@ -178,3 +194,9 @@ def test_a_huge_persona_is_one_clear_error(tmp_path):
 def test_a_merge_key_is_no_duplicate(tmp_path):
     text = "base: &base {a: 1}\nderived: {<<: *base, a: 2}\n"
     assert yaml_documents(text, source="x")[0]["derived"] == {"a": 2}
+
+
+def test_other_arguments_of_the_engine_are_taken() -> None:
+    given = ["--trust-request-chat-template", "--truncate", "--max-num-seqs=4", "text"]
+    document = {**MINIMAL, "spec": {**MINIMAL["spec"], "serving": {"args": given}}}
+    assert parse_resource(document).spec.serving.args == given

@@ -1,9 +1,11 @@
 """How a persona's pods reach the artifact store: the spec's storage overrides the settings."""
 
+import os
 from dataclasses import dataclass
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError
+from persona_jobs.store.urls import file_url_path
 
 from .settings import ConfigMapKey, MountedVolume, Store
 
@@ -52,7 +54,7 @@ def store_access(storage: Storage, default: Store) -> StoreAccess:
     uri = uri.rstrip("/")
     if uri.startswith("file://"):
         mount = default.volume.mount_path.rstrip("/") if default.volume else None
-        directory = uri.removeprefix("file://")
+        directory = os.path.normpath(file_url_path(uri))
         if mount is None or not f"{directory}/".startswith(f"{mount}/"):
             raise InputError(
                 f"Pods on other nodes can't see {uri}",

@@ -25,6 +25,13 @@ def test_a_file_store_must_be_in_the_shared_volume() -> None:
     volume = {"claimName": "c", "mountPath": "/store"}
     default = StoreSettings.model_validate({"uri": "file:///store/p", "volume": volume})
     assert store_access(Storage(), default).volume is not None
-    for uri in ("file:///elsewhere", "file:///storeroom"):
+    for uri in ("file:///st%6Fre/p", "file://localhost/store/p"):
+        assert store_access(Storage(uri=uri), default).uri == uri
+    for uri in (
+        "file:///elsewhere",
+        "file:///storeroom",
+        "file:///store/../etc",
+        "file:///store/%2e%2e/etc",
+    ):
         with pytest.raises(InputError, match="Pods on other nodes can't see"):
             store_access(Storage(uri=uri), default)

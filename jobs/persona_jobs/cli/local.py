@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..api import PersonaModel, PersonaModelSpec, parse_resource
+from ..errors import InputError
 from ..pipeline.number_format import with_number_format
 from ..sources.digest import digest
 from ..store import S3Options
+from ..store.urls import file_url_path
 
 
 def default_store(file: Path) -> str:
@@ -73,7 +75,7 @@ def with_local_revisions(resource: PersonaModel) -> PersonaModel:
         _stamp(file)
     model = spec["baseModel"]
     if model["uri"].startswith("file://") and not model.get("revision"):
-        model["revision"] = _model_label(Path(model["uri"].removeprefix("file://")))
+        model["revision"] = _model_label(model["uri"])
     return parse_resource(document)
 
 
@@ -84,8 +86,11 @@ def _stamp(source: dict[str, Any]) -> None:
             source["revision"] = revision
 
 
-def _model_label(path: Path) -> str:
+def _model_label(uri: str) -> str:
     """A label of names, sizes and times: hashing gigabytes at every start would take too long."""
+    path = file_url_path(uri)
+    if not path.exists():
+        raise InputError(f"{path} does not exist", hint="Correct the path", subject=uri)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:

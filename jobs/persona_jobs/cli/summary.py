@@ -10,6 +10,7 @@ from rich.table import Table
 from ..pipeline.results import EvaluationMetrics, Variant, VariantMetrics
 from ..pipeline.runner import StageReport
 from ..store import StageArtifacts
+from ..store.urls import file_url_path
 
 SHOWN_SAMPLES = 2
 ROWS: tuple[Variant, ...] = ("dense", "masked", "sliced", "recovered", "baseline")
@@ -103,4 +104,4 @@ def _plain(text: str | None) -> str:
 
 
 def _without_scheme(path: str) -> str:
-    return path.removeprefix("file://")
+    return str(file_url_path(path)) if path.startswith("file://") else path

@@ -9,6 +9,7 @@ import torch
 from persona_jobs import __main__ as stage_process
 from persona_jobs.api import API_VERSION, KIND, PersonaModel, parse_resource
 from persona_jobs.cli import local
+from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import keys
 
 
@@ -55,3 +56,30 @@ def test_a_stage_process_never_plans_with_an_open_number_format(
             ["reference", "--manifest", str(manifest), "--store", (tmp_path / "store").as_uri()]
         )
     assert planned[0].parameters["compute.dtype"] == "Float32"
+
+
+@pytest.mark.parametrize("form", ["file://{}", "file://localhost{}"])
+def test_every_form_of_a_file_uri_is_stamped_with_the_content(tmp_path: Path, form: str) -> None:
+    model, data = tmp_path / "My Models" / "tiny v1", tmp_path / "my data.jsonl"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    data.write_text("{}\n")
+    encoded = {path: form.format(str(path).replace(" ", "%20")) for path in (model, data)}
+
+    def reference() -> str:
+        spec = {"baseModel": {"uri": encoded[model]}, "instructions": {"uri": encoded[data]}}
+        return keys(local.resolved(resource(**spec)).spec)["reference"]
+
+    first = reference()
+    assert reference() == first
+    (model / "model.safetensors").write_bytes(b"other weights")
+    second = reference()
+    assert second != first
+    data.write_text("{} \n")
+    assert reference() not in {first, second}
+
+
+def test_a_missing_base_model_is_an_error_before_planning(tmp_path: Path) -> None:
+    missing = {"baseModel": {"uri": (tmp_path / "no model").as_uri()}}
+    with pytest.raises(InputError, match="no model does not exist"):
+        local.resolved(resource(**missing))

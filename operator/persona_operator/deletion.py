@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
 from persona_jobs.pipeline.graph import plan
-from persona_jobs.pipeline.revisions import pointer_path
+from persona_jobs.pipeline.revisions import pointer_path, revisions_folder
 from persona_jobs.store import StageArtifacts, Store
 
 from .apply import post_event
@@ -66,6 +66,7 @@ def remove_artifacts(store: Store, keys: Iterable[StageKey], persona: PersonaKey
         artifacts.delete(stage, key)
         count += 1
     store.delete(pointer_path(*persona))
+    store.delete_prefix(revisions_folder(*persona))
     return count
 
 

@@ -89,7 +89,7 @@ def run_stage(
     Raises:
         PersonaError: the stage failed; what earlier stages made is untouched.
     """
-    manifest = artifacts.manifest(planned.name, planned.key)
+    manifest = artifacts.finished(planned.name, planned.key)
     if manifest is not None:
         return _report(planned, artifacts, manifest, "Reused")
     stop = stop or StopFlag()

@@ -106,7 +106,7 @@ class StageArtifacts:
             StoreError: the store refuses the files, or other processes keep overwriting them.
             InputError: a file's name is reserved or not a valid object path.
         """
-        finished = self._finished(manifest.stage, manifest.key)
+        finished = self.finished(manifest.stage, manifest.key)
         if finished is not None:
             return finished
         files = _entries(directory, reserved=(MANIFEST_NAME, f"{RESUME_FOLDER}/"))
@@ -116,7 +116,7 @@ class StageArtifacts:
             uploaded: dict[str, ObjectStat] = {}
             for name in files:
                 # Later rounds repair the mixed result of two processes, which looks finished.
-                finished = None if attempt else self._finished(record.stage, record.key)
+                finished = None if attempt else self.finished(record.stage, record.key)
                 if finished is not None and all(
                     finished.files.get(done) == files[done] for done in uploaded
                 ):
@@ -125,7 +125,7 @@ class StageArtifacts:
             uploaded[MANIFEST_NAME] = self.store.write_bytes(root + MANIFEST_NAME, record.to_json())
             if all(self._unchanged(root + name, stat) for name, stat in uploaded.items()):
                 return record
-            current = self._finished(record.stage, record.key)
+            current = self.finished(record.stage, record.key)
             if current is not None and self._consistent(current):
                 return current
             time.sleep(secrets.randbelow(200) / 1000 * (attempt + 1))
@@ -160,7 +160,7 @@ class StageArtifacts:
         complete = [old for old, whole in present.items() if whole]
         keep = {name, *sorted(complete)[len(complete) - (KEPT_STATES - 1) :]}
         for old in set(present) - keep:
-            self.store.delete_prefix(stage_path(stage, key, f"{RESUME_FOLDER}/{old}"))
+            self._clean_up(stage_path(stage, key, f"{RESUME_FOLDER}/{old}"))
 
     def load_state(self, stage: str, key: str) -> Path | None:
         """Return a local directory with the newest complete resume state, None if there is none.
@@ -176,8 +176,15 @@ class StageArtifacts:
         return None
 
     def clear_state(self, stage: str, key: str) -> None:
-        """Remove all resume states of a stage."""
-        self.store.delete_prefix(stage_path(stage, key, RESUME_FOLDER))
+        """Remove all resume states of a stage; a failure is only logged."""
+        self._clean_up(stage_path(stage, key, RESUME_FOLDER))
+
+    def _clean_up(self, folder: str) -> None:
+        """Remove what is no longer needed; work that is done does not fail with it."""
+        try:
+            self.store.delete_prefix(folder)
+        except StoreError as error:
+            logger.warning("What is no longer needed can't be removed now: %s", error)
 
     def _load_one(self, stage: str, key: str, relative: str) -> Path:
         root = stage_path(stage, key, relative)
@@ -203,7 +210,7 @@ class StageArtifacts:
                 found[name] = found.get(name, False) or file == RESUME_MANIFEST
         return found
 
-    def _finished(self, stage: str, key: str) -> StageManifest | None:
+    def finished(self, stage: str, key: str) -> StageManifest | None:
         """Return the record if all its files exist with the right sizes, None otherwise."""
         try:
             manifest = self.manifest(stage, key)

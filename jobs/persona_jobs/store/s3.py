@@ -1,6 +1,7 @@
 """A store in an S3 bucket: MinIO, AWS, or anything else that speaks S3."""
 
 import io
+import logging
 import os
 import ssl
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ READ_BYTES = 64 << 10  # at most this much is lost when a connection breaks
 READ_ATTEMPTS = 3
 _AWS_ENDPOINT = "https://s3.amazonaws.com"
 _MISSING = {"NoSuchKey", "NoSuchObject", "ResourceNotFound"}
+_NO_BATCH_DELETE = {"NotImplemented", "MethodNotAllowed", "InvalidRequest", "MalformedXML"}
 _HINTS = {
     "NoSuchBucket": "Create the bucket or correct its name",
     "AccessDenied": "Check the credentials, and that they may list, get, put and delete in it",
@@ -48,6 +50,8 @@ _HINTS = {
     "XMinioStorageFull": "Free some space on the S3 server",
     "QuotaExceeded": "Free some space in the bucket or raise its quota",
 }
+
+logger = logging.getLogger(__name__)
 
 
 class S3Store(Store):
@@ -117,11 +121,24 @@ class S3Store(Store):
             self._client.remove_object(self.bucket, self._name(path))
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove all objects below a folder, a thousand with each request."""
+        """Remove all objects below a folder, a thousand with each request.
+
+        They are removed one by one where the server has no requests for many.
+        """
         validate_path(prefix)
-        doomed = [DeleteObject(self._name(path)) for path in self.list(prefix)]
+        paths = list(self.list(prefix))
+        doomed = [DeleteObject(self._name(path)) for path in paths]
         with self._errors("delete", prefix):
-            for failure in self._client.remove_objects(self.bucket, doomed):
+            try:
+                failures = list(self._client.remove_objects(self.bucket, doomed))
+            except (S3Error, ServerError, InvalidResponseError) as error:
+                if isinstance(error, S3Error) and error.code not in _NO_BATCH_DELETE:
+                    raise
+                logger.info("%s deletes no objects in batches: %s", self._endpoint, error)
+                failures = []
+                for path in paths:
+                    self.delete(path)
+            for failure in failures:
                 raise StoreError(
                     f"Can't delete {self.describe(prefix)}: {failure.code}",
                     hint=_HINTS.get(failure.code or "", "Check the S3 server and run again"),

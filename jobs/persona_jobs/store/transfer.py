@@ -32,7 +32,7 @@ def download(
     sha256: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Copy an object to `local`, resuming an interrupted download.
+    """Copy an object to `local`, resuming an interrupted download if `sha256` is known.
 
     Bytes are written to a `.part` file beside `local`, which replaces `local` only when it is
     complete and verified. A `local` that already has the right content is left alone.
@@ -114,9 +114,12 @@ def _fill(
     sha256: str | None,
     progress: ProgressCallback | None,
 ) -> None:
-    """Complete a partial file; one that has a wrong checksum then is downloaded again in full."""
+    """Complete a partial file; one that has a wrong checksum then is downloaded again in full.
+
+    Without a checksum nobody would notice a damaged partial file, so that none is continued.
+    """
     handle.seek(0, os.SEEK_END)
-    resumed = 0 < handle.tell() <= found.size
+    resumed = sha256 is not None and 0 < handle.tell() <= found.size
     if not resumed:
         handle.truncate(0)
     digest = _append(store, path, handle, found, progress)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_jobs.errors import CorruptArtifactError, InputError
+from persona_jobs.errors import CorruptArtifactError, InputError, StoreError
 from persona_jobs.store import FileStore, StageArtifacts, StageManifest, Store, open_store
 from support.s3_server import S3Server
 
@@ -421,3 +421,32 @@ def test_a_published_result_survives_a_crash_of_the_s3_server(tmp_path: Path, ou
         assert (reader.local_dir("mask", KEY) / "empty").exists()
     finally:
         server.stop()
+
+
+def test_a_failed_clean_up_does_not_fail_the_work(
+    artifacts: StageArtifacts,
+    output: Path,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(prefix: str) -> None:
+        raise StoreError(f"Can't delete {prefix}")
+
+    monkeypatch.setattr(store, "delete_prefix", fail)
+    for _ in range(4):
+        artifacts.save_state("mask", KEY, output)
+    assert artifacts.load_state("mask", KEY) is not None
+    artifacts.clear_state("mask", KEY)
+    assert f"Can't delete {ROOT}/resume" in caplog.text
+
+
+def test_a_result_that_lost_a_file_is_not_finished(
+    artifacts: StageArtifacts, output: Path, store: Store
+) -> None:
+    artifacts.publish(record(), output)
+    assert artifacts.finished("mask", KEY) is not None
+    store.delete(f"{ROOT}/mask.safetensors")
+    assert artifacts.finished("mask", KEY) is None
+    artifacts.publish(record(), output)
+    assert artifacts.finished("mask", KEY) is not None

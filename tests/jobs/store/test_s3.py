@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from minio import Minio
+from minio.error import S3Error
 
 from persona_jobs.errors import InputError, StoreError
 from persona_jobs.store import S3Options, StageArtifacts, Store, download, open_store, transfer
@@ -318,3 +320,22 @@ def test_an_unusable_ca_bundle_is_an_error(tmp_path: Path, content: bytes | None
     with pytest.raises(InputError, match=r"ca\.pem") as caught:
         open_store(f"s3://{BUCKET}", S3Options(endpoint="https://h", ca_bundle=str(bundle)))
     assert "AWS_CA_BUNDLE" in caught.value.hint
+
+
+@pytest.mark.parametrize("code", ["NotImplemented", "MethodNotAllowed"])
+def test_a_server_without_batch_delete_deletes_one_by_one(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    store = open_store(f"s3://{BUCKET}/batch", s3_server.options())
+    store.write_bytes("a/one", b"1")
+    store.write_bytes("a/b/two", b"2")
+    store.write_bytes("other", b"3")
+
+    def refuse(*_args: object, **_options: object) -> Iterator[object]:
+        raise S3Error(None, code, "POST ?delete", None, None, None)  # type: ignore[arg-type]
+        yield
+
+    monkeypatch.setattr(Minio, "remove_objects", refuse)
+    store.delete_prefix("a")
+    assert list(store.list()) == ["other"]
+    store.delete("other")

@@ -146,6 +146,17 @@ class RevisionStatus(StatusModel):
         return next((item.key for item in self.artifacts if item.name == artifact), "")
 
 
+class FailedRollout(StatusModel):
+    """A roll-out that was taken back because its pods didn't become ready."""
+
+    revision: str = ""
+    """Revision that was to take traffic."""
+    requested: str = ""
+    """Hash of what the user asked for. It isn't tried again while this stays the same."""
+    message: str = ""
+    """Why the pods didn't become ready."""
+
+
 class ServingStatus(StatusModel):
     """State of the inference Deployment."""
 
@@ -166,6 +177,8 @@ class ServingStatus(StatusModel):
     same, these pods stay, whatever the administrator changes."""
     template: str | None = None
     """Template of the pods that took traffic last, as JSON."""
+    failed_rollout: FailedRollout | None = None
+    """The roll-out that was taken back, until the PersonaModel or its retry annotation changes."""
 
 
 class PersonaModelStatus(StatusModel):

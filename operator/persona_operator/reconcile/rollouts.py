@@ -3,17 +3,21 @@
 What the user asks for (the revision, `spec.serving`, the store, the retry annotation) is hashed.
 While the hash is that of the pods that took traffic last, their recorded template is used again, so
 that another operator version, image or profile restarts nobody's pods.
+
+Pods that don't become ready within the Deployment's progress deadline are taken back: the recorded
+ones serve again until the user asks for something else.
 """
 
 import json
 from dataclasses import dataclass
 
-from persona_jobs.api.status import RevisionStatus, ServingStatus
+from persona_jobs.api.status import FailedRollout, RevisionStatus, ServingStatus
 
 from ..labels import CHECKSUM_ANNOTATION
 from ..profiles import serving_profile
 from ..resources.common import Manifest, checksum, with_checksum
 from ..resources.deployment import ServingDeployment, build_deployment
+from .blockers import deployment_blocker
 from .context import Context, images
 
 # Fields of spec.serving that the pods don't depend on; the revision is hashed as resolved.
@@ -28,11 +32,13 @@ class Rollout:
         revision: id of the revision that its pods serve.
         requested: hash of what the user asks for.
         deployment: the manifest.
+        failed: the roll-out that was taken back in favour of this one.
     """
 
     revision: str
     requested: str
     deployment: Manifest
+    failed: FailedRollout | None = None
 
     @property
     def checksum(self) -> str:
@@ -46,15 +52,48 @@ class Rollout:
 
 
 def wanted_rollout(context: Context, target: RevisionStatus) -> Rollout:
-    """Return the Deployment of `target`, with the recorded pod template where it still holds."""
+    """Return the Deployment of `target`, or of what took traffic before where that failed."""
     deployment = _deployment(context, target)
     requested = _requested(context, target, deployment["spec"]["template"])
     recorded = context.persona.status.serving
-    if recorded is not None and recorded.requested == requested:
-        template = _recorded_template(recorded)
-        if template is not None:
-            deployment = _with_template(deployment, template)
-    return Rollout(target.id, requested, deployment)
+    template = _recorded_template(recorded)
+    if recorded is None or template is None:
+        return Rollout(target.id, requested, deployment)
+    if recorded.requested == requested:
+        return Rollout(target.id, requested, _with_template(deployment, template))
+    rollout = Rollout(target.id, requested, deployment)
+    former = _revision(context, recorded.revision)
+    failed = _failure(context, recorded, rollout)
+    if former is None or recorded.requested is None or failed is None:
+        return rollout
+    deployment = _with_template(_deployment(context, former), template)
+    return Rollout(former.id, recorded.requested, deployment, failed)
+
+
+def _revision(context: Context, wanted: str | None) -> RevisionStatus | None:
+    """Return a revision in the current store."""
+    for item in context.persona.status.revisions:
+        if item.id == wanted and item.store in {None, context.store.identity}:
+            return item
+    return None
+
+
+def _failure(context: Context, recorded: ServingStatus, rollout: Rollout) -> FailedRollout | None:
+    """Return why a roll-out is given up, None where it may go on."""
+    known = recorded.failed_rollout
+    if known is not None and known.requested == rollout.requested:
+        return known
+    observed = context.observed
+    deployment = observed.deployment
+    if deployment is None or deployment.checksum != rollout.checksum:
+        return None
+    if not deployment.current or not deployment.deadline_exceeded:
+        return None
+    blocker = deployment_blocker(deployment, observed.serving_pods, observed.warnings)
+    message = "The serving pods didn't become ready in time."
+    if blocker is not None and blocker.reason != "RolloutStuck":
+        message = blocker.message
+    return FailedRollout(revision=rollout.revision, requested=rollout.requested, message=message)
 
 
 def _deployment(context: Context, target: RevisionStatus) -> Manifest:
@@ -94,9 +133,9 @@ def _requested(context: Context, target: RevisionStatus, template: Manifest) -> 
     return checksum(document)
 
 
-def _recorded_template(recorded: ServingStatus) -> Manifest | None:
+def _recorded_template(recorded: ServingStatus | None) -> Manifest | None:
     try:
-        template = json.loads(recorded.template or "null")
+        template = json.loads((recorded.template if recorded else None) or "null")
     except ValueError:
         return None
     return template if isinstance(template, dict) else None

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from persona_jobs.api.status import RevisionStatus, ServingStatus
+from persona_jobs.api.status import FailedRollout, RevisionStatus, ServingStatus
 
-from ..labels import CHECKSUM_ANNOTATION
+from ..labels import CHECKSUM_ANNOTATION, RETRY_ANNOTATION
 from ..resources.common import Manifest
 from ..resources.deployment import serving_selector
 from ..resources.hpa import build_hpa
@@ -103,12 +103,24 @@ def _remove_all(context: Context, builder: PlanBuilder) -> None:
 def _state(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving:
     deployment = context.observed.deployment
     before = context.persona.status.serving
+    if rollout.failed is not None:
+        failed = rollout.failed
+        status = _status(context, before, deployment, failed)
+        message = (
+            f"The roll-out of revision {failed.revision} failed: {failed.message} The former pods "
+            f"of revision {rollout.revision} serve again. Change the PersonaModel, or set another "
+            f"value of the annotation {RETRY_ANNOTATION}, to try again."
+        )
+        return Serving(status, False, "RolloutFailed", message, stalled=True)
     if deployment is None or deployment.checksum != rollout.checksum:
         # The status of a Deployment that is about to change is not that of the new one.
         status = _status(context, before, deployment)
         return Serving(status, False, "RollingOut", _rolling(rollout, deployment))
     taken_over = ServingStatus(
-        revision=rollout.revision, requested=rollout.requested, template=rollout.template
+        revision=rollout.revision,
+        engine=context.spec.serving.engine,
+        requested=rollout.requested,
+        template=rollout.template,
     )
     if deployment.wanted == 0 and deployment.current and deployment.replicas == 0:
         status = _status(context, taken_over, deployment)
@@ -145,7 +157,10 @@ def _rolling(rollout: Rollout, deployment: Deployment | None) -> str:
 
 
 def _status(
-    context: Context, serves: ServingStatus | None, deployment: Deployment | None
+    context: Context,
+    serves: ServingStatus | None,
+    deployment: Deployment | None,
+    failed: FailedRollout | None = None,
 ) -> ServingStatus:
     """Return the status of a Deployment whose pods take traffic as recorded in `serves`."""
     serves = serves or ServingStatus()
@@ -155,7 +170,8 @@ def _status(
         revision=serves.revision,
         requested=serves.requested,
         template=serves.template,
-        engine=context.spec.serving.engine,
+        failed_rollout=failed,
+        engine=serves.engine or context.spec.serving.engine,
         replicas=deployment.replicas if deployment else 0,
         ready_replicas=deployment.ready if deployment else 0,
         selector=",".join(f"{name}={value}" for name, value in sorted(selector.items())),

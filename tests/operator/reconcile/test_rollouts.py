@@ -176,3 +176,134 @@ def test_the_status_holds_the_template_that_takes_traffic(world: World) -> None:
     serving = world.persona().status.serving
     assert serving is not None
     assert json.loads(serving.template or "") == template(world)
+
+
+def exceed_deadline(world: World) -> None:
+    """The pods of the newest template never become ready; the former ones stay."""
+
+    def stuck(document: Raw) -> None:
+        document["status"] = {
+            "observedGeneration": document["metadata"]["generation"],
+            "replicas": 2,
+            "updatedReplicas": 1,
+            "readyReplicas": 1,
+            "availableReplicas": 1,
+            "conditions": [
+                {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+            ],
+        }
+
+    world.cluster.update("Deployment", NAMESPACE, "captain", stuck)
+
+
+def start_rollout(world: World) -> None:
+    """Reconcile until the Deployment has changed, without any pod becoming ready."""
+    for _ in range(20):
+        world.step()
+        for job in world.cluster.open_jobs():
+            world.cluster.finish(job, 0, _message(job))
+
+
+CHANGES = [{"pruning": {"sparsityPercent": 50}}, {"serving": {"image": "registry.example/bad:1"}}]
+
+
+def fail_rollout(world: World, change: Raw) -> tuple[Raw, Raw]:
+    """Serve a PersonaModel, then let a change fail; return the two pod templates."""
+    before = served(world)["spec"]["template"]
+    world.settings = settings(**NEXT_RELEASE)
+    world.edit("captain", **change)
+    start_rollout(world)
+    tried = template(world)
+    assert tried != before
+    exceed_deadline(world)
+    world.step()
+    return before, tried
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_pods_that_do_not_become_ready_are_taken_back(world: World, change: Raw) -> None:
+    before, _ = fail_rollout(world, change)
+    assert template(world) == before
+    status = world.persona().status
+    assert status.serving is not None
+    good, bad = status.serving.revision, status.revision
+    assert deployment(world)["metadata"]["labels"]["persona-pruner.io/revision"] == good
+    ready = world.condition()
+    assert (ready.status, ready.reason) == ("False", "RolloutFailed")
+    assert ready.message.startswith(
+        f"The roll-out of revision {bad} failed: The serving pods didn't become ready in time. The "
+        f"former pods of revision {good} serve again."
+    )
+    assert world.condition("Stalled").status == "True"
+    assert world.condition("Available").message == f"Revision {good} takes traffic."
+    assert world.events.count(("Warning", "RolloutFailed")) == 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_failed_rollout_is_not_tried_again_by_itself(world: World, change: Raw) -> None:
+    before, _ = fail_rollout(world, change)
+    world.run()
+    world.settings = settings(**{**NEXT_RELEASE, "jobsImage": "registry.example/jobs:3"})
+    world.resync = True
+    world.step()
+    world.step()
+    assert template(world) == before
+    assert world.condition().reason == "RolloutFailed"
+    assert world.events.count(("Warning", "RolloutFailed")) == 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_retry_annotation_tries_a_failed_rollout_again(world: World, change: Raw) -> None:
+    _, tried = fail_rollout(world, change)
+    world.run()
+    world.annotate("captain", retry="1")
+    world.step()
+    assert template(world) == tried
+    assert world.condition().reason == "RollingOut"
+    world.run()
+    assert world.condition().status == "True"
+    serving = world.persona().status.serving
+    assert serving is not None
+    assert serving.failed_rollout is None
+
+
+def test_a_failed_rollout_ends_when_the_user_takes_the_change_back(world: World) -> None:
+    before, _ = fail_rollout(world, {"serving": {"image": "registry.example/bad:1"}})
+    world.run()
+    world.edit("captain", serving={})
+    world.run()
+    assert template(world) == before
+    assert world.condition().status == "True"
+
+
+def test_a_failed_release_is_taken_back_until_the_next_one(world: World) -> None:
+    world.edit("captain", serving={"updateStrategy": "Always"})
+    before = served(world)["spec"]["template"]
+    world.settings = settings(**NEXT_RELEASE)
+    world.step()
+    exceed_deadline(world)
+    world.step()
+    assert template(world) == before
+    assert world.condition().reason == "RolloutFailed"
+    world.run()
+    world.settings = settings(**{**NEXT_RELEASE, "jobsImage": "registry.example/jobs:3"})
+    world.run()
+    assert image(world) == "registry.example/jobs:3"
+    assert world.condition().status == "True"
+
+
+def test_a_first_rollout_has_nothing_to_go_back_to(world: World) -> None:
+    start_rollout(world)
+    before = template(world)
+    exceed_deadline(world)
+    world.step()
+    assert template(world) == before
+    assert world.condition().reason == "RolloutStuck"
+
+
+def test_pods_that_took_traffic_are_never_taken_back(world: World) -> None:
+    before = served(world)["spec"]["template"]
+    exceed_deadline(world)
+    world.step()
+    assert template(world) == before
+    assert world.condition().reason == "RolloutStuck"

@@ -22,6 +22,7 @@ from .kube_api import KubeApi
 from .labels import KEY_LABEL, STAGE_LABEL, key_label
 from .metrics import OperatorMetrics
 from .owned_objects import OwnedObjects, PersonaKey
+from .profiles_file import ProfilesFile
 from .reconcile import (
     Create,
     Observed,
@@ -73,6 +74,7 @@ class Controller:
         self.probe = probe
         self.health = health
         self.metrics = metrics
+        self._profiles = ProfilesFile(settings.profiles_file, settings.profiles)
         self._queue = WorkQueue(self._work)
         self._warnings = WarningEvents(api)
         self._failures: dict[PersonaKey, int] = {}
@@ -144,7 +146,9 @@ class Controller:
             await asyncio.sleep(self.settings.reconcile_interval_seconds)
 
     async def tick(self) -> None:
-        """Queue every PersonaModel, and record what the watches have to deliver."""
+        """Read the profiles, queue every PersonaModel, record what the watches have to deliver."""
+        self.settings = self.settings.model_copy(update={"profiles": self._profiles.read()})
+        self.metrics.profiles_valid.set(self._profiles.valid)
         found: set[PersonaKey] = set()
         for namespace in self._namespaces():
             for document in await self.api.find(KIND, namespace):

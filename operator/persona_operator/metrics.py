@@ -65,6 +65,12 @@ class OperatorMetrics:
             registry=self.registry,
         )
         self.healthy.set(1)
+        self.profiles_valid = Gauge(
+            f"{_PREFIX}_profiles_valid",
+            "1 while the file with the resource profiles is valid, 0 while the former ones stay.",
+            registry=self.registry,
+        )
+        self.profiles_valid.set(1)
         self.registry.register(_PersonaCollector(self._personas))
         self.registry.register(_EventAgeCollector(event_ages))
 

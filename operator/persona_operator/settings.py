@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    RootModel,
     ValidationError,
     model_validator,
 )
@@ -30,6 +31,7 @@ _MISPLACED_CONTAINERS = {
     "containers": {FETCH_CONTAINER},
     "initContainers": {STAGE_CONTAINER, SERVING_CONTAINER},
 }
+_Model = TypeVar("_Model", bound=BaseModel)
 SecurityContext = Literal["Restricted", "Platform"]
 
 
@@ -206,6 +208,8 @@ class Settings(SettingsModel):
     """Further environment of stages and serving pods, such as HTTPS_PROXY or HF_ENDPOINT."""
     profiles: dict[str, Profile] = {}
     """Resource profiles by name: `default`, `serving`, the name of a stage, or any other."""
+    profiles_file: Path | None = None
+    """YAML file with the profiles, instead of `profiles`; read again when it changes."""
     retry: Retry = Retry()
     """Retries of failed stages."""
     max_parallel_stages: Annotated[int, Field(ge=1)] | None = None
@@ -233,35 +237,55 @@ class Settings(SettingsModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the settings from a YAML file.
+        """Read the settings from a YAML file, and the profiles from the file that it names.
 
         Raises:
             InputError: unreadable file, not YAML, or wrong fields (each with its path).
         """
-        try:
-            documents = yaml_documents(path.read_text(encoding="utf-8"), source=str(path))
-        except OSError as error:
-            raise InputError(
-                f"{path} can't be read: {error.strerror}",
-                hint=f"Mount the configuration at this path, or set {CONFIG_VARIABLE} to its path",
-                subject=str(path),
-            ) from None
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path} is not UTF-8 (byte {error.start})",
-                hint="Save the file with UTF-8 encoding",
-                subject=str(path),
-            ) from None
-        try:
-            return cls.model_validate(documents[0] if documents else {})
-        except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
-                for item in error.errors(include_url=False, include_input=False)
-            ]
-            raise InputError("; ".join(lines), subject=str(path)) from None
+        settings = _validated(path, cls)
+        if settings.profiles_file is None:
+            return settings
+        return settings.model_copy(update={"profiles": read_profiles(settings.profiles_file)})
 
     @classmethod
     def from_environment(cls) -> Self:
         """Read the file whose path is in PERSONA_OPERATOR_CONFIG."""
         return cls.load(Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG))
+
+
+def read_profiles(path: Path) -> dict[str, Profile]:
+    """Read resource profiles by name from a YAML file.
+
+    Raises:
+        InputError: unreadable file, not YAML, or wrong fields (each with its path).
+    """
+    return _validated(path, _Profiles).root
+
+
+class _Profiles(RootModel[dict[str, Profile]]):
+    """Resource profiles by name."""
+
+
+def _validated(path: Path, model: type[_Model]) -> _Model:
+    try:
+        documents = yaml_documents(path.read_text(encoding="utf-8"), source=str(path))
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be read: {error.strerror}",
+            hint=f"Mount the configuration at this path, or set {CONFIG_VARIABLE} to its path",
+            subject=str(path),
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 (byte {error.start})",
+            hint="Save the file with UTF-8 encoding",
+            subject=str(path),
+        ) from None
+    try:
+        return model.model_validate(documents[0] if documents else {})
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise InputError("; ".join(lines), subject=str(path)) from None

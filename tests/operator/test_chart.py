@@ -15,6 +15,7 @@ from persona_operator.settings import Retry, Settings
 
 CHART = Path(__file__).parents[2] / "charts" / "persona-pruner"
 HELM = shutil.which("helm")
+PROFILES_PATH = "/etc/persona-operator-profiles/profiles.yaml"
 KUBE_SCORE = shutil.which("kube-score")
 if HELM is None:
     pytest.skip("helm is not on PATH, so no test of the chart runs", allow_module_level=True)
@@ -62,7 +63,11 @@ def only(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
 
 def settings(manifests: list[Manifest], tmp_path: Path) -> Settings:
     file = tmp_path / "config.yaml"
-    file.write_text(only(manifests, "ConfigMap")["data"]["config.yaml"], encoding="utf-8")
+    data = only(manifests, "ConfigMap", "persona-pruner")["data"]["config.yaml"]
+    profiles = tmp_path / "profiles.yaml"
+    file.write_text(data.replace(PROFILES_PATH, str(profiles)), encoding="utf-8")
+    text = only(manifests, "ConfigMap", "-profiles")["data"]["profiles.yaml"]
+    profiles.write_text(text, encoding="utf-8")
     return Settings.load(file)
 
 
@@ -174,6 +179,7 @@ def test_default_objects(tmp_path):
         ("ClusterRole", "persona-system-pruner-persona-pruner-view"),
         ("ClusterRoleBinding", "persona-system-pruner-persona-pruner"),
         ("ConfigMap", "pruner-persona-pruner"),
+        ("ConfigMap", "pruner-persona-pruner-profiles"),
         ("CustomResourceDefinition", "personamodels.persona-pruner.io"),
         ("CustomResourceDefinition", "personarecipes.persona-pruner.io"),
         ("Deployment", "pruner-persona-pruner"),
@@ -297,6 +303,18 @@ def test_changed_settings_restart_the_operator(tmp_path):
     assert checksum({}) != checksum({"env": {"A": "b"}})
 
 
+def test_changed_profiles_restart_nothing_and_are_mounted_as_a_directory(tmp_path):
+    manifests = template(tmp_path, {"profiles": {"mask": {"cpu": 4}}})
+    assert only(manifests, "Deployment") == only(template(tmp_path), "Deployment")
+    (mount,) = [m for m in container(manifests)["volumeMounts"] if m["name"] == "profiles"]
+    # A file that is mounted with subPath would stay as it was when the pod started.
+    assert "subPath" not in mount
+    assert mount["mountPath"] + "/profiles.yaml" == PROFILES_PATH
+    volumes = only(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (volume,) = [v for v in volumes if v["name"] == "profiles"]
+    assert volume["configMap"] == {"name": "pruner-persona-pruner-profiles"}
+
+
 def resources(role: Manifest) -> dict[str, set[str]]:
     return {
         f"{group}/{resource}": set(rule["verbs"])
@@ -373,7 +391,7 @@ def test_parts_can_be_left_out(tmp_path):
             "metrics": {"enabled": False},
         },
     )
-    assert sorted(m["kind"] for m in manifests) == ["ConfigMap", "Deployment"]
+    assert sorted(m["kind"] for m in manifests) == ["ConfigMap", "ConfigMap", "Deployment"]
     pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "existing"
     assert [port["name"] for port in container(manifests)["ports"]] == ["health"]

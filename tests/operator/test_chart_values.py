@@ -35,6 +35,7 @@ def test_schema_knows_the_values_and_the_settings():
         "cache",
         "env",
         "profiles",
+        "profilesFile",
         "retry",
         "maxParallelStages",
         "namespaces",

@@ -162,6 +162,23 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
     assert reasons.count("Ready") == 1
 
 
+async def test_changed_profiles_apply_without_a_restart(operator: Operator, tmp_path: Path) -> None:
+    path = tmp_path / "profiles.yaml"
+    path.write_text("default: {cpu: 1}")
+
+    def requests() -> set[str]:
+        pods = [job["spec"]["template"]["spec"] for job in operator.cluster.open_jobs()]
+        return {pod["containers"][0]["resources"]["requests"]["cpu"] for pod in pods}
+
+    given = config(profilesFile=str(path))
+    async with operator.running(given) as runtime:
+        path.write_text("default: {cpus: 2}")
+        await operator.until(lambda: b"profiles_valid 0.0" in runtime.metrics.render(), "a note")
+        operator.cluster.create(persona_document())
+        path.write_text("default: {cpu: 2}")
+        await operator.until(lambda: requests() == {"2"}, "Jobs of the new profile")
+
+
 async def test_a_restarted_operator_continues(operator: Operator) -> None:
     operator.cluster.create(persona_document())
     for count in (1, 3, 5):

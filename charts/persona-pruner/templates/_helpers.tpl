@@ -62,7 +62,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   "imagePullPolicy" .Values.image.pullPolicy
   "imagePullSecrets" .Values.image.pullSecrets
   "securityContext" .Values.securityContext
-  "profiles" .Values.profiles
+  "profilesFile" "/etc/persona-operator-profiles/profiles.yaml"
   "env" .Values.env
   "retry" .Values.operator.retry
   "namespaces" .Values.namespaces

@@ -95,7 +95,7 @@ def run_stage(
     stop = stop or StopFlag()
     stop.check()
     started = time.monotonic()
-    with _expected_errors(planned), _scratch(scratch_root, planned) as scratch:
+    with _expected_errors(spec, planned), _scratch(scratch_root, planned) as scratch:
         context = StageContext(
             spec=spec,
             planned=planned,
@@ -169,7 +169,7 @@ def _scratch(root: Path | None, planned: PlannedStage) -> Iterator[Path]:
 
 
 @contextmanager
-def _expected_errors(planned: PlannedStage) -> Iterator[None]:
+def _expected_errors(spec: PersonaModelSpec, planned: PlannedStage) -> Iterator[None]:
     """Turn what may happen on any machine into errors that say what to do."""
     try:
         yield
@@ -193,5 +193,15 @@ def _expected_errors(planned: PlannedStage) -> Iterator[None]:
         where = "The machine" if isinstance(error, MemoryError) else "The device"
         raise OutOfMemoryError(
             f"{where} ran out of memory in the {planned.name} stage",
-            hint="Lower microBatchSize, or give the stage more memory",
+            hint=_memory_hint(spec, planned.name),
         ) from None
+
+
+def _memory_hint(spec: PersonaModelSpec, stage: str) -> str:
+    """Return what lowers a stage's need for memory; only what can still be lowered is named."""
+    learning, tuning = spec.pruning.straight_through, spec.recovery.fine_tune
+    if stage == "mask" and learning is not None and learning.micro_batch_size > 1:
+        return "Lower spec.pruning.straightThrough.microBatchSize, or give the stage more memory"
+    if stage == "recover" and tuning.enabled and tuning.micro_batch_size > 1:
+        return "Lower spec.recovery.fineTune.microBatchSize, or give the stage more memory"
+    return "Give the stage more memory"

@@ -119,7 +119,7 @@ def assemble(
     )
 
 
-def check_yield(assembly: Assembly, min_yield_percent: int) -> None:
+def check_yield(assembly: Assembly, min_yield_percent: int, *, cut_overlong: bool = False) -> None:
     """Refuse a data set with too few usable answers.
 
     Raises:
@@ -144,13 +144,15 @@ def check_yield(assembly: Assembly, min_yield_percent: int) -> None:
             hint="Check that the endpoint works and start again: only failed requests are resent",
             subject="spec.teacher.openAI",
         )
-    raise InputError(what, hint=_yield_hint(assembly.dropped), subject="spec.teacher")
+    raise InputError(what, hint=_yield_hint(assembly.dropped, cut_overlong), subject="spec.teacher")
 
 
-def _yield_hint(dropped: Mapping[Reason, int]) -> str:
+def _yield_hint(dropped: Mapping[Reason, int], cut_overlong: bool) -> str:
     """Return how to fix the most frequent reason."""
     fixes: dict[Reason, str] = {
-        "truncated": "Raise spec.teacher.maxTokens, or set spec.teacher.overlong to CutAtSentence",
+        "truncated": "Raise spec.teacher.maxTokens"
+        if cut_overlong
+        else "Raise spec.teacher.maxTokens, or set spec.teacher.overlong to CutAtSentence",
         "tooLong": "Raise spec.dataset.maxTokens or shorten spec.persona.text",
         "refusal": "Use a teacher that plays the persona, or rephrase spec.persona.text",
         "unchanged": "Use a stronger teacher, raise spec.teacher.temperature, or set "

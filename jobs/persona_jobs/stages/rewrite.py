@@ -83,7 +83,11 @@ def run(context: StageContext) -> StageOutcome:
         max_tokens=spec.dataset.max_tokens,
         cut_overlong=spec.teacher.overlong == "CutAtSentence",
     )
-    check_yield(assembly, spec.teacher.min_yield_percent)
+    check_yield(
+        assembly,
+        spec.teacher.min_yield_percent,
+        cut_overlong=spec.teacher.overlong == "CutAtSentence",
+    )
     return _outcome(context, assembly, left_out, {"teacher": seconds}, voice.environment)
 
 

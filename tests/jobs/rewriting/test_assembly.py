@@ -168,6 +168,16 @@ def test_low_yield_reports_counts_and_how_to_fix_the_worst(reason: Reason, fix: 
     assert "spec.teacher.minYieldPercent" in text
 
 
+def test_what_is_already_set_is_not_advised() -> None:
+    with pytest.raises(InputError) as raised:
+        check_yield(losses(4, {"truncated": 6}), 50)
+    assert "CutAtSentence" in raised.value.hint
+    with pytest.raises(InputError) as raised:
+        check_yield(losses(4, {"truncated": 6}), 50, cut_overlong=True)
+    assert "CutAtSentence" not in raised.value.hint
+    assert "spec.teacher.maxTokens" in raised.value.hint
+
+
 def test_nothing_usable_is_refused_even_without_a_minimum_yield() -> None:
     with pytest.raises(InputError, match="Only 0 of 3"):
         check_yield(losses(0, {"empty": 3}), 0)

@@ -339,3 +339,24 @@ def test_a_server_without_batch_delete_deletes_one_by_one(
     store.delete_prefix("a")
     assert list(store.list()) == ["other"]
     store.delete("other")
+
+
+def test_tls_to_a_server_without_it_is_not_called_a_certificate_problem(
+    s3_server: S3Server,
+) -> None:
+    options = s3_server.options(endpoint=s3_server.endpoint.replace("http:", "https:"), attempts=1)
+    with pytest.raises(StoreError, match="does not speak TLS") as caught:
+        open_store(f"s3://{BUCKET}/x", options).read_bytes("a")
+    assert caught.value.hint == "Use http:// in the endpoint URL, or the server's TLS port"
+
+
+def test_a_failure_to_fetch_credentials_is_not_called_one_of_the_bucket(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://localhost:{free_port()}/credentials"
+    )
+    options = S3Options(endpoint=s3_server.endpoint, attempts=1)
+    with pytest.raises(StoreError, match="credentials can't be fetched from localhost") as caught:
+        open_store(f"s3://{BUCKET}/x", options).read_bytes("a")
+    assert "credentials" in caught.value.hint

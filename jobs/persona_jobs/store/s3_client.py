@@ -1,0 +1,114 @@
+"""The client of an S3 server: endpoint, certificates, retries and credentials."""
+
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.credentials import AWSConfigProvider, IamAwsProvider
+
+from ..errors import InputError
+from .options import S3Options
+
+_AWS_ENDPOINT = "https://s3.amazonaws.com"
+
+
+class _Pool(urllib3.PoolManager):
+    """A connection pool that labels XML answers as the client expects them.
+
+    The client reads error codes only from `application/xml`; some servers send `text/xml`.
+    """
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:  # type: ignore[override]
+        response = super().urlopen(method, url, redirect, **kw)
+        if response.headers.get("content-type", "").startswith("text/xml"):
+            response.headers["content-type"] = "application/xml"
+        return response
+
+
+def make_client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
+    """Return the endpoint's URL and a client for it that retries a bounded number of times."""
+    given = options.endpoint or _AWS_ENDPOINT
+    default = "http" if options.secure is False else "https"
+    parts = urlsplit(given if "://" in given else f"{default}://{given}")
+    if parts.username or parts.password:
+        raise InputError(
+            "The S3 endpoint URL contains credentials",
+            hint="Remove them, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+        )
+    try:
+        valid = bool(parts.hostname) and parts.scheme in {"http", "https"} and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.path.strip("/") or parts.query:
+        raise InputError(
+            f"The S3 endpoint {given[:200]!r} is not a server's URL",
+            hint="Set AWS_ENDPOINT_URL_S3 to http(s)://host:port without a path",
+        )
+    secure = parts.scheme == "https" if options.secure is None else options.secure
+    region = options.region or (None if options.endpoint is None else "us-east-1")
+    retries = urllib3.Retry(
+        total=options.attempts - 1,
+        backoff_factor=0.5,
+        status_forcelist=[429, 500, 502, 503, 504],
+        allowed_methods=None,  # all our requests are safe to repeat
+        raise_on_status=False,
+        redirect=0,
+    )
+    http = _Pool(
+        timeout=urllib3.Timeout(connect=options.connect_timeout, read=options.read_timeout),
+        maxsize=10,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=_ca_bundle(options.ca_bundle),
+        retries=retries,
+    )
+    try:
+        client = Minio(
+            parts.netloc,
+            access_key=options.access_key,
+            secret_key=options.secret_key,
+            session_token=options.session_token,
+            secure=secure,
+            region=region,
+            http_client=http,
+            credentials=credentials,
+        )
+    except ValueError as error:
+        raise InputError(f"The S3 options are wrong: {error}", hint="Check the endpoint") from None
+    if options.path_style:
+        client.disable_virtual_style_endpoint()
+    else:
+        client.enable_virtual_style_endpoint()
+    return f"{'https' if secure else 'http'}://{parts.netloc}", client
+
+
+def _ca_bundle(path: str | None) -> str:
+    if path is None:
+        return os.environ.get("SSL_CERT_FILE") or certifi.where()
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(
+            f"The CA bundle {path} can't be used: {error.strerror or error}",
+            hint="Set AWS_CA_BUNDLE to a PEM file with the certificate authority",
+        ) from None
+    return path
+
+
+def ambient_credentials() -> Any:
+    """Return the provider of a pod's or a machine's own credentials, None for anonymous access."""
+    if any(
+        os.environ.get(name)
+        for name in (
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        )
+    ):
+        return IamAwsProvider()
+    shared = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
+    return AWSConfigProvider() if shared.expanduser().is_file() else None

@@ -81,12 +81,14 @@ def serving_selector(persona: str) -> dict[str, str]:
 def build_deployment(serving: ServingDeployment) -> Manifest:
     """Build a Deployment whose init container fetches and verifies the checkpoint, once per pod.
 
-    Where pods request GPUs, an old pod ends before its successor starts: on a full cluster the
-    successor would wait forever for the old one's GPU.
+    Where pods request GPUs or claim devices, an old pod ends before its successor starts: on a full
+    cluster the successor would wait forever for the old one's device.
     """
     labels = common_labels(serving.owner.name, COMPONENT)
     revision = {REVISION_LABEL: serving.revision}
-    surge = (0, 1) if serving.profile.gpus else (1, 0)
+    template = _template(serving, {**labels, **revision})
+    holds_devices = serving.profile.gpus or template["spec"].get("resourceClaims")
+    surge = (0, 1) if holds_devices else (1, 0)
     spec: Manifest = {
         "selector": {"matchLabels": serving_selector(serving.owner.name)},
         "strategy": {
@@ -95,7 +97,7 @@ def build_deployment(serving: ServingDeployment) -> Manifest:
         },
         "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
         "revisionHistoryLimit": 3,
-        "template": _template(serving, {**labels, **revision}),
+        "template": template,
     }
     if serving.replicas is not None:
         spec["replicas"] = serving.replicas

@@ -1,16 +1,12 @@
-"""Running on one machine: where things are kept, and revisions of local files."""
+"""Running on one machine: where things are kept, and what the keys hold."""
 
-import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 from ..api import PersonaModel, PersonaModelSpec, parse_resource
-from ..errors import InputError
 from ..pipeline.number_format import with_number_format
-from ..sources.digest import digest
+from ..sources.resolve import SourceResolver
 from ..store import S3Options
-from ..store.urls import file_url_path
 
 
 def default_store(file: Path) -> str:
@@ -45,9 +41,12 @@ def resolved(resource: PersonaModel) -> PersonaModel:
     """Return the resource with all that its content keys depend on settled.
 
     Raises:
-        InputError: a file doesn't exist.
+        InputError: a source doesn't exist.
+        StoreError: a source can't be reached or read now.
     """
-    resource = with_local_revisions(resource)
+    document = resource.manifest()
+    SourceResolver(default_cache()).resolve(document["spec"])
+    resource = parse_resource(document)
     spec = with_number_format(resource.spec, _has_cuda)
     return resource.model_copy(update={"spec": spec})
 
@@ -56,45 +55,3 @@ def _has_cuda() -> bool:
     from ..models.compute import has_cuda
 
     return has_cuda()
-
-
-def with_local_revisions(resource: PersonaModel) -> PersonaModel:
-    """Return the resource with the content of its `file://` sources as their revisions.
-
-    The content keys are made of URIs and revisions, so that editing a local file reruns what it
-    touches. Sources with a revision of their own are left alone.
-
-    Raises:
-        InputError: a file doesn't exist.
-    """
-    document = resource.manifest()
-    spec: dict[str, Any] = document["spec"]
-    _stamp(spec["instructions"])
-    _stamp(spec["referencePersonas"])
-    for file in spec["evaluation"]["questionFiles"]:
-        _stamp(file)
-    model = spec["baseModel"]
-    if model["uri"].startswith("file://") and not model.get("revision"):
-        model["revision"] = _model_label(model["uri"])
-    return parse_resource(document)
-
-
-def _stamp(source: dict[str, Any]) -> None:
-    if not source.get("revision"):
-        revision = digest(source["uri"])
-        if revision is not None:
-            source["revision"] = revision
-
-
-def _model_label(uri: str) -> str:
-    """A label of names, sizes and times: hashing gigabytes at every start would take too long."""
-    path = file_url_path(uri)
-    if not path.exists():
-        raise InputError(f"{path} does not exist", hint="Correct the path", subject=uri)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    total = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            status = file.stat()
-            total.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return f"stat:{total.hexdigest()}"

@@ -2,7 +2,3 @@
 
 Importing this package is cheap; torch and the hub's libraries are loaded only when needed.
 """
-
-from .digest import digest
-
-__all__ = ["digest"]

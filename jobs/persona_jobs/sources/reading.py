@@ -31,7 +31,7 @@ def data_file(uri: str, *, cache_dir: Path | None) -> Path:
             raise InputError(f"{path} {state}", hint="Correct the path", subject=uri)
         return path
     if uri.startswith("s3://"):
-        store, name = _s3_object(uri)
+        store, name = s3_object(uri)
         local = downloads_dir(cache_dir) / sha256(uri.encode()).hexdigest()[:16] / name
         try:
             fetch_object(store, name, local)
@@ -46,7 +46,7 @@ def data_file(uri: str, *, cache_dir: Path | None) -> Path:
     )
 
 
-def _s3_object(uri: str) -> tuple[Store, str]:
+def s3_object(uri: str) -> tuple[Store, str]:
     """Return the store of an object's folder and the object's name in it.
 
     Raises:

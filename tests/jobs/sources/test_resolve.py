@@ -1,0 +1,153 @@
+"""Every source is resolved once, before planning."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from persona_jobs.errors import InputError, StoreError
+from persona_jobs.sources import resolve
+from persona_jobs.sources.resolve import SourceResolver
+from persona_jobs.store.file import FileStore
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+def spec(**sources: Any) -> dict[str, Any]:
+    return {
+        "baseModel": {"uri": "hf://org/model", "revision": OLD},
+        "instructions": {"uri": "builtin://general"},
+        "referencePersonas": {"uri": "builtin://general"},
+        "evaluation": {"questionFiles": []},
+        **sources,
+    }
+
+
+def resolved(cache: Path, **sources: Any) -> dict[str, Any]:
+    document = copy.deepcopy(spec(**sources))
+    SourceResolver(cache).resolve(document)
+    return document
+
+
+class Hub:
+    """The commits of the hub by repository, and what was asked."""
+
+    def __init__(self) -> None:
+        self.sha = OLD
+        self.asked: list[tuple[str, str, str]] = []
+        self.error: Exception | None = None
+
+    def repo_info(self, name: str, *, revision: str, repo_type: str) -> Any:
+        self.asked.append((name, revision, repo_type))
+        if self.error:
+            raise self.error
+        return type("Info", (), {"sha": self.sha})
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    found = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: found)
+    return found
+
+
+def test_the_hub_is_asked_for_the_commit_once_per_source(hub: Hub, tmp_path: Path) -> None:
+    found = resolved(
+        tmp_path,
+        baseModel={"uri": "hf://org/model@v1"},
+        instructions={"uri": "hf://org/data/config"},
+    )
+    assert found["baseModel"] == {"uri": "hf://org/model", "revision": OLD}
+    assert found["instructions"] == {"uri": "hf://org/data/config", "revision": OLD}
+    assert hub.asked == [("org/model", "v1", "model"), ("org/data", "main", "dataset")]
+    hub.sha = NEW
+    moved = resolved(tmp_path, baseModel={"uri": "hf://org/model"})
+    assert moved["baseModel"]["revision"] == NEW
+
+
+def test_a_pinned_commit_is_kept_without_asking(hub: Hub, tmp_path: Path) -> None:
+    assert resolved(tmp_path)["baseModel"]["revision"] == OLD
+    assert hub.asked == []
+
+
+def test_without_network_the_cached_commit_counts_or_one_error(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "hub_cache_dir", lambda cache: cache / "hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub.error = ConnectionError("no route")
+    source = {"uri": "hf://org/model"}
+    with pytest.raises(StoreError, match="hf://org/model can't be fetched"):
+        resolved(tmp_path, baseModel=source)
+    refs = tmp_path / "hub" / "models--org--model" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(NEW)
+    assert resolved(tmp_path, baseModel=source)["baseModel"]["revision"] == NEW
+
+
+def test_a_base_model_is_hashed_by_content_and_not_by_time(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+
+    def revision() -> str:
+        source = {"uri": folder.as_uri()}
+        return str(resolved(tmp_path / "cache", baseModel=source)["baseModel"]["revision"])
+
+    weights.write_bytes(b"one")
+    first = revision()
+    os.utime(weights, (1, 1))
+    assert revision() == first == revision()
+    weights.write_bytes(b"two")
+    assert revision() != first
+    (folder / "notes.txt").write_text("read by no stage")
+    weights.write_bytes(b"one")
+    assert revision() == first
+
+
+def test_a_label_of_the_user_stays_in_front_of_the_content(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}\n")
+    plain = {"uri": data.as_uri()}
+    bare = resolved(tmp_path, instructions=plain)["instructions"]["revision"]
+    labelled = resolved(tmp_path, instructions={**plain, "revision": "v1"})["instructions"]
+    assert labelled["revision"] == f"v1-{bare}"
+    assert resolved(tmp_path, instructions=labelled)["instructions"] == labelled
+
+
+def test_built_in_sets_are_hashed(tmp_path: Path) -> None:
+    found = resolved(tmp_path)
+    revisions = {found[name]["revision"] for name in ("instructions", "referencePersonas")}
+    assert len(revisions) == 2
+    assert all(revision.startswith("sha256:") for revision in revisions)
+
+
+def test_objects_in_a_bucket_are_stamped_by_their_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path / "bucket")
+    monkeypatch.setattr(resolve, "open_store", lambda _uri: store)
+    source = {"uri": "s3://bucket/model"}
+    with pytest.raises(InputError, match="s3://bucket/model does not exist"):
+        resolved(tmp_path, baseModel=source)
+    store.write_bytes("model.safetensors", b"one")
+    first = resolved(tmp_path, baseModel=source)["baseModel"]["revision"]
+    assert first == resolved(tmp_path, baseModel=source)["baseModel"]["revision"]
+    store.write_bytes("model.safetensors", b"other")
+    assert first != resolved(tmp_path, baseModel=source)["baseModel"]["revision"]
+
+
+def test_resolving_local_sources_needs_no_torch() -> None:
+    code = (
+        "import sys; import persona_jobs.sources.resolve, persona_jobs.sources.personas, "
+        "persona_jobs.sources.evaluation_files, persona_jobs.sources.instructions; "
+        "print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -29,17 +29,6 @@ DISCRIMINATED: Mapping[str, tuple[str, Mapping[str, str]]] = {
 _PLACEHOLDER_PERSONA = {"text": "A persona."}
 
 
-class PersonaRecipe(BaseModel):
-    """A PersonaRecipe: its spec as written, each field checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    api_version: Annotated[Literal["persona-pruner.io/v1alpha1"], Field(alias="apiVersion")]
-    kind: Literal["PersonaRecipe"]
-    metadata: "RecipeMetadata"
-    spec: dict[str, Any]
-
-
 class RecipeMetadata(Metadata):
     """Metadata of a recipe; its name only has to be an object name."""
 
@@ -48,6 +37,17 @@ class RecipeMetadata(Metadata):
         if len(self.name) > 253 or not re.fullmatch(DNS_SUBDOMAIN, self.name):
             raise ValueError("name must be a Kubernetes object name (lower case, digits, '-', '.')")
         return self
+
+
+class PersonaRecipe(BaseModel):
+    """A PersonaRecipe: its spec as written, each field checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    api_version: Annotated[Literal["persona-pruner.io/v1alpha1"], Field(alias="apiVersion")]
+    kind: Literal["PersonaRecipe"]
+    metadata: RecipeMetadata
+    spec: dict[str, Any]
 
 
 def parse_recipe(document: object, *, source: str = "recipe") -> PersonaRecipe:

@@ -60,7 +60,11 @@ def _answer(
     inputs = tokenizer.apply_chat_template(
         turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
     ).to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
+    # The checkpoint's generation settings may sample; temperature 0 must not.
+    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
+    sampling |= {"top_k": None, "min_p": None}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature}
     output = model.generate(
         **inputs,
         max_new_tokens=max_tokens,

@@ -11,6 +11,8 @@ from pathlib import Path
 from ..errors import InputError, PersonaError
 from ..pipeline.process import ProcessReport, configure_logging, run_process
 
+_SAMPLES = 4096
+
 logger = logging.getLogger("persona_jobs.serve")
 
 
@@ -79,15 +81,25 @@ def _seconds(text: str) -> float:
 
 
 def fingerprint(directory: Path, dtype: str, device: str) -> str:
-    """Return the `system_fingerprint`, which depends on the weights, number format and device."""
+    """Return the `system_fingerprint`, which depends on the weights, number format and device.
+
+    Of each weight file, the name, the size, the first MiB with the header, and pieces of 4 KiB
+    spread over all of it are read.
+    """
     digest = hashlib.sha256(f"{dtype} {device}".encode())
     for path in sorted(directory.glob("*")):
         if path.suffix in {".json", ".jinja"}:
             digest.update(path.read_bytes())
         elif path.suffix == ".safetensors":
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
             with path.open("rb") as file:
                 digest.update(file.read(2**20))
-            digest.update(str(path.stat().st_size).encode())
+                for piece in range(_SAMPLES):
+                    file.seek(size * piece // _SAMPLES)
+                    digest.update(file.read(4096))
+                file.seek(max(0, size - 4096))
+                digest.update(file.read())
     return f"fp_{digest.hexdigest()[:12]}"
 
 

@@ -255,7 +255,11 @@ class S3Store(Store):
         if isinstance(error, MaxRetryError) and error.reason is not None:
             reason = error.reason
         pool = getattr(error, "pool", None)
-        if pool is not None and pool.host != urlsplit(self._endpoint).hostname:
+        if (
+            pool is not None
+            and pool.proxy is None
+            and pool.host != urlsplit(self._endpoint).hostname
+        ):
             raise StoreError(
                 f"Can't {action} {self.describe(path)}: the credentials can't be fetched from "
                 f"{pool.host} ({type(reason).__name__})",

@@ -5,6 +5,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import certifi
 import urllib3
@@ -28,6 +29,16 @@ class _Pool(urllib3.PoolManager):
         if response.headers.get("content-type", "").startswith("text/xml"):
             response.headers["content-type"] = "application/xml"
         return response
+
+
+class _ProxyPool(_Pool, urllib3.ProxyManager):
+    """The same through a proxy."""
+
+
+def _proxy(scheme: str, host: str) -> str | None:
+    """Return the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for a host, if any."""
+    proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def make_client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
@@ -59,13 +70,15 @@ def make_client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
         raise_on_status=False,
         redirect=0,
     )
-    http = _Pool(
-        timeout=urllib3.Timeout(connect=options.connect_timeout, read=options.read_timeout),
-        maxsize=10,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=_ca_bundle(options.ca_bundle),
-        retries=retries,
-    )
+    proxy = _proxy("https" if secure else "http", parts.hostname or "")
+    settings: dict[str, Any] = {
+        "timeout": urllib3.Timeout(connect=options.connect_timeout, read=options.read_timeout),
+        "maxsize": 10,
+        "cert_reqs": "CERT_REQUIRED",
+        "ca_certs": _ca_bundle(options.ca_bundle),
+        "retries": retries,
+    }
+    http = _ProxyPool(proxy, **settings) if proxy else _Pool(**settings)
     try:
         client = Minio(
             parts.netloc,

@@ -360,3 +360,18 @@ def test_a_failure_to_fetch_credentials_is_not_called_one_of_the_bucket(
     with pytest.raises(StoreError, match="credentials can't be fetched from localhost") as caught:
         open_store(f"s3://{BUCKET}/x", options).read_bytes("a")
     assert "credentials" in caught.value.hint
+
+
+def test_the_proxy_of_the_environment_is_used(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The S3 server stands in for the proxy: it answers a request for another host's object.
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{s3_server.port}")
+    monkeypatch.setenv("no_proxy", "direct.invalid")
+    options = s3_server.options(endpoint="http://store.invalid", attempts=1)
+    with pytest.raises(StoreError) as caught:
+        open_store(f"s3://{BUCKET}/x", options).read_bytes("a")
+    assert "can't be reached" not in str(caught.value)
+    options = s3_server.options(endpoint="http://direct.invalid", attempts=1)
+    with pytest.raises(StoreError, match="can't be reached"):
+        open_store(f"s3://{BUCKET}/x", options).read_bytes("a")

@@ -36,6 +36,7 @@ from .reconcile import (
 )
 from .reconcile.persona import recipe_reference, text_reference
 from .reconcile.resolution import TerminalError, planned_stages, resolve
+from .rollout_queue import RolloutQueue
 from .settings import Settings
 from .store_access import store_access
 from .store_probe import StoreProbe
@@ -77,6 +78,7 @@ class Controller:
         self._profiles = ProfilesFile(settings.profiles_file, settings.profiles)
         self._queue = WorkQueue(self._work)
         self._warnings = WarningEvents(api)
+        self._rollouts = RolloutQueue(time.monotonic)
         self._failures: dict[PersonaKey, int] = {}
         self._resynced: dict[PersonaKey, float] = {}
         self._waiting: dict[PersonaKey, set[tuple[str, str]]] = {}
@@ -223,6 +225,7 @@ class Controller:
             jobs=self.owned.jobs(key, stages),
             active_jobs=self.owned.active_jobs(),
             deployment=self.owned.deployment(key),
+            rollouts_ahead=self._rollouts.ahead(key, self.owned.rolling_out()),
             serving_pods=self.owned.serving_pods(key),
             owned=self.owned.checksums(key),
             text=text,
@@ -303,6 +306,7 @@ class Controller:
                 self.owned.expectations.reserve(action.manifest)
             elif isinstance(action, SetSuspend):
                 self.owned.expectations.expect_suspend(key[0], action.job, action.suspend)
+        self._rollouts.record(key, plan)
         self._waiting[key] = {
             (stage.name, key_label(stage.key))
             for stage in plan.status.stages

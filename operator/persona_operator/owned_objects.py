@@ -28,7 +28,7 @@ class Indexes:
     Attributes:
         jobs: Jobs by persona, by stage and key, and all.
         pods: pods by Job and by serving persona.
-        deployments: Deployments by persona.
+        deployments: Deployments by persona, and all.
         others: (kind, name, checksum) of all other objects by persona, one index per kind.
     """
 
@@ -57,10 +57,10 @@ def index_pod(document: Raw) -> dict[tuple[str, ...], Pod]:
     return {("serving", pod.namespace, persona_of(document)): pod}
 
 
-def index_deployment(document: Raw) -> dict[PersonaKey, Deployment]:
-    """Return the index entry of a Deployment."""
-    namespace = document["metadata"]["namespace"]
-    return {(namespace, persona_of(document)): Deployment.from_object(document)}
+def index_deployment(document: Raw) -> dict[tuple[str, ...], Deployment]:
+    """Return the index entries of a Deployment."""
+    entries = [(document["metadata"]["namespace"], persona_of(document)), ALL]
+    return dict.fromkeys(entries, Deployment.from_object(document))
 
 
 def index_other(kind: str, document: Raw) -> dict[PersonaKey, tuple[str, str, str]]:
@@ -114,6 +114,11 @@ class OwnedObjects:
         """Return the persona's Deployment."""
         found: list[Deployment] = list(self.indexes.deployments.get(persona, ()))
         return found[0] if found else None
+
+    def rolling_out(self) -> set[PersonaKey]:
+        """Return the PersonaModels whose serving pods are being replaced, in all namespaces."""
+        found: Iterable[Deployment] = self.indexes.deployments.get(ALL, ())
+        return {(item.namespace, item.name) for item in found if item.rolling_out}
 
     def checksums(self, persona: PersonaKey) -> dict[tuple[str, str], str]:
         """Return the checksums of the persona's other objects by kind and name."""

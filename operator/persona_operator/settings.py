@@ -214,6 +214,8 @@ class Settings(SettingsModel):
     """Retries of failed stages."""
     max_parallel_stages: Annotated[int, Field(ge=1)] | None = None
     """Most stage Jobs at once, in all namespaces; no limit by default."""
+    max_parallel_rollouts: Annotated[int, Field(ge=1)] | None = None
+    """Most PersonaModels whose serving pods are replaced at once; no limit by default."""
     blocked_grace_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Time after which a pod that fits no node, or a Job over its quota, counts as stalled."""
     namespaces: list[str] = []

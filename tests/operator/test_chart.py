@@ -123,6 +123,7 @@ FULL: Manifest = {
         "logLevel": "DEBUG",
         "retry": {"maxRetries": 1, "backoffSeconds": 2.5, "maxBackoffSeconds": 60},
         "maxParallelStages": 4,
+        "maxParallelRollouts": 2,
         "tuning": {
             "reconcileIntervalSeconds": 5,
             "resyncSeconds": 60,
@@ -264,6 +265,7 @@ def test_everything_set_reaches_the_operator(tmp_path):
     assert dumped["retry"] == FULL["operator"]["retry"]
     assert {name: dumped[name] for name in FULL["operator"]["tuning"]} == FULL["operator"]["tuning"]
     assert loaded.max_parallel_stages == 4
+    assert loaded.max_parallel_rollouts == 2
     assert loaded.log_level == "DEBUG"
     assert loaded.image_pull_secrets == ["registry"]
     assert loaded.image_pull_policy == "Always"

@@ -38,6 +38,7 @@ def test_schema_knows_the_values_and_the_settings():
         "profilesFile",
         "retry",
         "maxParallelStages",
+        "maxParallelRollouts",
         "namespaces",
         "metricsPort",
         "healthPort",

@@ -81,6 +81,7 @@ class World:
         self.texts: dict[str, PersonaText] = {}
         self.events: list[tuple[str, str]] = []
         self.resync = False
+        self.rollouts_ahead = 0
 
     def add(self, document: Raw) -> None:
         self.cluster.create(document)
@@ -135,6 +136,7 @@ class World:
             stored=self.stored,
             warnings=self.warnings,
             resync=self.resync,
+            rollouts_ahead=self.rollouts_ahead,
         )
 
     def _recipe(self, name: str) -> Raw | None:

@@ -80,5 +80,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := set $settings "store" $store -}}
 {{- with .Values.cache -}}{{- $_ := set $settings "cache" . -}}{{- end -}}
 {{- with .Values.operator.maxParallelStages -}}{{- $_ := set $settings "maxParallelStages" . -}}{{- end -}}
+{{- with .Values.operator.maxParallelRollouts -}}{{- $_ := set $settings "maxParallelRollouts" . -}}{{- end -}}
 {{- toYaml (merge $settings .Values.operator.tuning) -}}
 {{- end -}}

@@ -238,12 +238,18 @@ class Job:
         return not self.ended and not any(pod.started for pod in self.pods)
 
 
+# Reasons of the condition Progressing; a stuck or paused roll-out holds up nobody.
+_ROLLING_OUT = {"NewReplicaSetCreated", "FoundNewReplicaSet", "ReplicaSetUpdated"}
+
+
 @dataclass(frozen=True)
 class Deployment:
     """The inference Deployment.
 
     Attributes:
         name: its name.
+        namespace: its namespace.
+        rolling_out: whether its pods are being replaced.
         revision: revision of its pod template.
         checksum: checksum of the manifest it was applied from.
         current: whether its controller has observed the newest spec.
@@ -269,6 +275,8 @@ class Deployment:
     deadline_exceeded: str = ""
     rejected: str = ""
     rejected_since: datetime | None = None
+    namespace: str = ""
+    rolling_out: bool = False
 
     @classmethod
     def from_object(cls, document: Raw) -> "Deployment":
@@ -280,11 +288,14 @@ class Deployment:
         rejected = conditions.get("ReplicaFailure", {})
         stuck = progress.get("reason") == "ProgressDeadlineExceeded"
         failing = rejected.get("status") == "True"
+        current = int(status.get("observedGeneration", 0)) >= int(metadata.get("generation", 0))
         return cls(
             name=metadata["name"],
             revision=(metadata.get("labels") or {}).get(REVISION_LABEL, ""),
             checksum=(metadata.get("annotations") or {}).get(CHECKSUM_ANNOTATION, ""),
-            current=int(status.get("observedGeneration", 0)) >= int(metadata.get("generation", 0)),
+            current=current,
+            namespace=metadata["namespace"],
+            rolling_out=not current or progress.get("reason") in _ROLLING_OUT,
             wanted=int(spec.get("replicas", 1)),
             replicas=int(status.get("replicas", 0)),
             updated=int(status.get("updatedReplicas", 0)),
@@ -333,6 +344,7 @@ class Observed:
         jobs: its own Jobs, and others' Jobs for the same content keys.
         active_jobs: number of active stage Jobs in all namespaces.
         deployment: the inference Deployment.
+        rollouts_ahead: number of other PersonaModels that roll out now or have waited longer.
         serving_pods: pods of the Deployment.
         owned: checksum annotation by (kind, name) of Services, autoscalers, budgets and ConfigMaps.
         text: the persona's text, where the spec names a ConfigMap.
@@ -347,6 +359,7 @@ class Observed:
     jobs: tuple[Job, ...] = ()
     active_jobs: int = 0
     deployment: Deployment | None = None
+    rollouts_ahead: int = 0
     serving_pods: tuple[Pod, ...] = ()
     owned: Mapping[tuple[str, str], str] = field(default_factory=dict)
     text: PersonaText | None = None

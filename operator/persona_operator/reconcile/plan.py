@@ -39,6 +39,7 @@ class SetSuspend:
 
 
 Action = Create | Apply | Delete | SetSuspend
+RolloutStep = Literal["Starts", "Waits"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ class Plan:
         status: the status to write.
         events: one per transition.
         wake_after: seconds after which to reconcile again without any watch event; None for never.
+        rollout: whether serving pods start to be replaced, or wait for other PersonaModels' pods.
     """
 
     actions: tuple[Action, ...]
     status: PersonaModelStatus
     events: tuple[Event, ...] = ()
     wake_after: float | None = None
+    rollout: RolloutStep | None = None
 
 
 @dataclass
@@ -73,6 +76,7 @@ class PlanBuilder:
 
     actions: list[Action] = field(default_factory=list)
     wake_after: float | None = None
+    rollout: RolloutStep | None = None
 
     def act(self, action: Action) -> None:
         """Add an action."""

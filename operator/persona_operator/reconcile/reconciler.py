@@ -74,6 +74,7 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         status=status,
         events=transition_events(persona.status, status),
         wake_after=builder.wake_after,
+        rollout=builder.rollout,
     )
 
 

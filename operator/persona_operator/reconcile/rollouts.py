@@ -20,6 +20,7 @@ from ..resources.deployment import ServingDeployment, build_deployment
 from .blockers import deployment_blocker
 from .context import Context, images
 
+WAIT_SECONDS = 5.0
 # Fields of spec.serving that the pods don't depend on; the revision is hashed as resolved.
 _NOT_IN_PODS = {"mode", "replicas", "autoscaling", "revision", "update_strategy"}
 
@@ -68,6 +69,21 @@ def wanted_rollout(context: Context, target: RevisionStatus) -> Rollout:
         return rollout
     deployment = _with_template(_deployment(context, former), template)
     return Rollout(former.id, recorded.requested, deployment, failed)
+
+
+def replaces_pods(context: Context, rollout: Rollout) -> bool:
+    """Return whether to replace pods that take traffic; former pods come back without waiting."""
+    live, recorded = context.observed.deployment, context.persona.status.serving
+    if live is None or rollout.failed is not None or live.checksum == rollout.checksum:
+        return False
+    template = _recorded_template(recorded)
+    return template is not None and template != rollout.deployment["spec"]["template"]
+
+
+def must_wait(context: Context) -> bool:
+    """Return whether as many PersonaModels as allowed roll out, or have waited longer."""
+    limit = context.settings.max_parallel_rollouts
+    return limit is not None and context.observed.rollouts_ahead >= limit
 
 
 def _revision(context: Context, wanted: str | None) -> RevisionStatus | None:

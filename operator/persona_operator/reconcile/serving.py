@@ -15,7 +15,7 @@ from .context import Context
 from .observed import Deployment
 from .plan import Apply, Delete, PlanBuilder
 from .progress import is_stalled
-from .rollouts import Rollout, wanted_rollout
+from .rollouts import WAIT_SECONDS, Rollout, must_wait, replaces_pods, wanted_rollout
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,11 @@ def reconcile_serving(
         return Serving(kept, False, "NoRevision", "No revision may be served yet.")
     rollout = wanted_rollout(context, target)
     wanted = [build_service(context.persona.owner), rollout.deployment, *_scaling(context)]
+    if replaces_pods(context, rollout):
+        builder.rollout = "Waits" if must_wait(context) else "Starts"
     for manifest in wanted:
-        if _differs(context, manifest):
+        held = builder.rollout == "Waits" and manifest is rollout.deployment
+        if not held and _differs(context, manifest):
             builder.act(Apply(manifest))
     present = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in wanted}
     for kind, name in sorted(observed.owned):
@@ -59,7 +62,7 @@ def reconcile_serving(
             (kind, name) not in present
         ):
             builder.act(Delete(kind, name))
-    return _state(context, rollout, builder)
+    return _held_back(context, rollout, builder) or _state(context, rollout, builder)
 
 
 def _scaling(context: Context) -> list[Manifest]:
@@ -100,7 +103,8 @@ def _remove_all(context: Context, builder: PlanBuilder) -> None:
             builder.act(Delete(kind, name))
 
 
-def _state(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving:
+def _held_back(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving | None:
+    """Return the state where the former pods stay, because new ones failed or have to wait."""
     deployment = context.observed.deployment
     before = context.persona.status.serving
     if rollout.failed is not None:
@@ -112,6 +116,20 @@ def _state(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving:
             f"value of the annotation {RETRY_ANNOTATION}, to try again."
         )
         return Serving(status, False, "RolloutFailed", message, stalled=True)
+    if builder.rollout == "Waits":
+        builder.wake(WAIT_SECONDS)
+        status = _status(context, before, deployment)
+        message = (
+            f"Revision {rollout.revision} is rolled out after other PersonaModels: at most "
+            f"{context.settings.max_parallel_rollouts} replace their serving pods at once."
+        )
+        return Serving(status, False, "WaitingForRollout", message)
+    return None
+
+
+def _state(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving:
+    deployment = context.observed.deployment
+    before = context.persona.status.serving
     if deployment is None or deployment.checksum != rollout.checksum:
         # The status of a Deployment that is about to change is not that of the new one.
         status = _status(context, before, deployment)

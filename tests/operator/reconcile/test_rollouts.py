@@ -307,3 +307,35 @@ def test_pods_that_took_traffic_are_never_taken_back(world: World) -> None:
     world.step()
     assert template(world) == before
     assert world.condition().reason == "RolloutStuck"
+
+
+def test_a_rollout_waits_for_others_and_keeps_the_former_pods(world: World) -> None:
+    before = served(world)
+    world.settings = settings(maxParallelRollouts=2)
+    world.rollouts_ahead = 2
+    world.edit("captain", serving={"maxContextTokens": 1024})
+    plan = world.step()
+    assert (plan.rollout, plan.wake_after) == ("Waits", 5)
+    assert deployment(world) == before
+    ready = world.condition()
+    assert (ready.status, ready.reason) == ("Unknown", "WaitingForRollout")
+    assert "at most 2 replace their serving pods at once" in ready.message
+    assert world.condition("Available").status == "True"
+    world.rollouts_ahead = 1
+    assert world.step().rollout == "Starts"
+    assert template(world) != before["spec"]["template"]
+    assert world.step().rollout is None
+
+
+def test_a_first_rollout_and_former_pods_wait_for_nobody() -> None:
+    world = World(settings(maxParallelRollouts=1))
+    world.add(persona_document())
+    world.rollouts_ahead = 9
+    before = served(world)["spec"]["template"]
+    world.rollouts_ahead = 0
+    world.edit("captain", serving={"image": "registry.example/bad:1"})
+    world.step()
+    exceed_deadline(world)
+    world.rollouts_ahead = 9
+    world.step()
+    assert template(world) == before

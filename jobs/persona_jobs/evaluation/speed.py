@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import DynamicCache
 
+from ..models.cache_argument import cache_argument
 from ..models.compute import device_of
 
 Name = TypeVar("Name", bound=str)
@@ -104,16 +105,14 @@ def _once(one: Runnable, prompt_tokens: int, decode_tokens: int) -> tuple[float,
     prompt = (
         torch.arange(prompt_tokens, device=device) % max(1, vocabulary // 2)
     ) + vocabulary // 4
-    cache = DynamicCache(config=model.config)
+    cached = cache_argument(model, DynamicCache(config=model.config))
     with one.context():
         start = _now(device)
-        output = model(
-            input_ids=prompt.unsqueeze(0), past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        output = model(input_ids=prompt.unsqueeze(0), use_cache=True, logits_to_keep=1, **cached)
         token = output.logits[:, -1:].argmax(dim=-1)
         middle = _now(device)
         for _ in range(decode_tokens):
-            output = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = model(input_ids=token, use_cache=True, logits_to_keep=1, **cached)
             token = output.logits[:, -1:].argmax(dim=-1)
         end = _now(device)
     return middle - start, end - middle

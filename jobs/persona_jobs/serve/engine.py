@@ -13,6 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from ..dataset import Message
 from ..errors import InputError
 from ..models import chat, loading
+from ..models.cache_argument import cache_argument
 from ..models.compute import Compute
 from .sampling import AnswerPenalties, Sampling, checkpoint_defaults, generation_config
 
@@ -135,10 +136,10 @@ class Engine:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=generation_config(sampling, max_new_tokens),
-                past_key_values=cache,
                 logits_processor=processors,
                 stopping_criteria=[streamer.criterion],
                 streamer=streamer,
+                **cache_argument(self._model, cache),
             )
         self._prefix.put([*prompt, *streamer.tokens], cache)
 

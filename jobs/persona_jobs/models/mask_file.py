@@ -171,6 +171,20 @@ def check_fits(mask: Mask, model: nn.Module) -> None:
         )
 
 
+def check_base(mask: Mask, uri: str, revision: str | None) -> None:
+    """Raise InputError unless the mask was learned on this base model in this revision."""
+    if (mask.base_model, mask.base_revision) != (uri, revision):
+        learned, given = (
+            " ".join(filter(None, pair))
+            for pair in ((mask.base_model, mask.base_revision), (uri, revision))
+        )
+        raise InputError(
+            f"The mask was learned on {learned}, but the base model is {given}",
+            hint="Delete the mask stage's folder in the store and run again",
+            subject="spec.baseModel",
+        )
+
+
 def pack(bits: Tensor) -> Tensor:
     """Pack bool `[n_layers, d_ff]` into uint8 `[n_layers, ceil(d_ff / 8)]`, lowest bit first."""
     rows, d_ff = bits.shape

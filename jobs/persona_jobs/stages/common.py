@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pydantic import JsonValue
 
+from ..models import mask_file
 from ..models.compute import Compute, resolve
 from ..models.loading import load
 from ..pipeline.context import StageContext
@@ -53,6 +54,20 @@ def load_base(context: StageContext) -> tuple[Any, Any, Compute]:
     compute = chosen_compute(context)
     model, tokenizer = load(base_directory(context), compute)
     return model, tokenizer, compute
+
+
+def load_mask(context: StageContext, model: Any) -> mask_file.Mask:
+    """Return the mask stage's mask.
+
+    Raises:
+        InputError: it doesn't belong to the base model.
+        CorruptArtifactError: the file is damaged.
+    """
+    mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
+    source = context.spec.base_model
+    mask_file.check_base(mask, source.uri, source.revision)
+    mask_file.check_fits(mask, model)
+    return mask
 
 
 def environment(compute: Compute) -> dict[str, JsonValue]:

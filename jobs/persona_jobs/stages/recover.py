@@ -10,12 +10,11 @@ import time
 from safetensors.torch import save_file
 
 from ..dataset import write_jsonl
-from ..models import mask_file
 from ..models.families import ffn_layers
 from ..models.slicing import sliced_copy
 from ..pipeline.context import StageContext, StageOutcome
 from ..recovery.recover import recover
-from .common import base_directory, environment, load_base, stored_dtype
+from .common import base_directory, environment, load_base, load_mask, stored_dtype
 from .control import StageControl, StageProgress
 from .recovery_settings import recovery_config, recovery_data
 
@@ -24,8 +23,7 @@ def run(context: StageContext) -> StageOutcome:
     """Write the stage's files."""
     started = time.monotonic()
     dense, tokenizer, compute = load_base(context)
-    mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
-    mask_file.check_fits(mask, dense)
+    mask = load_mask(context, dense)
     sliced = sliced_copy(dense, mask.bits, scales=mask.scales)
     data = recovery_data(context, tokenizer)
     trainer = recover(

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from ..errors import CorruptArtifactError
-from ..models import mask_file
 from ..models.checkpoint import save_checkpoint
 from ..models.checkpoint_size import checkpoint_bytes
 from ..models.compute import Compute
@@ -20,7 +19,7 @@ from ..models.families import ffn_layers
 from ..models.loading import load, parameter_count
 from ..models.slicing import slice_model
 from ..pipeline.context import StageContext, StageOutcome
-from .common import base_directory, stored_dtype
+from .common import base_directory, load_mask, stored_dtype
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -31,8 +30,7 @@ def run(context: StageContext) -> StageOutcome:
     model, tokenizer = load(directory, compute)
     dense_parameters = parameter_count(model)
     context.progress.advance()
-    mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
-    mask_file.check_fits(mask, model)
+    mask = load_mask(context, model)
     slice_model(model, mask.bits, scales=mask.scales)
     if "recover" in context.planned.inputs:
         put_recovered(model, context.input_file("recover", "recovered.safetensors"))

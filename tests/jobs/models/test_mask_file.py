@@ -183,3 +183,15 @@ def test_equal_masks_are_equal_files(tmp_path):
         files.append(path.read_bytes())
     assert len(set(files)) == 1
     assert torch.equal(mask_file.load(path).bits, make().bits)
+
+
+def test_a_mask_of_another_base_model_or_revision_is_refused():
+    mask = mask_file.Mask(torch.ones(1, 8, dtype=torch.bool), "hf://org/model", "a")
+    mask_file.check_base(mask, "hf://org/model", "a")
+    for uri, revision in (
+        ("hf://org/model", "b"),
+        ("hf://org/other", "a"),
+        ("hf://org/model", None),
+    ):
+        with pytest.raises(InputError, match="The mask was learned on hf://org/model a"):
+            mask_file.check_base(mask, uri, revision)

@@ -9,7 +9,6 @@ import torch
 
 from ...evaluation.baseline import Baseline, make_baseline
 from ...mask_learning.activation_rms import activation_rms
-from ...models import mask_file
 from ...models.checkpoint_size import checkpoint_bytes
 from ...models.compute import Compute
 from ...models.loading import load, load_model, parameter_count
@@ -20,7 +19,7 @@ from ...pipeline.graph import recovers
 from ...pipeline.results import Variant
 from ...recovery.recover import recover
 from ...training.trainer import Trainer
-from ..common import base_directory
+from ..common import base_directory, load_mask
 from ..control import StageProgress
 from ..recovery_settings import recovery_config, recovery_data
 
@@ -56,8 +55,7 @@ def load_models(context: StageContext, compute: Compute) -> tuple[Models, Any]:
     """
     directory = base_directory(context)
     dense, tokenizer = load(directory, compute)
-    mask = mask_file.load(context.input_file("mask", "mask.safetensors"))
-    mask_file.check_fits(mask, dense)
+    mask = load_mask(context, dense)
     checkpoint = context.artifacts.local_dir("slice", context.planned.inputs["slice"])
     stored = load_model(checkpoint, compute)
     running: dict[Variant, Any] = {"dense": dense}

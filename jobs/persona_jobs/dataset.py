@@ -122,22 +122,38 @@ def normalize_query(query: str) -> str:
     return re.sub(r"[\W_]+", " ", text).strip() or " ".join(text.split())
 
 
-def generic_split(queries: Sequence[ScoredQuery]) -> dict[Split, list[Example]]:
+def generic_split(
+    queries: Sequence[ScoredQuery], excluded_questions: Iterable[str] = ()
+) -> dict[Split, list[Example]]:
     """Split the queries that were not kept into general examples without the persona.
 
     About 70 % train, 10 % validation and 20 % test, in the order of a hash of the query; every
-    split gets at least one if there are three.
+    split gets at least one if there are three. Train and validation then lose every query whose
+    normalized form is kept, excluded or in the test split.
+
+    Args:
+        queries: all scored queries.
+        excluded_questions: questions that the evaluation asks.
     """
     generic = sorted(
         (q for q in queries if not q.kept), key=lambda q: _digest(normalize_query(q.query))
     )
     validation = max(1, len(generic) // 10)
     test = max(1, len(generic) // 5)
-    examples = [Example.of(None, q.query, q.answer, q.answer) for q in generic]
+    seen = {normalize_query(q.query) for q in queries if q.kept}
+    seen |= {normalize_query(question) for question in excluded_questions}
+
+    def unseen(part: Sequence[ScoredQuery]) -> list[Example]:
+        chosen = [q for q in part if normalize_query(q.query) not in seen]
+        seen.update(normalize_query(q.query) for q in part)
+        return [Example.of(None, q.query, q.answer, q.answer) for q in chosen]
+
+    held_out = [Example.of(None, q.query, q.answer, q.answer) for q in generic[:test]]
+    seen |= {normalize_query(example.query) for example in held_out}
     return {
-        "test": examples[:test],
-        "validation": examples[test : test + validation],
-        "train": examples[test + validation :],
+        "test": held_out,
+        "validation": unseen(generic[test : test + validation]),
+        "train": unseen(generic[test + validation :]),
     }
 
 

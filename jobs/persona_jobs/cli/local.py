@@ -6,7 +6,6 @@ from pathlib import Path
 from ..api import PersonaModel, PersonaModelSpec, parse_resource
 from ..pipeline.number_format import with_number_format
 from ..sources.resolve import SourceResolver
-from ..store import S3Options
 
 
 def default_store(file: Path) -> str:
@@ -23,18 +22,20 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "persona-pruner"
 
 
-def store_options(spec: PersonaModelSpec) -> S3Options:
-    """Return the S3 settings: the environment's, with those of the spec on top."""
+def apply_storage_settings(spec: PersonaModelSpec) -> None:
+    """Put the S3 settings of `spec.storage` into the environment of this process.
+
+    So the store and every `s3://` source are reached at the same server, as in a cluster, where the
+    operator gives each pod these variables.
+    """
     storage = spec.storage
-    environment = dict(os.environ)
     if storage.endpoint:
-        environment["AWS_ENDPOINT_URL_S3"] = storage.endpoint
+        os.environ["AWS_ENDPOINT_URL_S3"] = storage.endpoint
     if storage.region:
-        environment["AWS_REGION"] = storage.region
+        os.environ["AWS_REGION"] = storage.region
     if storage.addressing_style:
         style = "virtual" if storage.addressing_style == "VirtualHost" else "path"
-        environment["AWS_S3_ADDRESSING_STYLE"] = style
-    return S3Options.from_environment(environment)
+        os.environ["AWS_S3_ADDRESSING_STYLE"] = style
 
 
 def resolved(resource: PersonaModel) -> PersonaModel:
@@ -44,6 +45,7 @@ def resolved(resource: PersonaModel) -> PersonaModel:
         InputError: a source doesn't exist.
         StoreError: a source can't be reached or read now.
     """
+    apply_storage_settings(resource.spec)
     document = resource.manifest()
     SourceResolver(default_cache()).resolve(document["spec"])
     resource = parse_resource(document)

@@ -20,7 +20,7 @@ from ..pipeline.process import LogProgress, stop_on_signals
 from ..pipeline.revisions import record_revision
 from ..pipeline.runner import StageReport, run_stage
 from ..store import StageArtifacts, open_store
-from .local import default_cache, default_store, resolved, store_options
+from .local import default_cache, default_store, resolved
 from .progress import StageBar, make_bars
 from .summary import print_summary
 
@@ -58,7 +58,7 @@ def open_pipeline(file: Path, store_url: str | None) -> Pipeline:
     return Pipeline(
         resource=resource,
         stages=plan(resource.spec),
-        artifacts=StageArtifacts(open_store(url, store_options(resource.spec)), cache / "store"),
+        artifacts=StageArtifacts(open_store(url), cache / "store"),
         cache=cache,
         console=Console(stderr=True),
         stop=StopFlag(),

@@ -1,6 +1,7 @@
 """What is settled before planning on one machine."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from persona_jobs.api import API_VERSION, KIND, PersonaModel, parse_resource
 from persona_jobs.cli import local
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import keys
+from persona_jobs.store import open_store
+from support.s3_server import S3Server
 
 
 def resource(**spec: object) -> PersonaModel:
@@ -83,3 +86,22 @@ def test_a_missing_base_model_is_an_error_before_planning(tmp_path: Path) -> Non
     missing = {"baseModel": {"uri": (tmp_path / "no model").as_uri()}}
     with pytest.raises(InputError, match="no model does not exist"):
         local.resolved(resource(**missing))
+
+
+def test_the_endpoint_of_the_storage_is_also_that_of_s3_sources(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    keys_only = {k: v for k, v in s3_server.environment().items() if "ENDPOINT" not in k}
+    os.environ.update(keys_only, PERSONA_CACHE=str(tmp_path))
+    uri = f"s3://sources/{tmp_path.name}/instructions.jsonl"
+    open_store("s3://sources", s3_server.options()).write_bytes(
+        f"{tmp_path.name}/instructions.jsonl", b'{"instruction": "a", "output": "b"}\n'
+    )
+    found = local.resolved(
+        resource(storage={"endpoint": s3_server.endpoint}, instructions={"uri": uri})
+    )
+    assert found.spec.instructions.revision is not None
+    assert found.spec.instructions.uri == uri

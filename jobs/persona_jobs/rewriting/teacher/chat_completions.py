@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...dataset import Message
 from .base import TeacherAnswer
 
-MAX_DETAIL_CHARACTERS = 200
-
 
 @dataclass(frozen=True)
 class Dialect:
@@ -65,7 +63,6 @@ def payload(
         "model": model,
         "messages": list(messages),
         dialect.token_limit: max_tokens,
-        "stream": False,
     }
     if dialect.seed:
         body["seed"] = seed
@@ -109,57 +106,6 @@ def read_completion(body: bytes) -> TeacherAnswer | None:
     if choice.finish_reason == "length":
         return TeacherAnswer(text, "truncated")
     return TeacherAnswer(text, "complete")
-
-
-@dataclass(frozen=True)
-class ErrorBody:
-    """The error in an error response.
-
-    Attributes:
-        message: the text for people, or an empty string.
-        code: the text for programs, or an empty string.
-    """
-
-    message: str
-    code: str
-
-    @property
-    def content_filter(self) -> bool:
-        """Return whether a content filter refused the request."""
-        return "content_filter" in self.code or "content management policy" in self.message
-
-    @property
-    def context_length(self) -> bool:
-        """Return whether the request is longer than the model's context."""
-        return "context_length" in self.code or "maximum context length" in self.message
-
-
-def read_error(body: bytes) -> ErrorBody | None:
-    """Return the error in a response's body, or None when there is none.
-
-    Reads `{"error": {"message", "code"}}` and its variants.
-    """
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict):
-        return None
-    error = document.get("error") or document.get("detail") or document.get("message")
-    if not error:
-        return None
-    if not isinstance(error, dict):
-        return ErrorBody(_plain(error), "")
-    inner = error.get("message") or error.get("code") or ""
-    return ErrorBody(_plain(inner), _plain(error.get("code") or error.get("type") or ""))
-
-
-def _plain(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if len(text) > MAX_DETAIL_CHARACTERS:
-        text = text[:MAX_DETAIL_CHARACTERS] + "…"
-    return text
 
 
 def _system_into_user(messages: Sequence[Message]) -> list[Message]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ...errors import InputError, TeacherError
-from . import chat_completions
+from . import chat_completions, error_bodies
 from .backoff import Backoff, retry_after
 from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest
 
@@ -182,7 +182,7 @@ class OpenAITeacher:
             dialect = self._dialect
             outcome = await self._attempt(client, request, dialect)
             if isinstance(outcome, _Refusal):
-                adapted = dialect.adapted(outcome.detail) if dialect == self._dialect else dialect
+                adapted = dialect.adapted(outcome.text) if dialect == self._dialect else dialect
                 if adapted is not None:
                     if dialect == self._dialect:
                         self._dialect = adapted
@@ -241,7 +241,7 @@ class OpenAITeacher:
         self, response: httpx.Response, content: bytes
     ) -> "TeacherAnswer | _Failure | _Refusal":
         status = response.status_code
-        error = chat_completions.read_error(content)
+        error = error_bodies.read_error(content)
         reason = self._clean(error.message) if error else ""
         detail = f"HTTP {status}" + (f": {reason}" if reason else "")
         if response.is_success:
@@ -263,11 +263,13 @@ class OpenAITeacher:
                 hint="Set baseURL to the address that it redirects to",
                 subject=f"{SUBJECT}.baseURL",
             )
+        if error and error.wrong_key:
+            raise self._key_refused(detail)
         if error and error.content_filter:
             return TeacherAnswer("", "refused")
         if error and error.context_length:
             return TeacherAnswer("", "tooLong")
-        return _Refusal(detail)
+        return _Refusal(detail, error.text if error else "")
 
     def _key_refused(self, detail: str) -> InputError:
         if self._api_key is None:
@@ -325,9 +327,15 @@ class _Failure:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """The endpoint rejects the request as invalid (HTTP 4xx)."""
+    """The endpoint rejects the request as invalid (HTTP 4xx).
+
+    Attributes:
+        detail: the cause.
+        text: the error's whole text, in lower case.
+    """
 
     detail: str
+    text: str
 
 
 @dataclass

@@ -8,7 +8,6 @@ from persona_jobs.rewriting.teacher.chat_completions import (
     Dialect,
     payload,
     read_completion,
-    read_error,
 )
 from support.endpoint import completion
 
@@ -31,7 +30,6 @@ def test_payload() -> None:
         "max_tokens": 99,
         "seed": 7,
         "temperature": 0.5,
-        "stream": False,
     }
 
 
@@ -41,7 +39,6 @@ def test_payload_without_what_the_endpoint_refuses() -> None:
         "model": "m",
         "messages": [{"role": "user", "content": "You are Flint.\n\nHi ☠"}],
         "max_completion_tokens": 99,
-        "stream": False,
     }
 
 
@@ -106,35 +103,5 @@ def test_read_completion(body: object, answer: TeacherAnswer | None) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"<html>502</html>", b"\xff\xfe", b'{"choices": [{"mess', b"[" * 100_000]
 )
-def test_garbage_is_no_completion_and_no_error(body: bytes) -> None:
+def test_garbage_is_no_completion(body: bytes) -> None:
     assert read_completion(body) is None
-    assert read_error(body) is None
-
-
-@pytest.mark.parametrize(
-    ("body", "message", "code"),
-    [
-        ({"error": {"message": "bad", "code": "c", "type": "t"}}, "bad", "c"),
-        ({"error": {"message": "bad", "type": "t"}}, "bad", "t"),
-        ({"error": "bad"}, "bad", ""),
-        ({"detail": "bad"}, "bad", ""),
-        ({"detail": [{"loc": ["body", "seed"]}]}, '[{"loc": ["body", "seed"]}]', ""),
-        ({"message": "bad"}, "bad", ""),
-        ({"error": {"message": "a\x1b[31m\nb\u202e"}}, "a [31m b", ""),
-        ({"error": {"message": 7, "code": 400}}, "7", "400"),
-    ],
-)
-def test_read_error(body: object, message: str, code: str) -> None:
-    error = read_error(json.dumps(body).encode())
-    assert error is not None
-    assert (error.message, error.code) == (message, code)
-
-
-def test_long_error_messages_are_cut() -> None:
-    error = read_error(json.dumps({"error": "x" * 10_000}).encode())
-    assert error is not None
-    assert len(error.message) == 201
-
-
-def test_read_error_of_a_completion_is_none() -> None:
-    assert read_error(json.dumps(completion("Arr")).encode()) is None

@@ -246,6 +246,29 @@ def test_wrong_key(endpoint: Endpoint) -> None:
     assert len(endpoint.requests) <= 4
 
 
+def test_wrong_key_as_gemini_reports_it(endpoint: Endpoint) -> None:
+    error_object = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}
+    endpoint.behave = lambda *_: Reply([{"error": error_object}], 400)
+    with pytest.raises(InputError, match=r"OPENAI_API_KEY was refused .*API key not valid"):
+        ask(teacher(endpoint))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"object": "error", "message": {"detail": [{"loc": ["body", "seed"], "msg": "Extra"}]}},
+        [{"error": {"code": 400, "message": 'Unknown name "seed"', "status": "INVALID"}}],
+        {"error": {"message": "Unrecognized argument", "param": "seed", "code": None}},
+        {"error": {"message": "litellm.UnsupportedParamsError: " + "x" * 300 + " ['seed']"}},
+    ],
+)
+def test_refused_seed_in_the_style_of(endpoint: Endpoint, refused: object) -> None:
+    endpoint.behave = lambda _, body: (
+        Reply(refused, 400) if "seed" in body else Reply(completion(GOOD))
+    )
+    assert ask(teacher(endpoint), 6) == {i: TeacherAnswer(GOOD, "complete") for i in range(6)}
+
+
 def test_missing_key(endpoint: Endpoint) -> None:
     endpoint.behave = lambda *_: error(401, "who are you?")
     with pytest.raises(InputError, match="no API key was sent"):

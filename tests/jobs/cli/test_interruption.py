@@ -12,7 +12,7 @@ import pytest
 
 from support.local_pipeline import command, environment, manifest, persona, write_manifest
 
-PRUNING = {"steps": 40, "batchSize": 16, "evaluateEvery": 2, "patience": 100}
+LEARNING = {"steps": 40, "batchSize": 16, "evaluateEvery": 2, "patience": 100}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def folder(tmp_path_factory, teacher):
     document = manifest(
         folder,
         teacher.url,
-        pruning=PRUNING,
+        pruning={"straightThrough": LEARNING},
         evaluation={"baseline": False, "maxQueries": 1},
     )
     write_manifest(folder, document)
@@ -85,7 +85,7 @@ def test_a_stopped_mask_stage_resumes_to_the_same_result(folder, whole, stop):
     assert document["error"]["class"] == "StageInterruptedError"
     states = list((folder / store).glob("stages/mask/*/resume/*/state.json"))
     step = max(json.loads(path.read_text())["step"] for path in states)
-    assert 0 < step < PRUNING["steps"]
+    assert 0 < step < LEARNING["steps"]
     result = persona(
         folder, "run", folder / "persona.yaml", "--store", f"file://{folder}/{store}", "-o", "json"
     )

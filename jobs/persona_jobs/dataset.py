@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -113,13 +112,32 @@ class CurvePoint(_Record):
     learning_rate: float | None = None
 
 
+class _Spaces(dict[int, str]):
+    """A translation to spaces of what tells no two queries apart, filled as characters occur."""
+
+    def __missing__(self, code: int) -> str:
+        """Return what stands for the character in the normalized form."""
+        char = chr(code)
+        # Letters, marks, numbers and symbols: a vowel sign or a plus is another question.
+        kept = unicodedata.category(char)[0] in "LMNS" or char in _TELLING
+        self[code] = "-" if char in _HYPHENS else char if kept and char not in _IDLE else " "
+        return self[code]
+
+
+_TELLING = "#%&*/@\\"
+_HYPHENS = "-\u2010\u2011\u2212"
+_IDLE = "`´\u00a8\ufe0e\ufe0f"
+_SPACES = _Spaces()
+
+
 def normalize_query(query: str) -> str:
     """Return the form in which queries are compared: without case, punctuation and spacing.
 
-    A query of only punctuation and symbols keeps them.
+    Signs that make another question stay: `+ # - * / < > =`, other symbols and combining marks.
+    A query of only punctuation keeps it.
     """
-    text = unicodedata.normalize("NFKC", query).casefold()
-    return re.sub(r"[\W_]+", " ", text).strip() or " ".join(text.split())
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", query).casefold())
+    return " ".join(text.translate(_SPACES).split()) or " ".join(text.split())
 
 
 def generic_split(

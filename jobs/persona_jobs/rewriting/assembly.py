@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from ..dataset import Example, Split, normalize_query
 from ..errors import InputError, TeacherError
-from .cleaning import clean, whole_sentences
+from .cleaning import clean
 from .filters import REASONS, Reason, shared_answers, text_fault
 from .requests import WantedAnswer
+from .sentences import whole_sentences
 from .splitting import SPLITS
 from .teacher.base import Ending, TeacherAnswer
 

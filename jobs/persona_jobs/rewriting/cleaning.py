@@ -15,6 +15,7 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "“": "”", "«": "»", "„": "“", "'": "'"}
+_QUOTES |= {"「": "」", "『": "』", "‹": "›", "＂": "＂"}
 
 
 def clean(text: str) -> str:
@@ -47,14 +48,3 @@ def _unquoted(text: str) -> str:
     if text[0] in inner or closing in (inner if closing != "'" else ""):
         return text
     return inner.strip()
-
-
-_SENTENCE_END = re.compile(r"[.!?…。！？]['\"”’)\]]*(?=\s|$)")
-_MIN_WHOLE = 20
-
-
-def whole_sentences(text: str) -> str:
-    """Return the text up to its last whole sentence, or an empty text if that is too short."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    whole = text[: ends[-1]].strip() if ends else ""
-    return whole if len(whole) >= _MIN_WHOLE else ""

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from ..dataset import normalize_query
+from .sentences import long_sentences
 
 Reason = Literal[
     "failed",
@@ -104,14 +105,13 @@ def is_meta_text(text: str, query: str) -> bool:
 
 def is_repetitive(text: str) -> bool:
     """Return whether the text repeats a word, a sentence or a passage many times."""
-    words = re.findall(r"\w+", text.casefold())
+    words = normalize_query(text).split()
     run = 1
     for previous, word in pairwise(words):
         run = run + 1 if word == previous else 1
         if run >= MAX_WORD_RUN:
             return True
-    sentences = (s.strip() for s in re.split(r"[.!?。！？\n]+", text.casefold()))
-    counts = Counter(sentence for sentence in sentences if len(sentence.split()) >= 3)
+    counts = Counter(long_sentences(text.casefold()))
     if counts and max(counts.values()) > MAX_SENTENCE_COUNT:
         return True
     if len(text) >= MIN_DISTINCT_CHARACTERS and _distinct(text.casefold(), 10) < MIN_DISTINCT:

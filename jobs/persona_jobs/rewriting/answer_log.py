@@ -19,6 +19,7 @@ class LoggedAnswer(BaseModel):
         request: digest of the request.
         text: the answer as it came.
         ending: see `TeacherAnswer`.
+        sent_without: see `TeacherAnswer`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -26,6 +27,7 @@ class LoggedAnswer(BaseModel):
     request: str
     text: str
     ending: Ending
+    sent_without: tuple[str, ...] = ()
 
 
 def save(
@@ -40,6 +42,7 @@ def save(
                 request=requests[index].digest,
                 text=_encodable(answer.text),
                 ending=answer.ending,
+                sent_without=answer.sent_without,
             )
             for index, answer in sorted(answers.items())
             if answer.ending != "failed"
@@ -55,7 +58,9 @@ def load(directory: Path, requests: Sequence[TeacherRequest]) -> dict[int, Teach
     """
     index_of = {request.digest: index for index, request in enumerate(requests)}
     return {
-        index_of[line.request]: TeacherAnswer(line.text, line.ending)
+        index_of[line.request]: TeacherAnswer(
+            line.text, line.ending, sent_without=line.sent_without
+        )
         for line in read_jsonl(directory / FILE_NAME, LoggedAnswer)
         if line.request in index_of
     }

@@ -7,6 +7,8 @@ system message, the query, the answer) and `report.json` with the dropped answer
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +90,10 @@ def run(context: StageContext) -> StageOutcome:
         spec.teacher.min_yield_percent,
         cut_overlong=spec.teacher.overlong == "CutAtSentence",
     )
-    return _outcome(context, assembly, left_out, {"teacher": seconds}, voice.environment)
+    sent_without = _sent_without(context, answers)
+    return _outcome(
+        context, assembly, left_out, sent_without, {"teacher": seconds}, voice.environment
+    )
 
 
 def _voice(context: StageContext, persona: str) -> _Voice:
@@ -230,10 +235,23 @@ def _restore(context: StageContext, wanted: list[WantedAnswer]) -> dict[int, Tea
     return answers
 
 
+def _sent_without(
+    context: StageContext, answers: Mapping[int, TeacherAnswer]
+) -> dict[str, JsonValue]:
+    """Return, by what the endpoint refused, the number of answers to requests without it."""
+    counts = Counter(name for answer in answers.values() for name in answer.sent_without)
+    for name, count in counts.items():
+        context.progress.note(
+            f"The endpoint refused {name}: {count} of {len(answers)} answers were made without it"
+        )
+    return {**counts}
+
+
 def _outcome(
     context: StageContext,
     assembly: Assembly,
     left_out: dict[str, int],
+    sent_without: dict[str, JsonValue],
     timings: dict[str, float],
     described: dict[str, JsonValue],
 ) -> StageOutcome:
@@ -252,6 +270,7 @@ def _outcome(
         "dropped": dropped,
         "failures": {**assembly.failures},
         "queriesLeftOut": {**left_out},
+        "sentWithout": sent_without,
     }
     (context.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return StageOutcome(
@@ -260,6 +279,7 @@ def _outcome(
             "yieldPercent": yield_percent,
             "cut": assembly.cut_at_sentence,
             "dropped": dropped,
+            "sentWithout": sent_without,
         },
         timings=timings,
         environment=described,

@@ -18,6 +18,7 @@ def test_saves_and_loads_all_but_failures(tmp_path: Path) -> None:
         0: TeacherAnswer("Once", "truncated"),
         1: TeacherAnswer("", "failed", "HTTP 500"),
         2: TeacherAnswer("", "refused"),
+        4: TeacherAnswer("Aye", "complete", sent_without=("temperature",)),
     }
     answer_log.save(tmp_path / "answers", requests(5), answers)
     loaded = answer_log.load(tmp_path / "answers", requests(5))

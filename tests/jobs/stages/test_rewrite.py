@@ -307,6 +307,25 @@ def test_some_failures_are_counted_and_survived(
     assert report["failures"] == {"HTTP 500: hiccup": 2}
 
 
+def test_what_the_endpoint_refuses_is_recorded(
+    talkative: Path, start: Start, endpoint: Endpoint
+) -> None:
+    endpoint.behave = lambda number, body: (
+        error(400, "temperature is not supported with this model")
+        if "temperature" in body
+        else in_character(number, body)
+    )
+    context = start(spec(talkative, teacher=openai(endpoint)))
+    outcome = rewrite.run(context)
+    assert outcome.metrics["sentWithout"] == {"temperature": KEPT}
+    report = json.loads((context.output / "report.json").read_text())
+    assert report["sentWithout"] == {"temperature": KEPT}
+    assert isinstance(context.progress, CountingProgress)
+    assert context.progress.notes == [
+        "The endpoint refused temperature: 20 of 20 answers were made without it"
+    ]
+
+
 def test_failing_endpoint_keeps_its_answers_for_the_next_start(
     talkative: Path, start: Start, endpoint: Endpoint
 ) -> None:

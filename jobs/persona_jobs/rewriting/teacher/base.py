@@ -44,11 +44,14 @@ class TeacherAnswer:
             endpoint's own content filter; `tooLong` when the request doesn't fit the teacher's
             context; `failed` after all retries.
         detail: why the request failed, otherwise empty.
+        sent_without: what the endpoint refused and the answered request therefore lacked:
+            `systemRole` (its text opened the user's message), `temperature` or `seed`.
     """
 
     text: str
     ending: Ending
     detail: str = ""
+    sent_without: tuple[str, ...] = ()
 
 
 class Teacher(Protocol):

@@ -33,6 +33,16 @@ class Dialect:
     temperature: bool = True
     system_role: bool = True
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Return the names of what is not sent as it was meant, as the stage's report has them."""
+        sent = {
+            "systemRole": self.system_role,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+        return tuple(name for name, present in sent.items() if not present)
+
     def adapted(self, refusal: str) -> "Dialect | None":
         """Return the dialect to try after the error message `refusal`, or None if none fits."""
         text = refusal.casefold()

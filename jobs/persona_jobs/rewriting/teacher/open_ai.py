@@ -4,7 +4,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -14,6 +14,8 @@ from ...errors import InputError, TeacherError
 from . import chat_completions, error_bodies
 from .backoff import Backoff, retry_after
 from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest
+from .endpoint_dialect import EndpointDialect
+from .endpoint_state import EndpointState
 
 SUBJECT = "spec.teacher.openAI"
 API_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -80,7 +82,7 @@ class OpenAITeacher:
         self._timeout = timeout_seconds
         self._max_retries = max_retries
         self._backoff = backoff
-        self._dialect = chat_completions.Dialect()
+        self._dialect = EndpointDialect()
 
     def answer(
         self,
@@ -97,7 +99,7 @@ class OpenAITeacher:
 
         def work() -> None:
             try:
-                state = _State(answers=len(requests) - len(wanted))
+                state = EndpointState(answers=len(requests) - len(wanted))
                 asyncio.run(self._ask_all(requests, wanted, state, outbox, abandoned))
             except BaseException as error:  # noqa: BLE001, RUF100 -- raised by the reader below
                 outbox.put(error)
@@ -127,7 +129,7 @@ class OpenAITeacher:
         self,
         requests: Sequence[TeacherRequest],
         wanted: list[int],
-        state: "_State",
+        state: EndpointState,
         outbox: "queue.Queue[tuple[int, TeacherAnswer] | BaseException | None]",
         abandoned: threading.Event,
     ) -> None:
@@ -173,19 +175,18 @@ class OpenAITeacher:
         )
 
     async def _ask(
-        self, client: httpx.AsyncClient, request: TeacherRequest, state: "_State"
+        self, client: httpx.AsyncClient, request: TeacherRequest, state: EndpointState
     ) -> TeacherAnswer:
         """Return one answer, after as many attempts as it needs or is allowed."""
         attempt = 0
+        first = dialect = self._dialect.current
         while True:
             await state.wait()
-            dialect = self._dialect
             outcome = await self._attempt(client, request, dialect)
             if isinstance(outcome, _Refusal):
-                adapted = dialect.adapted(outcome.text) if dialect == self._dialect else dialect
+                adapted = dialect.adapted(outcome.text)
                 if adapted is not None:
-                    if dialect == self._dialect:
-                        self._dialect = adapted
+                    dialect = adapted
                     continue
                 state.refusals += 1
                 state.last_refusal = outcome.detail
@@ -193,7 +194,9 @@ class OpenAITeacher:
             if isinstance(outcome, TeacherAnswer):
                 state.answers += 1
                 state.failures_in_a_row = 0
-                return outcome
+                if outcome.ending in ("complete", "truncated"):
+                    self._dialect.learn(first, dialect)
+                return replace(outcome, sent_without=dialect.left_out)
             if attempt >= self._max_retries or not outcome.temporary:
                 state.failures_in_a_row += 1
                 state.last_failure = outcome.detail
@@ -290,7 +293,7 @@ class OpenAITeacher:
                 subject=f"{SUBJECT}.baseURL",
             ) from None
 
-    def _give_up_if_hopeless(self, state: "_State") -> None:
+    def _give_up_if_hopeless(self, state: EndpointState) -> None:
         if state.refusals >= _REFUSALS_TO_STOP and not state.answers:
             raise InputError(
                 f"{self._shown_url} refuses the requests ({state.last_refusal})",
@@ -336,38 +339,6 @@ class _Refusal:
 
     detail: str
     text: str
-
-
-@dataclass
-class _State:
-    """The endpoint's health, used in one event loop.
-
-    Attributes:
-        answers: answers so far, including earlier runs.
-        refusals: requests that the endpoint rejected as invalid.
-        failures_in_a_row: requests that failed after all retries since the last answer.
-        last_refusal: cause of the latest refusal.
-        last_failure: cause of the latest failure.
-        not_before: event loop time before which nothing is sent.
-    """
-
-    answers: int = 0
-    refusals: int = 0
-    failures_in_a_row: int = 0
-    last_refusal: str = ""
-    last_failure: str = ""
-    not_before: float = 0.0
-
-    def hold(self, seconds: float) -> None:
-        """Send nothing for `seconds`."""
-        self.not_before = max(self.not_before, asyncio.get_running_loop().time() + seconds)
-
-    async def wait(self) -> None:
-        """Wait until requests may be sent."""
-        left = self.not_before - asyncio.get_running_loop().time()
-        if left > 0:
-            await asyncio.sleep(left)
-            await self.wait()  # another request may have postponed it
 
 
 async def _read(response: httpx.Response) -> bytes | None:

@@ -266,7 +266,9 @@ def test_refused_seed_in_the_style_of(endpoint: Endpoint, refused: object) -> No
     endpoint.behave = lambda _, body: (
         Reply(refused, 400) if "seed" in body else Reply(completion(GOOD))
     )
-    assert ask(teacher(endpoint), 6) == {i: TeacherAnswer(GOOD, "complete") for i in range(6)}
+    answers = ask(teacher(endpoint), 6)
+    expected = TeacherAnswer(GOOD, "complete", sent_without=("seed",))
+    assert answers == dict.fromkeys(range(6), expected)
 
 
 def test_missing_key(endpoint: Endpoint) -> None:
@@ -324,6 +326,59 @@ def test_endpoint_with_another_dialect(endpoint: Endpoint) -> None:
     answers = ask(teacher(endpoint), 10)
     assert answers[4].text == "You are Flint.\n\nQuestion 4"
     assert {answer.ending for answer in answers.values()} == {"complete"}
+    assert {answer.sent_without for answer in answers.values()} == {("systemRole", "seed")}
+
+
+def test_what_two_requests_were_refused_for_is_not_sent_again(endpoint: Endpoint) -> None:
+    endpoint.behave = lambda _, body: (
+        error(400, "'temperature' does not support 0.7 with this model")
+        if "temperature" in body
+        else Reply(completion(GOOD))
+    )
+    ask(teacher(endpoint, max_concurrency=1), 6)
+    assert ["temperature" in body for body in endpoint.bodies] == [
+        *(True, False) * 2,
+        *(False,) * 4,
+    ]
+
+
+@pytest.mark.parametrize("odd", [0, 3])
+@pytest.mark.parametrize(
+    ("message", "left_out"),
+    [("This system message is malformed", "systemRole"), ("temperature is odd", "temperature")],
+)
+def test_one_odd_refusal_changes_no_other_request(
+    endpoint: Endpoint, odd: int, message: str, left_out: str
+) -> None:
+    endpoint.behave = lambda number, _: (
+        error(400, message) if number == odd else Reply(completion(GOOD))
+    )
+    answers = ask(teacher(endpoint, max_concurrency=1), 8)
+    assert [answers[i].sent_without for i in range(8)] == [
+        (left_out,) if i == odd else () for i in range(8)
+    ]
+
+
+def test_a_flagged_prompt_is_refused_and_changes_no_other_request(endpoint: Endpoint) -> None:
+    text = "Invalid prompt: this system message was flagged as violating our usage policy"
+    endpoint.behave = lambda number, _: error(400, text) if number == 2 else Reply(completion(GOOD))
+    answers = ask(teacher(endpoint, max_concurrency=1), 8)
+    assert answers[2] == TeacherAnswer("", "refused")
+    assert len(endpoint.requests) == 8
+    assert all(body["messages"][0]["role"] == "system" for body in endpoint.bodies)
+
+
+def test_a_refused_setting_that_was_accepted_before_stays_in_new_requests(
+    endpoint: Endpoint,
+) -> None:
+    endpoint.behave = lambda number, body: (
+        error(400, "seed: not permitted")
+        if number >= 4 and number % 2 == 0
+        else Reply(completion(GOOD))
+    )
+    ask(teacher(endpoint, max_concurrency=1), 10)
+    seeded = Counter("seed" in body for body in endpoint.bodies)
+    assert seeded[True] == 10
 
 
 def test_stop_abandons_hanging_requests(endpoint: Endpoint) -> None:

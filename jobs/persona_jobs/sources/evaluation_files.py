@@ -8,6 +8,8 @@ from typing import Any
 from ..errors import InputError
 from .reading import data_file, json_object, json_records, read_text
 
+MAX_QUESTION_CHARACTERS = 8_000
+
 
 @dataclass(frozen=True)
 class EvaluationSet:
@@ -85,6 +87,10 @@ def _is_lines(path: Path) -> bool:
 def _question(value: Any, number: int, path: Path) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _wrong(path, f"question {number} is not a text")
+    if len(value) > MAX_QUESTION_CHARACTERS:
+        raise _wrong(
+            path, f"question {number} is longer than {MAX_QUESTION_CHARACTERS:,} characters"
+        )
     return value.strip()
 
 

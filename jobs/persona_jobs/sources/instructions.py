@@ -7,8 +7,13 @@ from typing import Any
 
 from ..dataset import Instruction, normalize_query
 from ..errors import CorruptArtifactError, InputError
+from ..reasoning import without_reasoning
 from .hub import hub_errors, split_hf_uri
 from .reading import builtin_file, data_file, json_records
+
+# About 2,000 tokens of English. Memory and time of a batch grow with its longest record, and a
+# conversation of the data set has room for fewer.
+MAX_CHARACTERS = 8_000
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Report:
         read: records read.
         kept: instructions returned.
         without_query: dropped because the question is empty or not a string.
-        without_answer: dropped because the answer is empty or not a string.
+        without_answer: dropped because the answer is empty, not a string or only reasoning.
+        too_long: dropped because question and answer together exceed `MAX_CHARACTERS`.
         duplicates: dropped because the same normalized question occurred before.
     """
 
@@ -36,12 +42,14 @@ class Report:
     kept: int = 0
     without_query: int = 0
     without_answer: int = 0
+    too_long: int = 0
     duplicates: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.read} read, {self.kept} usable, {self.without_query} without a question, "
-            f"{self.without_answer} without an answer, {self.duplicates} duplicates"
+            f"{self.without_answer} without an answer, {self.too_long} longer than "
+            f"{MAX_CHARACTERS:,} characters, {self.duplicates} duplicates"
         )
 
 
@@ -66,7 +74,8 @@ def load(
 ) -> InstructionSet:
     """Read instructions.
 
-    A query is the instruction, followed by a blank line and its input if there is one.
+    A query is the instruction, followed by a blank line and its input if there is one. Records
+    longer than `MAX_CHARACTERS` are left out and counted.
 
     Args:
         uri: `builtin://general`; a `file://` or `s3://` file that is a JSON array, JSON lines or
@@ -129,7 +138,7 @@ def _usable(
         report.read += 1
         query = _text(record.get(columns.instruction))
         extra = _text(record.get(columns.input)) if columns.input else ""
-        answer = _text(record.get(columns.output))
+        answer = without_reasoning(_text(record.get(columns.output))) or ""
         if not query:
             report.without_query += 1
             continue
@@ -137,6 +146,9 @@ def _usable(
             report.without_answer += 1
             continue
         query = f"{query}\n\n{extra}" if extra else query
+        if len(query) + len(answer) > MAX_CHARACTERS:
+            report.too_long += 1
+            continue
         normalized = normalize_query(query)
         if normalized in seen:
             report.duplicates += 1

@@ -52,12 +52,18 @@ def run(context: StageContext) -> StageOutcome:
     write_jsonl(context.output / "queries.jsonl", queries)
     write_jsonl(context.output / "personas.jsonl", references)
     report = loaded.report
+    if report.too_long:
+        context.progress.note(
+            f"{report.too_long} instructions longer than {instructions.MAX_CHARACTERS:,} "
+            "characters are left out"
+        )
     return StageOutcome(
         metrics={
             "queries": len(queries),
             "references": len(references),
             "blocks": len(chosen),
             "droppedWithoutAnswer": report.without_answer,
+            "droppedTooLong": report.too_long,
             "droppedDuplicates": report.duplicates,
         },
         environment=environment(compute),

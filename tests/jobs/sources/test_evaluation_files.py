@@ -69,6 +69,7 @@ def test_json_lines_and_arrays_of_queries_are_read(tmp_path: Path, name: str) ->
         ('{"query": "a"}\n{"qu', "Line 2 of"),
         ('{"query": "a"}\n{"other": 1}', "question 2 is not a text"),
         ("[]", "no questions"),
+        ({"questions": ["Q?", "a" * 8_001]}, "question 2 is longer than 8,000 characters"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path: Path, content: object, message: str) -> None:

@@ -126,7 +126,7 @@ def test_unusable_records_are_dropped_and_counted(tmp_path: Path) -> None:
         instructions.load(uri, minimum=2)
     message = str(caught.value)
     assert f"{tmp_path}/x.jsonl has too few usable instructions: 1 instead of 2" in message
-    assert "4 without an answer, 2 duplicates" in message
+    assert "4 without an answer, 0 longer than 8,000 characters, 2 duplicates" in message
 
 
 def test_the_limit_bounds_the_usable_instructions(tmp_path: Path) -> None:
@@ -221,3 +221,26 @@ def test_the_offline_hub_is_an_input_error(tmp_path: Path) -> None:
 def test_a_hub_name_with_too_many_parts_is_refused() -> None:
     with pytest.raises(InputError, match="organization"):
         instructions.load("hf://a/b/c/d")
+
+
+def test_longer_records_than_the_bound_are_left_out_and_counted(tmp_path: Path) -> None:
+    bound = instructions.MAX_CHARACTERS
+    records: list[object] = [
+        {"instruction": "Fits", "output": "a" * (bound - 4)},
+        {"instruction": "Long", "output": "a" * (bound - 3)},
+        {"instruction": "Chapter", "input": "The tide came in. " * 5_000, "output": "Tide."},
+    ]
+    found = instructions.load(write(tmp_path / "x.jsonl", lines(records)))
+    assert [kept.query for kept in found.instructions] == ["Fits"]
+    assert (found.report.read, found.report.kept, found.report.too_long) == (3, 1, 2)
+
+
+def test_reasoning_in_answers_is_left_out(tmp_path: Path) -> None:
+    records = [
+        {"instruction": "One?", "output": "<think>Hm.</think>\n\nBlue."},
+        {"instruction": "Two?", "output": "Hm.\n</think>\nRed."},
+        {"instruction": "Three?", "output": "<think>Hm, the"},
+    ]
+    found = instructions.load(write(tmp_path / "data.jsonl", lines([*records])))
+    assert [item.answer for item in found.instructions] == ["Blue.", "Red."]
+    assert found.report.without_answer == 1

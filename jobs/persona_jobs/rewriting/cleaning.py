@@ -2,7 +2,8 @@
 
 import re
 
-_THOUGHTS = ("think", "thinking", "reasoning")
+from ..reasoning import without_reasoning
+
 _LABEL = re.compile(
     r"(?:\*\*)?(?:(?:the )?(?:rewritten|revised|rephrased|final|in-character) )?"
     r"(?:answer|response|version|reply)(?:\*\*)?\s*:(?:\*\*)?\s*",
@@ -21,22 +22,16 @@ _QUOTES |= {"「": "」", "『": "』", "‹": "›", "＂": "＂"}
 def clean(text: str) -> str:
     """Return `text` with Unix line ends, without thoughts, labels, preambles and outer quotes.
 
-    `Here is the rewritten answer: "Arr!"` becomes `Arr!`.
+    `Here is the rewritten answer: "Arr!"` becomes `Arr!`. Thoughts that do not end stay, for
+    `filters.is_meta_text` to find.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = _without_thoughts(text.strip())
+    answer = without_reasoning(text)
+    text = (text if answer is None else answer).strip()
     for pattern in (_PREAMBLE, _LABEL):
         if match := pattern.match(text):
             text = text[match.end() :].strip()
     return _unquoted(text)
-
-
-def _without_thoughts(text: str) -> str:
-    for tag in _THOUGHTS:
-        if text.startswith(f"<{tag}>"):
-            _, closed, answer = text.partition(f"</{tag}>")
-            return answer.strip() if closed else text
-    return text
 
 
 def _unquoted(text: str) -> str:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from ..dataset import normalize_query
+from ..reasoning import has_reasoning
 from .sentences import long_sentences
 
 Reason = Literal[
@@ -98,7 +99,7 @@ def is_meta_text(text: str, query: str) -> bool:
 
     Such words don't count when the query itself uses them ("Rewrite this text…").
     """
-    if re.search(r"</?think", text, re.IGNORECASE):
+    if has_reasoning(text):
         return True
     return bool(_META.search(text)) and not _asks_to_rewrite(query)
 

@@ -86,11 +86,11 @@ def conversation(tokenizer: Any, system: str | None, query: str, answer: str) ->
     end = tokenizer.eos_token_id
     if whole.startswith(prompt):
         # Tokenized apart from the prompt: as when the model answers, no token may span both.
-        answer_ids = _encode(tokenizer, whole[len(prompt) :])
+        answer_ids = _encode_after(tokenizer, prompt, whole[len(prompt) :])
         if end in answer_ids:  # most templates add a newline after the end of the turn
             answer_ids = answer_ids[: len(answer_ids) - answer_ids[::-1].index(end)]
     else:
-        answer_ids = _encode(tokenizer, answer)
+        answer_ids = _encode_after(tokenizer, prompt, answer)
         if end is not None:
             answer_ids.append(end)
     return Conversation(prompt_ids + answer_ids, len(prompt_ids))
@@ -155,3 +155,26 @@ def _apply(tokenizer: Any, turns: Sequence[Message], add_generation_prompt: bool
 def _encode(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
+
+
+def _encode_after(tokenizer: Any, before: str, text: str) -> list[int]:
+    """Return the ids of `text` where `before` precedes it; no token spans both.
+
+    Llama 2's and similar tokenizers put a space before whatever they encode: alone, the text
+    would begin with a space that the model does not generate.
+    """
+    ids = _encode(tokenizer, text)
+    if not ids or not _prepends_space(tokenizer):
+        return ids
+    for context in (before, "\n", ":"):
+        context_ids = _encode(tokenizer, context)
+        whole_ids = _encode(tokenizer, context + text)
+        if whole_ids[: len(context_ids)] == context_ids:
+            return whole_ids[len(context_ids) :]
+    return ids
+
+
+def _prepends_space(tokenizer: Any) -> bool:
+    ids = _encode(tokenizer, "a")
+    first = tokenizer.convert_ids_to_tokens(ids[:1])
+    return bool(first) and str(first[0]).startswith("\u2581")

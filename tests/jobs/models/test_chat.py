@@ -3,6 +3,8 @@ import logging
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from persona_jobs.errors import InputError
 from persona_jobs.models import chat
@@ -66,3 +68,43 @@ def test_without_a_system_role_the_persona_opens_the_user_s_turn(template, caplo
 def test_a_missing_or_broken_template_is_refused(template):
     with pytest.raises(InputError, match="chat template"):
         chat.render(tiny_tokenizer(template), chat.messages(None, "q"))
+
+
+def _prepending_tokenizer(template):
+    """A tokenizer like Llama 2's: it puts `▁` before each text and merges it with a letter."""
+    letters = sorted({*map(chr, range(33, 127)), "▁", "\n"})
+    vocab = {token: index for index, token in enumerate(["<s>", "</s>", "<unk>", *letters, "▁A"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "A")], unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.chat_template = template
+    return fast
+
+
+_PREPENDING = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "ANSWER{{ message['content'] + '</s>' }}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}OPENING{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("opening", "in_history", "answer"),
+    [
+        ("a:\n", "a:\n", ["A", "r", "r", "</s>"]),
+        ("[/INST]", "[/INST] ", ["▁A", "r", "r", "</s>"]),
+        ("a:\n-\n", "a:\n", ["A", "r", "r", "</s>"]),
+    ],
+)
+def test_an_answer_begins_without_the_space_that_a_tokenizer_prepends(opening, in_history, answer):
+    template = _PREPENDING.replace("ANSWER", in_history).replace("OPENING", opening)
+    tokenizer = _prepending_tokenizer(template)
+    turn = chat.conversation(tokenizer, None, "q", "Arr")
+    assert tokenizer.convert_ids_to_tokens(turn.answer_ids) == answer
+    assert turn.prompt_ids == chat.render(tokenizer, chat.messages(None, "q"))

@@ -106,6 +106,7 @@ def nodes(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         yield from nodes(schema["items"], (*path, "[]"))
 
 
+VARIABLE = ("serving", "env", "[]")
 THRESHOLD = ("evaluation", "gate", "thresholds", "[]")
 # Further fields that an optional object needs beside the field under test.
 COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
@@ -121,6 +122,7 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("evaluation", "questionFiles", "[]"): {"uri": "s3://bucket/questions.json"},
     THRESHOLD: {"name": "a", "metric": "personaScore"},
     ("execution", "stages", "[]"): {"name": "mask"},
+    VARIABLE: {"name": "A", "value": "1"},
     (): manifest()["spec"],
 }
 
@@ -361,7 +363,7 @@ def test_booleans(api, objects, path, schema):
 
 @pytest.mark.parametrize(("path", "schema"), fields("string"))
 def test_strings(api, objects, path, schema):
-    name = path[-1]
+    name = path[-1] if path[-1] != "[]" else path[-2]
     if "enum" in schema:
         for value in schema["enum"]:
             accepted_by_both(api, objects, with_field(path, value))
@@ -370,7 +372,10 @@ def test_strings(api, objects, path, schema):
         assert schema["enum"][0] in refusal
         return
     prefix = {"uri": "s3://", "endpoint": "https://", "baseURL": "https://"}.get(name, "")
-    wrong = ["", 1, "1" * (schema["maxLength"] + 1)]
+    prefix = "A" if path == (*VARIABLE, "name") else prefix
+    wrong = [1, "1" * (schema["maxLength"] + 1)]
+    if schema.get("minLength"):
+        wrong.append("")
     if "[0-9]{1,6}" in schema.get("pattern", ""):
         wrong += ["-1", "1e-3", "half", "1.", "0.5\n"]
     else:

@@ -24,6 +24,7 @@ def check_argument(argument: str) -> str:
 EngineArgument = Annotated[
     str,
     Field(
+        min_length=1,
         max_length=1024,
         json_schema_extra=validations(cel(f"!self.matches('{_TRUST}')", _TRUST_MESSAGE)),
     ),

@@ -62,10 +62,13 @@ class Example(_Record):
     Attributes:
         messages: the chat messages; the last one is the answer.
         reference: the neutral answer that it is based on; may be empty.
+        ends: whether the answer ends where its writer ended; False for the beginning of a longer
+            answer, after which nothing teaches to end the turn.
     """
 
     messages: list[Message]
     reference: str = ""
+    ends: bool = True
 
     @classmethod
     def of(cls, system: str | None, query: str, answer: str, reference: str = "") -> "Example":

@@ -19,7 +19,7 @@ class Conversation:
     """A conversation of one question and its answer.
 
     Attributes:
-        ids: all token ids: system prompt, query, answer and end-of-turn token.
+        ids: all token ids: system prompt, query, answer and, if the answer ends, end-of-turn token.
         answer_start: index of the answer's first token in `ids`.
     """
 
@@ -33,7 +33,7 @@ class Conversation:
 
     @property
     def answer_ids(self) -> list[int]:
-        """The answer with its end-of-turn token."""
+        """The answer with its end-of-turn token, unless it was left out."""
         return self.ids[self.answer_start :]
 
 
@@ -68,7 +68,9 @@ def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt:
     return _apply(tokenizer, turns, add_generation_prompt)
 
 
-def conversation(tokenizer: Any, system: str | None, query: str, answer: str) -> Conversation:
+def conversation(
+    tokenizer: Any, system: str | None, query: str, answer: str, *, ends: bool = True
+) -> Conversation:
     """Return one turn as token ids; the prompt's tokens are those that generation starts from.
 
     Args:
@@ -76,6 +78,7 @@ def conversation(tokenizer: Any, system: str | None, query: str, answer: str) ->
         system: the persona's system prompt, or None.
         query: the user's question.
         answer: the assistant's answer.
+        ends: whether the end-of-turn token follows the answer.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses the messages.
@@ -93,6 +96,8 @@ def conversation(tokenizer: Any, system: str | None, query: str, answer: str) ->
         answer_ids = _encode_after(tokenizer, prompt, answer)
         if end is not None:
             answer_ids.append(end)
+    if not ends and answer_ids[-1:] == [end]:
+        answer_ids.pop()
     return Conversation(prompt_ids + answer_ids, len(prompt_ids))
 
 

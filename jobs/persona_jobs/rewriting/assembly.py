@@ -110,7 +110,10 @@ def assemble(
     splits: dict[Split, list[Example]] = {name: [] for name in SPLITS}
     for index, text in texts.items():
         item = wanted[index]
-        splits[item.split].append(Example.of(persona, item.query.query, text, item.query.answer))
+        example = Example.of(persona, item.query.query, text, item.query.answer)
+        # The teacher would have gone on: that the answer ends here is not to be learned.
+        ends = index not in shortened
+        splits[item.split].append(example.model_copy(update={"ends": ends}))
     counts = Counter(reasons.values())
     return Assembly(
         splits=splits,

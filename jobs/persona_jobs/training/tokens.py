@@ -61,7 +61,7 @@ class TokenizedSet:
 def tokenize(tokenizer: Any, examples: Sequence[Example], *, max_tokens: int) -> TokenizedSet:
     """Tokenize the examples with the chat template, leaving out those above `max_tokens`."""
     conversations = [
-        conversation(tokenizer, example.system, example.query, example.answer)
+        conversation(tokenizer, example.system, example.query, example.answer, ends=example.ends)
         for example in examples
     ]
     kept = [c for c in conversations if len(c.ids) <= max_tokens]

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from persona_jobs.errors import InputError
 from persona_jobs.models import chat
 from support.templates import IGNORES, REFUSES, THINKING
-from support.tiny import tiny_tokenizer
+from support.tiny import CHATML, tiny_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -38,6 +38,15 @@ def test_a_conversation_continues_the_prompt_and_ends_with_the_turn(system, quer
     assert tokenizer.decode(turn.answer_ids) == answer + "<|im_end|>"
     assert turn.answer_ids[-1] == tokenizer.eos_token_id
     assert turn.prompt_ids + turn.answer_ids == turn.ids
+
+
+@pytest.mark.parametrize("template", [CHATML, THINKING])
+def test_a_cut_answer_has_no_end_of_turn(template):
+    tokenizer = tiny_tokenizer(template)
+    whole = chat.conversation(tokenizer, "s", "q", "Arr.")
+    cut = chat.conversation(tokenizer, "s", "q", "Arr.", ends=False)
+    assert tokenizer.decode(cut.answer_ids) == "Arr."
+    assert cut.ids == whole.ids[:-1]
 
 
 def test_a_template_whose_answer_is_not_its_prompts_continuation():

@@ -133,6 +133,8 @@ def test_overlong_answers_are_cut_at_a_sentence_on_request() -> None:
     assert result.dropped == {"refusal": 1, "truncated": 1}
     assert result.cut_at_sentence == 1
     assert result.splits["test"][0].answer == "Arr, that be a fine tale."
+    assert not result.splits["test"][0].ends
+    assert all(example.ends for example in result.splits["train"])
 
 
 def losses(usable: int, dropped: dict[Reason, int]) -> Assembly:

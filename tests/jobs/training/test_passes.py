@@ -44,6 +44,16 @@ def test_only_answer_tokens_are_labels(data):
     assert PERSONA in tokenizer.decode(data.prefix)
 
 
+def test_a_cut_answer_does_not_teach_to_end():
+    tokenizer = tiny_tokenizer()
+    cut = EXAMPLES[0].model_copy(update={"ends": False})
+    data = tokenize(tokenizer, [cut, EXAMPLES[1]], max_tokens=500)
+    assert [tokenizer.decode(labels) for labels in data.labels] == [
+        "A captain, sailor.",
+        "Rum.<|im_end|>",
+    ]
+
+
 def test_longer_examples_are_left_out():
     shortest = tokenize(tiny_tokenizer(), EXAMPLES, max_tokens=80)
     assert shortest.too_long > 0

@@ -106,7 +106,7 @@ def is_meta_text(text: str, query: str) -> bool:
 
 def is_repetitive(text: str) -> bool:
     """Return whether the text repeats a word, a sentence or a passage many times."""
-    words = normalize_query(text).split()
+    words = [word for word in normalize_query(text).split() if not is_empty(word)]
     run = 1
     for previous, word in pairwise(words):
         run = run + 1 if word == previous else 1

@@ -49,3 +49,7 @@ def test_a_sentence_said_three_times_is_repetitive_in_every_script() -> None:
     for sentence in ("The gulls know me. ", "海鸥都认得我的哨声。", "पक्षी मुझे पहचानते हैं। "):
         assert is_repetitive(sentence * 3) and not is_repetitive(sentence * 2)
     assert not is_repetitive("हाँ। हाँ। हाँ। " + "海。" * 3)
+
+
+def test_signs_are_no_repeated_words() -> None:
+    assert not is_repetitive("The gulls know me.\n\n* * * * * * * * *\n\nSo does the fog.")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
-from persona_jobs.pipeline.graph import plan
+from persona_jobs.pipeline.graph import ANSWERS, answers_key, plan
 from persona_jobs.pipeline.revisions import pointer_path, revisions_folder
 from persona_jobs.store import StageArtifacts, Store
 
@@ -36,7 +36,9 @@ def used_keys(persona: Persona, profiles: Mapping[str, Profile]) -> set[StageKey
         keys.add((stage, key))
     try:
         spec = resolve(persona.resource, Observed(), profiles).spec
-        keys |= {(stage.name, stage.key) for stage in plan(spec)}
+        planned = plan(spec)
+        keys |= {(stage.name, stage.key) for stage in planned}
+        keys |= {(ANSWERS, answers_key(stage)) for stage in planned if stage.name == "rewrite"}
     except (TerminalError, InputError):
         # The text is in a ConfigMap: once a stage has started, its key is in the status.
         pass
@@ -49,7 +51,7 @@ def removable_keys(
     """Return the keys that only this PersonaModel uses, and how many it shares."""
     own = used_keys(persona, profiles)
     shared = set().union(*(used_keys(other, profiles) for other in others)) & own
-    return own - shared, len(shared)
+    return own - shared, sum(stage != ANSWERS for stage, _ in shared)
 
 
 def remove_artifacts(store: Store, keys: Iterable[StageKey], persona: PersonaKey) -> int:
@@ -64,7 +66,7 @@ def remove_artifacts(store: Store, keys: Iterable[StageKey], persona: PersonaKey
     count = 0
     for stage, key in sorted(keys):
         artifacts.delete(stage, key)
-        count += 1
+        count += stage != ANSWERS
     store.delete(pointer_path(*persona))
     store.delete_prefix(revisions_folder(*persona))
     return count

@@ -12,7 +12,7 @@ def test_only_results_that_no_other_persona_uses_are_removable() -> None:
     captain, poet = world.persona("captain"), world.persona("poet")
     own, shared = removable_keys(captain, [poet], world.settings.profiles)
     assert {stage for stage, _ in own} == {
-        "score", "rewrite", "mask", "recover", "slice", "evaluate",
+        "score", "rewrite", "answers", "mask", "recover", "slice", "evaluate",
     }  # fmt: skip
     assert shared == 1
     assert own.isdisjoint(used_keys(poet, world.settings.profiles))

@@ -16,7 +16,19 @@ from ..errors import InputError
 
 Parameters = dict[str, Any]
 SHORT_KEY_DIGITS = 8
+# The store's folder of raw answers, beside those of the stages.
+ANSWERS = "answers"
 _UNSET = object()
+# An endpoint answers each request on its own, and the request's digest covers messages and seed.
+_ENDPOINT_FIELDS = (
+    "persona.text",
+    "teacher.openAI.baseURL",
+    "teacher.openAI.model",
+    "teacher.temperature",
+    "teacher.maxTokens",
+)
+# What happens to the answers of the base model afterwards; its batches depend on all the rest.
+_POSTPROCESSING_FIELDS = ("teacher.overlong",)
 
 
 def short_key(key: str) -> str:
@@ -128,6 +140,25 @@ def written_hash(spec: Mapping[str, Any]) -> str:
 def content_key(name: str, version: int, parameters: Parameters, inputs: dict[str, str]) -> str:
     """Return the SHA-256 (hex) of the canonical JSON of all that a stage's result depends on."""
     return _hash({"stage": name, "version": version, "parameters": parameters, "inputs": inputs})
+
+
+def answers_key(rewrite: PlannedStage) -> str:
+    """Return the key under which the teacher's raw answers are kept.
+
+    It depends on the persona, the teacher and its sampling, but on nothing that is done with the
+    answers afterwards, so that other post-processing asks for none of them again.
+
+    Args:
+        rewrite: the planned rewrite stage.
+    """
+    everything = rewrite.parameters
+    if "teacher.openAI.model" in everything:
+        chosen = {path: everything[path] for path in _ENDPOINT_FIELDS if path in everything}
+        return content_key(ANSWERS, 1, chosen, {})
+    chosen = {
+        path: value for path, value in everything.items() if path not in _POSTPROCESSING_FIELDS
+    }
+    return content_key(ANSWERS, rewrite.version, chosen, rewrite.inputs)
 
 
 def _hash(document: Mapping[str, Any]) -> str:

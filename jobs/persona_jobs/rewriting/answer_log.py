@@ -1,13 +1,13 @@
-"""The answers written so far, as a file from which a later start resumes."""
+"""The teacher's raw answers as a file, so that none is asked for twice."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..dataset import read_jsonl, write_jsonl
-from .teacher.base import Ending, TeacherAnswer, TeacherRequest
+from ..dataset import write_jsonl
+from .teacher.base import Ending, TeacherAnswer
 
 FILE_NAME = "answers.jsonl"
 
@@ -30,40 +30,44 @@ class LoggedAnswer(BaseModel):
     sent_without: tuple[str, ...] = ()
 
 
-def save(
-    directory: Path, requests: Sequence[TeacherRequest], answers: Mapping[int, TeacherAnswer]
-) -> None:
-    """Write all answers except failed ones, which are worth another attempt."""
+def save(directory: Path, answers: Mapping[str, TeacherAnswer]) -> None:
+    """Write all answers except failed ones, which are worth another attempt.
+
+    Args:
+        directory: where the log is; it is made if it is missing.
+        answers: the answers by digest of their request.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     write_jsonl(
         directory / FILE_NAME,
         (
             LoggedAnswer(
-                request=requests[index].digest,
+                request=digest,
                 text=_encodable(answer.text),
                 ending=answer.ending,
                 sent_without=answer.sent_without,
             )
-            for index, answer in sorted(answers.items())
+            for digest, answer in answers.items()
             if answer.ending != "failed"
         ),
     )
 
 
-def load(directory: Path, requests: Sequence[TeacherRequest]) -> dict[int, TeacherAnswer]:
-    """Return the saved answers by index in `requests`; those to other requests are left out.
-
-    Raises:
-        CorruptArtifactError: a line is malformed.
-    """
-    index_of = {request.digest: index for index, request in enumerate(requests)}
-    return {
-        index_of[line.request]: TeacherAnswer(
-            line.text, line.ending, sent_without=line.sent_without
-        )
-        for line in read_jsonl(directory / FILE_NAME, LoggedAnswer)
-        if line.request in index_of
-    }
+def load(directory: Path) -> tuple[dict[str, TeacherAnswer], int]:
+    """Return the saved answers by digest of their request, and the number of malformed lines."""
+    answers: dict[str, TeacherAnswer] = {}
+    malformed = 0
+    with (directory / FILE_NAME).open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = LoggedAnswer.model_validate_json(text)
+            except ValidationError:
+                malformed += 1
+                continue
+            answers[line.request] = TeacherAnswer(
+                line.text, line.ending, sent_without=line.sent_without
+            )
+    return answers, malformed
 
 
 def _encodable(text: str) -> str:

@@ -9,7 +9,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,10 +18,11 @@ from pydantic import JsonValue
 from ..api.training import OpenAITeacher as OpenAISettings
 from ..api.training import Teacher as TeacherSettings
 from ..dataset import Message, ScoredQuery, read_jsonl, write_jsonl
-from ..errors import CorruptArtifactError, InputError, PersonaError, StageInterruptedError
+from ..errors import InputError, PersonaError, StageInterruptedError
 from ..models import chat
 from ..models.loading import load_tokenizer
 from ..pipeline.context import StageContext, StageOutcome
+from ..pipeline.graph import ANSWERS, answers_key
 from ..rewriting import answer_log, splitting
 from ..rewriting.assembly import Assembly, assemble, check_yield
 from ..rewriting.requests import Prompt, WantedAnswer, wanted_answers, without_special_tokens
@@ -32,10 +32,11 @@ from ..rewriting.teacher.base_model import BaseModelTeacher
 from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
 from ..sources import evaluation_files
 from .common import base_directory, environment, load_base
-from .control import SAVE_SECONDS
 
 # Tokens that every conversation must leave for its answer.
 _MIN_ANSWER_TOKENS = 16
+# Answers are paid for: a process that is killed loses those of at most this time.
+_SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -179,17 +180,25 @@ def _samples(context: StageContext) -> int:
 def _collect(
     context: StageContext, teacher: Teacher, wanted: list[WantedAnswer]
 ) -> dict[int, TeacherAnswer]:
-    """Return all answers by index; those saved by an earlier start are not requested again."""
+    """Return all answers by index; those in the store are not requested again."""
     requests = [item.request for item in wanted]
-    answers = _restore(context, wanted)
+    digests = [request.digest for request in requests]
+    known = _known_answers(context)
+    answers = {index: known[digest] for index, digest in enumerate(digests) if digest in known}
+    if answers:
+        context.progress.note(f"resuming with {len(answers)} answers of an earlier start")
     context.progress.begin("answers", len(wanted))
     context.progress.advance(len(answers))
     saved_count, saved_at = len(answers), time.monotonic()
 
     def save() -> None:
         directory = context.scratch / "answers"
-        answer_log.save(directory, requests, answers)
-        context.save_state(directory)
+        own = {digests[index]: answer for index, answer in sorted(answers.items())}
+        answer_log.save(directory, {**known, **own})
+        try:
+            context.artifacts.save_state(ANSWERS, answers_key(context.planned), directory)
+        except PersonaError as error:  # the stage can do without, and may end with another error
+            context.progress.note(f"the answers can't be saved now: {error}")
 
     stream = teacher.answer(
         requests,
@@ -200,38 +209,33 @@ def _collect(
     try:
         for some in stream:
             answers.update(some)
-            if time.monotonic() - saved_at >= SAVE_SECONDS:
+            if time.monotonic() - saved_at >= _SAVE_SECONDS:
                 save()
                 saved_count, saved_at = len(answers), time.monotonic()
-    except PersonaError:
-        if len(answers) > saved_count:
-            with suppress(PersonaError):  # the first error is the one to report
-                save()
-        raise
-    if context.stop.requested and len(answers) < len(wanted):
+    finally:
         if len(answers) > saved_count:
             save()
+    if context.stop.requested and len(answers) < len(wanted):
         raise StageInterruptedError(
             f"The stage was stopped on request with {len(answers)} of {len(wanted)} answers "
             "written",
             hint="Start it again to resume",
         )
-    if any(answer.ending == "failed" for answer in answers.values()):
-        save()  # so that a start after too many failures requests only those
     return answers
 
 
-def _restore(context: StageContext, wanted: list[WantedAnswer]) -> dict[int, TeacherAnswer]:
-    directory = context.load_state()
+def _known_answers(context: StageContext) -> dict[str, TeacherAnswer]:
+    """Return the answers in the store by digest of their request."""
+    directory = context.artifacts.load_state(ANSWERS, answers_key(context.planned))
     if directory is None:
         return {}
     try:
-        answers = answer_log.load(directory, [item.request for item in wanted])
-    except (CorruptArtifactError, OSError) as error:
-        context.progress.note(f"starting over: the saved state can't be used ({error})")
+        answers, malformed = answer_log.load(directory)
+    except OSError as error:
+        context.progress.note(f"the saved answers can't be read: {error}")
         return {}
-    if answers:
-        context.progress.note(f"resuming with {len(answers)} answers of an earlier start")
+    if malformed:
+        context.progress.note(f"{malformed} of the saved answers are malformed: asking again")
     return answers
 
 

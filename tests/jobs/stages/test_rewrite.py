@@ -12,7 +12,7 @@ from persona_jobs.api import PersonaModelSpec
 from persona_jobs.dataset import Example, ScoredQuery, normalize_query, read_jsonl, write_jsonl
 from persona_jobs.errors import InputError, StageInterruptedError, TeacherError
 from persona_jobs.pipeline.context import SilentProgress, StageContext, StageOutcome, StopFlag
-from persona_jobs.pipeline.graph import plan
+from persona_jobs.pipeline.graph import ANSWERS, answers_key, plan
 from persona_jobs.rewriting.teacher.base_model import GROUP_SIZE
 from persona_jobs.stages import rewrite
 from persona_jobs.store import StageArtifacts, StageManifest, open_store
@@ -149,6 +149,11 @@ def all_bytes(context: StageContext) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in context.output.iterdir()}
 
 
+def forget(context: StageContext) -> None:
+    """Remove the raw answers from the store."""
+    context.artifacts.clear_state(ANSWERS, answers_key(context.planned))
+
+
 def openai(endpoint: Endpoint, **settings: Any) -> dict[str, Any]:
     return {"openAI": {"baseURL": endpoint.url, "model": "m", "maxRetries": 0, **settings}}
 
@@ -187,6 +192,7 @@ def test_equal_specs_give_equal_bytes_and_other_seeds_others(talkative: Path, st
     other = start(spec(talkative, seed=1))
     for context in (first, second, other):
         rewrite.run(context)
+        forget(context)
     assert all_bytes(first) == all_bytes(second)
     assert all_bytes(first) != all_bytes(other)
 
@@ -208,7 +214,7 @@ def test_interrupted_run_resumes_to_the_same_bytes(
     whole_groups = stop_after // GROUP_SIZE * GROUP_SIZE
     expected = [f"resuming with {whole_groups} answers of an earlier start"] if whole_groups else []
     assert resumed.progress.notes == expected
-    resumed.artifacts.clear_state("rewrite", resumed.planned.key)
+    forget(resumed)
     uninterrupted = start(of)
     rewrite.run(uninterrupted)
     assert all_bytes(resumed) == all_bytes(uninterrupted)
@@ -288,7 +294,7 @@ def test_resumed_endpoint_run_requests_only_missing_answers(
         q.query for q in scored_queries() if q.kept
     }
     fresh = start(of)
-    fresh.artifacts.clear_state("rewrite", fresh.planned.key)
+    forget(fresh)
     rewrite.run(fresh)
     assert all_bytes(resumed) == all_bytes(fresh)
 
@@ -414,13 +420,83 @@ def test_temperature_zero_is_sampled_once(
     assert any("temperature 0" in note for note in context.progress.notes)
 
 
-def test_damaged_resume_state_starts_over(
+def test_a_failed_yield_keeps_the_answers_for_other_thresholds_and_post_processing(
+    talkative: Path, start: Start, endpoint: Endpoint
+) -> None:
+    endpoint.behave = lambda number, body: (
+        Reply(completion(f"I'm sorry, but I can't help with request {number}."))
+        if number % 2
+        else in_character(number, body)
+    )
+
+    def of(**teacher: Any) -> PersonaModelSpec:
+        return spec(talkative, teacher={**openai(endpoint), **teacher})
+
+    with pytest.raises(InputError, match=r"Only 10 of 20"):
+        rewrite.run(start(of(minYieldPercent=80)))
+    assert len(endpoint.requests) == KEPT
+    lower = start(of(minYieldPercent=10))
+    assert rewrite.run(lower).metrics["yieldPercent"] == 50
+    other = start(of(minYieldPercent=10, overlong="CutAtSentence"))
+    assert other.planned.key != lower.planned.key
+    rewrite.run(other)
+    rewrite.run(start(of(minYieldPercent=10, maxTokens=48)))
+    assert len(endpoint.requests) == KEPT
+    assert all_bytes(other) == all_bytes(lower)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"teacher": {"temperature": "0.5"}},
+        {"teacher": {"maxTokens": 47}},
+        {"teacher": {"openAI": {"model": "other"}}},
+        {"teacher": {"strategy": "Rewrite"}},
+        {"persona": {"text": PERSONA + " Aye."}},
+        {"seed": 3},
+    ],
+)
+def test_other_requests_are_answered_anew(
+    talkative: Path, start: Start, endpoint: Endpoint, changed: dict[str, Any]
+) -> None:
+    endpoint.behave = lambda number, _: Reply(
+        completion(f"Arr! Number {number} is what I say, by the seven seas!")
+    )
+    rewrite.run(start(spec(talkative, teacher=openai(endpoint))))
+    asked = openai(endpoint)
+    more = dict(changed)
+    for name, value in more.pop("teacher", {}).items():
+        asked[name] = {**asked[name], **value} if name == "openAI" else value
+    rewrite.run(start(spec(talkative, teacher=asked, **more)))
+    assert len(endpoint.requests) == 2 * KEPT
+
+
+def test_more_samples_ask_only_for_the_new_ones_and_lose_none(
+    talkative: Path, start: Start, endpoint: Endpoint
+) -> None:
+    for samples, requests in ((1, 20), (2, 36), (1, 36), (2, 36)):
+        teacher = {"samplesPerQuery": samples, "minYieldPercent": 10, **openai(endpoint)}
+        rewrite.run(start(spec(talkative, teacher=teacher)))
+        assert len(endpoint.requests) == requests
+
+
+def test_the_base_models_answers_are_reused_by_other_post_processing(
+    talkative: Path, start: Start
+) -> None:
+    rewrite.run(start(spec(talkative)))
+    again = start(spec(talkative, teacher={"overlong": "CutAtSentence", "minYieldPercent": 40}))
+    rewrite.run(again)
+    assert isinstance(again.progress, CountingProgress)
+    assert again.progress.notes == ["resuming with 20 answers of an earlier start"]
+
+
+def test_damaged_answers_are_asked_for_again(
     talkative: Path, start: Start, endpoint: Endpoint, tmp_path: Path
 ) -> None:
     context = start(spec(talkative, teacher=openai(endpoint)))
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "answers.jsonl").write_text('{"request": ')
-    context.save_state(damaged)
+    context.artifacts.save_state(ANSWERS, answers_key(context.planned), damaged)
     assert rewrite.run(context).metrics["yieldPercent"] == 100
     assert len(endpoint.requests) == KEPT

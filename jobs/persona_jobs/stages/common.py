@@ -11,7 +11,7 @@ from ..models import mask_file
 from ..models.compute import Compute, resolve
 from ..models.loading import load
 from ..pipeline.context import StageContext
-from ..sources import base_model
+from ..sources import base_model, evaluation_files
 
 
 def base_directory(context: StageContext) -> Path:
@@ -79,3 +79,12 @@ def environment(compute: Compute) -> dict[str, JsonValue]:
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
     }
+
+
+def file_questions(context: StageContext) -> list[str]:
+    """Return the questions of all question files; they never enter training data."""
+    return [
+        question
+        for file in context.spec.evaluation.question_files
+        for question in evaluation_files.load(file.uri, cache_dir=context.cache).questions
+    ]

@@ -8,10 +8,10 @@ from ..dataset import Example, ScoredQuery, generic_split, read_jsonl
 from ..pipeline.context import StageContext
 from ..recovery.fine_tune import FineTuneConfig, RecoveryData
 from ..recovery.recover import RecoveryConfig
-from ..sources import evaluation_files
 from ..training.distillation import DistillationDataset
 from ..training.tokens import TokenizedSet, tokenize
 from ..training.trainer import TrainingConfig
+from .common import file_questions
 
 
 def recovery_config(spec: PersonaModelSpec) -> RecoveryConfig:
@@ -40,12 +40,7 @@ def recovery_config(spec: PersonaModelSpec) -> RecoveryConfig:
 def recovery_data(context: StageContext, tokenizer: Any) -> RecoveryData:
     """Return the rewrite stage's examples, and general ones from the queries that were not kept."""
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
-    questions = [
-        question
-        for file in context.spec.evaluation.question_files
-        for question in evaluation_files.load(file.uri, cache_dir=context.cache).questions
-    ]
-    generic = generic_split(scored, questions)
+    generic = generic_split(scored, file_questions(context))
 
     def persona(name: str) -> TokenizedSet:
         return tokenized(read_jsonl(context.input_file("rewrite", name), Example))

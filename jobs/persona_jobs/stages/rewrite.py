@@ -30,8 +30,7 @@ from ..rewriting.teacher import Teacher, TeacherAnswer, prompts
 from ..rewriting.teacher.backoff import Backoff
 from ..rewriting.teacher.base_model import BaseModelTeacher
 from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
-from ..sources import evaluation_files
-from .common import base_directory, environment, load_base
+from .common import base_directory, environment, file_questions, load_base
 
 # Tokens that every conversation must leave for its answer.
 _MIN_ANSWER_TOKENS = 16
@@ -144,12 +143,7 @@ def _queries(
     spec = context.spec
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     kept = sum(query.kept for query in scored)
-    questions = [
-        question
-        for file in spec.evaluation.question_files
-        for question in evaluation_files.load(file.uri, cache_dir=context.cache).questions
-    ]
-    eligible = splitting.eligible(scored, questions)
+    eligible = splitting.eligible(scored, file_questions(context))
     plain = without_special_tokens(eligible, special_tokens)
     budget = spec.dataset.max_tokens - _MIN_ANSWER_TOKENS
     alone = count_tokens("", "")

@@ -65,7 +65,7 @@ def objects(api: httpx.Client) -> Iterator[str]:
     deadline = time.monotonic() + 60
     while True:
         status = api.get(f"{CRDS}/{CRD_NAME}").json().get("status", {})
-        conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+        conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
         if conditions.get("Established") == "True":
             break
         assert time.monotonic() < deadline, status

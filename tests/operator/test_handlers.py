@@ -164,7 +164,13 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
 
 async def test_changed_profiles_apply_without_a_restart(operator: Operator, tmp_path: Path) -> None:
     path = tmp_path / "profiles.yaml"
-    path.write_text("default: {cpu: 1}")
+
+    def write(text: str) -> None:
+        # A mounted ConfigMap changes at once: no reader sees half of it.
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(path)
+
+    write("default: {cpu: 1}")
 
     def requests() -> set[str]:
         pods = [job["spec"]["template"]["spec"] for job in operator.cluster.open_jobs()]
@@ -172,10 +178,10 @@ async def test_changed_profiles_apply_without_a_restart(operator: Operator, tmp_
 
     given = config(profilesFile=str(path))
     async with operator.running(given) as runtime:
-        path.write_text("default: {cpus: 2}")
+        write("default: {cpus: 2}")
         await operator.until(lambda: b"profiles_valid 0.0" in runtime.metrics.render(), "a note")
         operator.cluster.create(persona_document())
-        path.write_text("default: {cpu: 2}")
+        write("default: {cpu: 2}")
         await operator.until(lambda: requests() == {"2"}, "Jobs of the new profile")
 
 

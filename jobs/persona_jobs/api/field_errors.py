@@ -2,6 +2,15 @@
 
 from pydantic import ValidationError
 
+from ..errors import InputError
+
+
+def invalid_fields(source: str, lines: list[str]) -> InputError:
+    """Return the error for a document with wrong fields, one line per field."""
+    count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
+    text = "\n".join(f"  {line}" for line in lines)
+    return InputError(f"{source}: {count}\n{text}", subject=source)
+
 
 def describe_errors(
     error: ValidationError, *, prefix: str = "", ignored: tuple[str, ...] = ()

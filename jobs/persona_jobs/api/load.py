@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import InputError
-from .field_errors import describe_errors
+from .field_errors import describe_errors, invalid_fields
 from .persona_model import API_VERSION, KIND, PersonaModel
 from .recipe import RECIPE_KIND, merge_recipe, parse_recipe, without_nulls
 from .yaml_documents import yaml_documents
@@ -50,11 +50,7 @@ def parse_resource(document: object, *, source: str = "resource") -> PersonaMode
     try:
         return PersonaModel.model_validate(without_nulls(document))
     except ValidationError as error:
-        lines = describe_errors(error)
-        count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
-        raise InputError(
-            f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines), subject=source
-        ) from None
+        raise invalid_fields(source, describe_errors(error)) from None
 
 
 def load_resource(path: Path) -> PersonaModel:

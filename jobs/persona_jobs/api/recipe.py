@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from .common import DNS_SUBDOMAIN
-from .field_errors import describe_errors
+from .field_errors import describe_errors, invalid_fields
 from .persona_model import Metadata, PersonaModelSpec
 
 RECIPE_KIND = "PersonaRecipe"
@@ -78,10 +78,7 @@ def parse_recipe(document: object, *, source: str = "recipe") -> PersonaRecipe:
         except ValidationError as error:
             lines += describe_errors(error, prefix="spec.", ignored=("missing",))
     if lines:
-        count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
-        raise InputError(
-            f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines), subject=source
-        )
+        raise invalid_fields(source, lines)
     return PersonaRecipe.model_validate({**document, "spec": spec})
 
 

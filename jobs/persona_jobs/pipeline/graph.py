@@ -78,7 +78,7 @@ def plan(spec: PersonaModelSpec) -> list[PlannedStage]:
             hint="Merge the recipe before planning, as the operator and `persona run` do",
             subject="spec.recipeRef",
         )
-    document = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    document = _document(spec)
     planned: dict[str, PlannedStage] = {}
     for stage in STAGES:
         if not _is_planned(stage, document):
@@ -92,7 +92,13 @@ def plan(spec: PersonaModelSpec) -> list[PlannedStage]:
 
 def recovers(spec: PersonaModelSpec) -> bool:
     """Return whether the recover stage is part of the pipeline."""
-    return spec.recovery.refit.enabled or spec.recovery.fine_tune.enabled
+    return "recover" in planned_names(spec)
+
+
+def planned_names(spec: PersonaModelSpec) -> list[str]:
+    """Return the names of the planned stages in order, without computing any key."""
+    document = _document(spec)
+    return [stage.name for stage in STAGES if _is_planned(stage, document)]
 
 
 def keys(spec: PersonaModelSpec) -> dict[str, str]:
@@ -164,6 +170,11 @@ def answers_key(rewrite: PlannedStage) -> str:
 def _hash(document: Mapping[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _document(spec: PersonaModelSpec) -> dict[str, Any]:
+    document: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return document
 
 
 def _is_planned(stage: Stage, spec: Mapping[str, Any]) -> bool:

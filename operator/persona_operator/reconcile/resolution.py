@@ -11,7 +11,7 @@ from typing import Any
 from persona_jobs.api import KIND, RECIPE_KIND, PersonaModelSpec, parse_recipe, parse_resource
 from persona_jobs.api import with_recipe as merged_with_recipe
 from persona_jobs.errors import InputError
-from persona_jobs.pipeline.graph import PlannedStage, plan, written_hash
+from persona_jobs.pipeline.graph import PlannedStage, plan, planned_names, written_hash
 from persona_jobs.pipeline.number_format import with_number_format
 
 from ..profiles import stage_profile
@@ -105,8 +105,9 @@ def _with_number_format(
     spec: PersonaModelSpec, profiles: Mapping[str, Profile]
 ) -> PersonaModelSpec:
     def any_gpus() -> bool:
-        names = [stage.name for stage in plan(spec)]
-        return any(stage_profile(name, spec.execution, profiles).gpus > 0 for name in names)
+        return any(
+            stage_profile(name, spec.execution, profiles).gpus > 0 for name in planned_names(spec)
+        )
 
     try:
         return with_number_format(spec, any_gpus)

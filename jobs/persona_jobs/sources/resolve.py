@@ -13,6 +13,7 @@ from ..store import open_store
 from ..store.files import sha256_file, store_error
 from ..store.urls import file_url_path
 from .base_model import hub_cache_dir, wanted
+from .gguf_contents import shard_names, shards
 from .hub import hub_errors, split_hf_uri
 from .package import package_path
 from .reading import builtin_file, s3_object
@@ -103,8 +104,11 @@ class SourceResolver:
             path = package_path(uri) if uri.startswith("pkg://") else file_url_path(uri)
         try:
             if path.is_file():
-                return f"sha256:{self._checksum(path)}"
-            files = sorted(file for file in path.glob("*") if file.is_file() and wanted(file.name))
+                files = shards(path) if is_model else [path]
+                if len(files) == 1:
+                    return f"sha256:{self._checksum(path)}"
+            else:
+                files = sorted(f for f in path.glob("*") if f.is_file() and wanted(f.name))
             lines = [f"{self._checksum(file)}  {file.name}\n" for file in files]
         except OSError as error:
             raise store_error(error, action="read", subject=str(path)) from error
@@ -141,12 +145,9 @@ def _bucket_digest(uri: str, *, is_model: bool) -> str:
         names = sorted(name for name in store.list() if wanted(name))
     else:
         store, name = s3_object(uri)
-        names = [name]
-    lines = []
-    for name in names:
-        found = store.stat(name)
-        if found is not None:
-            lines.append(f"{name} {found.etag} {found.size}\n")
+        names = shard_names(name) if is_model else [name]
+    found = [(name, stat) for name in names if (stat := store.stat(name))]
+    lines = [f"{name} {stat.etag} {stat.size}\n" for name, stat in found]
     if not lines:
         raise InputError(f"{uri} does not exist", hint="Correct the bucket or the key", subject=uri)
     return f"etag:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from persona_jobs.errors import InputError, StoreError
-from persona_jobs.sources import resolve
+from persona_jobs.sources import reading, resolve
 from persona_jobs.sources.resolve import SourceResolver
 from persona_jobs.store.file import FileStore
 
@@ -109,6 +109,39 @@ def test_a_base_model_is_hashed_by_content_and_not_by_time(tmp_path: Path) -> No
     (folder / "notes.txt").write_text("read by no stage")
     weights.write_bytes(b"one")
     assert revision() == first
+
+
+SHARDS = [f"model-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("changed", SHARDS)
+def test_every_shard_of_a_split_gguf_file_counts(changed: str, tmp_path: Path) -> None:
+    source = {"uri": (tmp_path / SHARDS[0]).as_uri()}
+    for name in SHARDS:
+        (tmp_path / name).write_bytes(b"one")
+    first = resolved(tmp_path / "cache", baseModel=source)
+    assert resolved(tmp_path / "cache", baseModel=source) == first
+    (tmp_path / changed).write_bytes(b"another")
+    assert resolved(tmp_path / "cache", baseModel=source) != first
+
+
+def test_a_missing_shard_of_a_split_gguf_file_ends_planning(tmp_path: Path) -> None:
+    for name in SHARDS[:2]:
+        (tmp_path / name).write_bytes(b"one")
+    with pytest.raises(InputError, match=SHARDS[2]):
+        resolved(tmp_path / "cache", baseModel={"uri": (tmp_path / SHARDS[0]).as_uri()})
+
+
+def test_every_shard_in_a_bucket_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path / "bucket")
+    monkeypatch.setattr(reading, "open_store", lambda _uri: store)
+    source = {"uri": f"s3://bucket/models/{SHARDS[0]}"}
+    for name in SHARDS:
+        store.write_bytes(name, b"one")
+    first = resolved(tmp_path, baseModel=source)
+    assert resolved(tmp_path, baseModel=source) == first
+    store.write_bytes(SHARDS[2], b"another")
+    assert resolved(tmp_path, baseModel=source) != first
 
 
 def test_a_label_of_the_user_stays_in_front_of_the_content(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from persona_jobs.api import Execution, Serving
 from persona_jobs.errors import InputError
 
+from .labels import STAGE_CONTAINER
 from .settings import DEFAULT_PROFILE, SERVING_PROFILE, Profile
 
 DEFAULT_DEADLINE_SECONDS = 86_400
@@ -48,6 +49,30 @@ def serving_profile(serving: Serving, profiles: Mapping[str, Profile]) -> Profil
     env = {variable.name: variable for variable in [*profile.env, *serving.env]}
     changes = {"args": [*profile.args, *serving.args], "env": list(env.values())}
     return profile.model_copy(update=changes)
+
+
+def has_gpu(profile: Profile) -> bool:
+    """Return whether a stage's container gets a GPU: a count, an extended resource, or a claim.
+
+    What a resource claim stands for is written in the cluster, not in the profile: it counts as a
+    GPU, which is what stages claim.
+    """
+    if profile.gpus:
+        return True
+    spec = profile.pod_template.get("spec") or {}
+    for container in spec.get("containers") or []:
+        if container.get("name") != STAGE_CONTAINER:
+            continue
+        resources = container.get("resources") or {}
+        limits = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+        counted = (str(limits[name]) for name in limits if _counts_gpus(name, profile))
+        if resources.get("claims") or any(count != "0" for count in counted):
+            return True
+    return False
+
+
+def _counts_gpus(resource: str, profile: Profile) -> bool:
+    return resource == profile.gpu_resource or resource.rpartition("/")[2] == "gpu"
 
 
 def max_retries(stage: str, execution: Execution, default: int) -> int:

@@ -31,8 +31,8 @@ class Compute(SpecModel):
     device: Literal["Auto", "CPU", "CUDA"] = "Auto"
     """`Auto` takes CUDA where there is a GPU."""
     dtype: Literal["Auto", "Float32", "BFloat16"] = "Auto"
-    """`Auto` takes bfloat16 on CUDA and float32 on a CPU. In a cluster, CUDA means that the
-    resources of a stage have GPUs."""
+    """`Auto` takes bfloat16 on CUDA and float32 on a CPU. In a cluster, CUDA means that a stage
+    has GPUs, counted in its resources or claimed in its profile's `podTemplate`."""
 
 
 class ResourceList(SpecModel):

@@ -25,7 +25,8 @@ class KeyField:
     Attributes:
         path: path below `spec`, such as `pruning.method`; `[]` stands for every item of a list.
         neutral: value that is left out of the key; None for a field that was there from the start.
-        when: path and value of the field that this field goes with, or None.
+        when: path and value of the field that this field goes with, or None; the value None stands
+            for a field that is unset.
     """
 
     path: str
@@ -104,6 +105,10 @@ STAGES: tuple[Stage, ...] = (
             *_fields(
                 "teacher.openAI.baseURL",
                 "teacher.openAI.model",
+                when=("teacher.openAI.identity", None),
+            ),
+            *_fields(
+                "teacher.openAI.identity",
                 "teacher.strategy",
                 "teacher.temperature",
                 "teacher.maxTokens",

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from .common import DecimalBetween, SecretKeyRef, SpecModel, UriOf, cel, validations
+from .common import DecimalBetween, SpecModel, cel, validations
+from .endpoint import Endpoint
 
 
 class Scoring(SpecModel):
@@ -34,27 +35,10 @@ class Scoring(SpecModel):
         return self
 
 
-class OpenAITeacher(SpecModel):
-    """A teacher behind any OpenAI-compatible endpoint (`POST …/chat/completions`)."""
-
-    base_url: Annotated[str, UriOf("http", "https"), Field(alias="baseURL")]
-    """Base URL of the API, up to and including `/v1`."""
-    model: Annotated[str, Field(min_length=1, max_length=256)]
-    """Model name sent with each request."""
-    api_key_secret_ref: SecretKeyRef | None = None
-    """Secret key with the API key. On a laptop set OPENAI_API_KEY instead."""
-    max_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
-    """Requests in flight at once."""
-    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
-    """Time limit of one request."""
-    max_retries: Annotated[int, Field(ge=0, le=20)] = 5
-    """Further attempts of one request after a failure that may pass (429, 5xx, time-out)."""
-
-
 class Teacher(SpecModel):
     """Who writes the persona's answers. Without `openAI` the base model is its own teacher."""
 
-    open_ai: Annotated[OpenAITeacher | None, Field(alias="openAI")] = None
+    open_ai: Annotated[Endpoint | None, Field(alias="openAI")] = None
     """A teacher behind an OpenAI-compatible endpoint."""
     strategy: Literal["Rewrite", "Answer"] = "Rewrite"
     """`Rewrite` re-voices the neutral answer as the persona and keeps its meaning (the paper's);

@@ -24,6 +24,7 @@ _ENDPOINT_FIELDS = (
     "persona.text",
     "teacher.openAI.baseURL",
     "teacher.openAI.model",
+    "teacher.openAI.identity",
     "teacher.temperature",
     "teacher.maxTokens",
 )
@@ -117,7 +118,7 @@ def stage_parameters(stage: Stage, spec: Mapping[str, Any]) -> Parameters:
     """
     parameters = {}
     for field in stage.fields:
-        if field.when is not None and _value(spec, field.when[0]) != field.when[1]:
+        if field.when is not None and not _holds(spec, *field.when):
             continue
         value = _value(spec, field.path)
         if (
@@ -158,7 +159,7 @@ def answers_key(rewrite: PlannedStage) -> str:
         rewrite: the planned rewrite stage.
     """
     everything = rewrite.parameters
-    if "teacher.openAI.model" in everything:
+    if any(path.startswith("teacher.openAI.") for path in everything):
         chosen = {path: everything[path] for path in _ENDPOINT_FIELDS if path in everything}
         return content_key(ANSWERS, 1, chosen, {})
     chosen = {
@@ -175,6 +176,11 @@ def _hash(document: Mapping[str, Any]) -> str:
 def _document(spec: PersonaModelSpec) -> dict[str, Any]:
     document: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     return document
+
+
+def _holds(spec: Mapping[str, Any], path: str, wanted: Any) -> bool:
+    value = _value(spec, path)
+    return bool((None if value is _UNSET else value) == wanted)
 
 
 def _is_planned(stage: Stage, spec: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..api.training import OpenAITeacher as OpenAISettings
+from ..api.endpoint import Endpoint
 from ..api.training import Teacher as TeacherSettings
 from ..dataset import Message, ScoredQuery, read_jsonl, write_jsonl
 from ..errors import InputError, PersonaError, StageInterruptedError
@@ -122,7 +122,7 @@ def _voice(context: StageContext, persona: str) -> _Voice:
     return _Voice(teacher, prompt, tokenizer, described)
 
 
-def _open_ai_teacher(settings: TeacherSettings, endpoint: OpenAISettings) -> OpenAITeacher:
+def _open_ai_teacher(settings: TeacherSettings, endpoint: Endpoint) -> OpenAITeacher:
     return OpenAITeacher(
         base_url=endpoint.base_url,
         model=endpoint.model,

@@ -14,7 +14,7 @@ from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import PlannedStage, plan, planned_names, written_hash
 from persona_jobs.pipeline.number_format import with_number_format
 
-from ..profiles import stage_profile
+from ..profiles import has_gpu, stage_profile
 from ..settings import Profile
 from .observed import Observed
 from .persona import Persona, recipe_reference, text_reference
@@ -106,7 +106,7 @@ def _with_number_format(
 ) -> PersonaModelSpec:
     def any_gpus() -> bool:
         return any(
-            stage_profile(name, spec.execution, profiles).gpus > 0 for name in planned_names(spec)
+            has_gpu(stage_profile(name, spec.execution, profiles)) for name in planned_names(spec)
         )
 
     try:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from persona_jobs.api import STAGE_NAMES, STAGES, PersonaModelSpec
 from persona_jobs.api.stages import UNKEYED_FIELDS, KeyField, Stage
 from persona_jobs.errors import InputError
-from persona_jobs.pipeline.graph import keys, plan, stage_parameters
+from persona_jobs.pipeline.graph import answers_key, keys, plan, stage_parameters
 
 SPEC = {
     "persona": {"text": "You are a captain."},
@@ -85,6 +85,28 @@ def test_how_a_teacher_is_reached_decides_nothing():
         keys(with_change("teacher.openAI", teacher))["rewrite"]
         != keys(with_change("teacher.openAI", other))["rewrite"]
     )
+
+
+def teacher_keys(**endpoint):
+    given = {"baseURL": "http://one/v1", "model": "default", **endpoint}
+    planned = plan(with_change("teacher.openAI", given))
+    rewrite = next(stage for stage in planned if stage.name == "rewrite")
+    return rewrite.key, answers_key(rewrite)
+
+
+def test_one_model_name_at_two_urls_is_two_models():
+    here, there = teacher_keys(), teacher_keys(baseURL="http://two/v1")
+    assert here[0] != there[0]
+    assert here[1] != there[1]
+
+
+def test_a_teachers_identity_takes_the_place_of_its_url_and_name():
+    here = teacher_keys(identity="org/large@1")
+    assert here == teacher_keys(identity="org/large@1", baseURL="http://two/v1", model="m")
+    other = teacher_keys(identity="org/large@2")
+    assert here[0] != other[0]
+    assert here[1] != other[1]
+    assert here[0] != teacher_keys()[0]
 
 
 def test_every_stage_comes_after_its_inputs():

@@ -123,6 +123,34 @@ def test_stages_get_the_number_format_that_their_keys_were_made_with(
     assert {stage.name: stage.key for stage in context.stages} == graph.keys(mounted)
 
 
+def claiming(container: str, **resources: Any) -> dict[str, Any]:
+    """Return a profile whose pod template gives a container these resources."""
+    spec = {
+        "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
+        "containers": [{"name": container, "resources": resources}],
+    }
+    return {"podTemplate": {"spec": spec}}
+
+
+@pytest.mark.parametrize(
+    ("profile", "dtype"),
+    [
+        (claiming("stage", claims=[{"name": "gpu"}]), "BFloat16"),
+        (claiming("stage", limits={"nvidia.com/gpu": 1}), "BFloat16"),
+        (claiming("stage", limits={"amd.com/gpu": "1"}), "BFloat16"),
+        (claiming("stage", limits={"nvidia.com/gpu": 0, "cpu": 4}), "Float32"),
+        ({**claiming("stage", limits={"dev/mig": 1}), "gpuResource": "dev/mig"}, "BFloat16"),
+        (claiming("serve", claims=[{"name": "gpu"}]), "Float32"),
+        (claiming("stage"), "Float32"),
+    ],
+)
+def test_a_gpu_from_the_pod_template_counts(profile: dict[str, Any], dtype: str) -> None:
+    world = World(settings(profiles={"default": {}, "mask": profile}))
+    world.add(persona_document())
+    context = make_context(world.persona(), Observed(), world.settings, START)
+    assert context.spec.compute.dtype == dtype
+
+
 def test_gpus_added_to_a_profile_start_no_work_for_a_finished_persona(finished) -> None:
     before = jobs(finished)
     finished.settings = settings(profiles={"default": {"gpus": 1}})

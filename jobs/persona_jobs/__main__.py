@@ -18,6 +18,7 @@ from .pipeline.process import (
     LogProgress,
     ProcessReport,
     configure_logging,
+    end_overdue,
     required_setting,
     run_process,
     stop_on_signals,
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, report: ProcessReport) -> None:
+    stop = stop_on_signals(on_overdue=lambda: end_overdue(report))
     from .models.compute import has_cuda
 
     resource = load_resource(Path(required_setting(options.manifest, "PERSONA_MANIFEST")))
@@ -58,7 +60,7 @@ def _run(options: argparse.Namespace, report: ProcessReport) -> None:
         cache=cache,
         scratch_root=scratch,
         progress=LogProgress(options.stage),
-        stop=stop_on_signals(),
+        stop=stop,
         hf_token=os.environ.get("HF_TOKEN"),
     )
     if options.stage == STAGE_NAMES[-1]:

@@ -24,6 +24,8 @@ from .local import default_cache, default_store, resolved
 from .progress import StageBar, make_bars
 from .summary import print_summary
 
+EXIT_CTRL_C = 130  # as shells report a program that Ctrl-C ended
+
 
 @dataclass
 class Pipeline:
@@ -72,7 +74,8 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     pipeline.stop = stop_on_signals(
         on_first=lambda: pipeline.console.print(
             "Stopping at the next safe point (press Ctrl-C again to quit at once)"
-        )
+        ),
+        on_overdue=lambda: _stopped(pipeline.console),
     )
     reports: list[StageReport] = []
     failure: PersonaError | None = None
@@ -86,13 +89,18 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(_document(pipeline, reports, failure, seconds)) + "\n")
     if isinstance(failure, StageInterruptedError):
-        pipeline.console.print("Stopped. Run the same command to resume.", highlight=False)
-        return 130
+        return _stopped(pipeline.console)
     if failure is not None:
         raise failure
     if not as_json:
         print_summary(pipeline.artifacts, reports, seconds)
     return 0
+
+
+def _stopped(console: Console) -> int:
+    console.show_cursor()
+    console.print("Stopped. Run the same command to resume.", highlight=False)
+    return EXIT_CTRL_C
 
 
 def _reports(pipeline: Pipeline) -> Any:

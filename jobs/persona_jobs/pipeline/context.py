@@ -1,6 +1,8 @@
 """What a stage receives and what it reports."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +46,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._saving = threading.Event()
 
     def request(self) -> None:
         """Ask the stage to stop at the next safe point."""
@@ -53,6 +56,20 @@ class StopFlag:
     def requested(self) -> bool:
         """Whether a stop was asked for."""
         return self._event.is_set()
+
+    @property
+    def saving(self) -> bool:
+        """Whether a resume state is being written, which a forced end waits for."""
+        return self._saving.is_set()
+
+    @contextmanager
+    def while_saving(self) -> Iterator[None]:
+        """Mark the time in which a resume state is written."""
+        self._saving.set()
+        try:
+            yield
+        finally:
+            self._saving.clear()
 
     def check(self) -> None:
         """Stop here if a stop was requested.
@@ -124,7 +141,8 @@ class StageContext:
 
     def save_state(self, directory: Path) -> None:
         """Save `directory` as this stage's newest resume state."""
-        self.artifacts.save_state(self.planned.name, self.planned.key, directory)
+        with self.stop.while_saving():
+            self.artifacts.save_state(self.planned.name, self.planned.key, directory)
 
     def load_state(self) -> Path | None:
         """Return the directory of the newest sound resume state of this stage, if there is one."""

@@ -6,8 +6,10 @@ Kubernetes copies into the pod's status and the operator reads.
 
 import logging
 import os
+import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ from .results import Outcome, StageFailure, TerminationMessage
 
 DEFAULT_TERMINATION_PATH = Path("/dev/termination-log")
 PROGRESS_SECONDS = 10.0
+# A process that was asked to stop ends itself after this time, whatever it is doing.
+STOP_SECONDS = 8.0
 logger = logging.getLogger("persona_jobs")
 
 
@@ -46,12 +50,14 @@ class ProcessReport:
         key: content key, empty while it is not known.
         outcome: `Done`, or `Reused` when there was nothing left to do.
         results: key figures.
+        exit_code: how the process ends, None while it works.
     """
 
     stage: str
     key: str = ""
     outcome: Outcome = "Done"
     results: dict[str, JsonValue] = field(default_factory=dict)
+    exit_code: int | None = None
 
 
 def run_process(report: ProcessReport, work: Callable[[ProcessReport], None]) -> int:
@@ -84,7 +90,24 @@ def run_process(report: ProcessReport, work: Callable[[ProcessReport], None]) ->
             failure=failure,
         )
     )
+    report.exit_code = code
     return code
+
+
+def end_overdue(report: ProcessReport) -> int:
+    """Report a process that did not stop in time as interrupted, and return its exit code."""
+    if report.exit_code is not None:  # the work has ended, only its threads have not
+        return report.exit_code
+    logger.warning("The %s process ends now: its work since the last state is lost", report.stage)
+    write_termination_message(
+        TerminationMessage(
+            stage=report.stage[:63],
+            key=report.key[:64],
+            outcome="Interrupted",
+            failure=failure_of(_stopped(report.stage)),
+        )
+    )
+    return EXIT_INTERRUPTED
 
 
 def required_setting(value: str | None, variable: str) -> str:
@@ -136,22 +159,42 @@ def configure_logging() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def stop_on_signals(on_first: Callable[[], None] = lambda: None) -> StopFlag:
-    """Return a flag that SIGTERM and SIGINT set; another signal ends the process at once.
+def stop_on_signals(
+    *, on_first: Callable[[], None] = lambda: None, on_overdue: Callable[[], int]
+) -> StopFlag:
+    """Return a flag that SIGTERM and SIGINT set, and make sure that the process ends.
+
+    Work looks at the flag where it can stop without loss. A single tensor operation, a download or
+    a request to a server that doesn't answer can take longer than anybody waits, so a thread ends
+    the process after `STOP_SECONDS`, or at once at a second signal. Only a resume state that is
+    being written delays it.
 
     Args:
         on_first: called at the first signal.
+        on_overdue: called before the process is ended by force; returns its exit code.
     """
     flag = StopFlag()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        if flag.requested:
-            os._exit(EXIT_INTERRUPTED)
-        flag.request()
-        on_first()
+        if not flag.requested:
+            flag.request()
+            on_first()
 
+    def watch() -> None:
+        # The interpreter writes to the pipe even while the main thread is in native code.
+        os.read(reader, 1)
+        until = time.monotonic() + STOP_SECONDS
+        while not select.select([reader], [], [], 0.1)[0]:
+            if time.monotonic() >= until and not flag.saving:
+                break
+        os._exit(on_overdue())
+
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+    threading.Thread(target=watch, name="stop", daemon=True).start()
     return flag
 
 

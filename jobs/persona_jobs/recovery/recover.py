@@ -65,6 +65,7 @@ def recover(
         )
         if tuning is not None:
             trainer = fine_tune_trainer(sliced, tuning)
+            control.save_state(trainer.save_state)  # what the refit has found is not solved twice
     if tuning is None or trainer is None:
         return None
     progress.begin("dense reference", len(data.persona) + len(data.generic))

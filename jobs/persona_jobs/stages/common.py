@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from ..models import mask_file
 from ..models.compute import Compute, resolve
 from ..models.loading import load
+from ..models.stopping import stop_between_blocks
 from ..pipeline.context import StageContext
 from ..sources import base_model, evaluation_files
 
@@ -50,9 +51,13 @@ def chosen_compute(context: StageContext) -> Compute:
 
 
 def load_base(context: StageContext) -> tuple[Any, Any, Compute]:
-    """Return the frozen base model, its tokenizer, and where it runs."""
+    """Return the frozen base model, its tokenizer, and where it runs.
+
+    A requested stop ends its forward passes between two blocks.
+    """
     compute = chosen_compute(context)
     model, tokenizer = load(base_directory(context), compute)
+    stop_between_blocks(model, context.stop.check)
     return model, tokenizer, compute
 
 

@@ -2,13 +2,44 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..pipeline.context import StageContext
 from ..training.trainer import Trainer
 
 SAVE_SECONDS = 120.0
+# Saving takes at most this share of the time.
+SAVE_SHARE = 0.05
+
+
+class SaveTimer:
+    """Decides when unfinished work is saved: rarely where that takes long.
+
+    Args:
+        seconds: shortest time between two states.
+    """
+
+    def __init__(self, seconds: float = SAVE_SECONDS) -> None:
+        self._shortest = seconds
+        self._interval = seconds
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next state."""
+        return time.monotonic() - self._saved >= self._interval
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure how long saving takes."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._saved = time.monotonic()
+            self._interval = max(self._shortest, (self._saved - started) * (1 / SAVE_SHARE - 1))
 
 
 class StageProgress:
@@ -38,12 +69,13 @@ class StageProgress:
 class StageControl:
     """A training run's control that keeps its resume state in the store.
 
-    The state is saved every two minutes and when a stop is requested.
+    The state is saved every two minutes, less often where saving takes long, and when a stop is
+    requested.
     """
 
     def __init__(self, context: StageContext) -> None:
         self._context = context
-        self._saved = time.monotonic()
+        self._timer = SaveTimer()
 
     def resume(self, trainer: Trainer) -> bool:
         """Load the newest saved state; one that doesn't fit is reported and ignored."""
@@ -64,8 +96,8 @@ class StageControl:
 
     @property
     def save_due(self) -> bool:
-        """Whether two minutes have passed or a stop was requested."""
-        return self._context.stop.requested or time.monotonic() - self._saved >= SAVE_SECONDS
+        """Whether it is time for the next state, or a stop was requested."""
+        return self._context.stop.requested or self._timer.due
 
     def save_state(self, write: Callable[[Path], None]) -> None:
         """Save the state in the store.
@@ -73,8 +105,12 @@ class StageControl:
         Raises:
             StageInterruptedError: a stop was requested; the state is saved.
         """
-        with tempfile.TemporaryDirectory(dir=self._context.scratch) as directory:
+        context = self._context
+        with (
+            self._timer.saving(),
+            context.stop.while_saving(),
+            tempfile.TemporaryDirectory(dir=context.scratch) as directory,
+        ):
             write(Path(directory))
-            self._context.save_state(Path(directory))
-        self._saved = time.monotonic()
+            context.save_state(Path(directory))
         self._context.stop.check()

@@ -31,10 +31,12 @@ from ..rewriting.teacher.backoff import Backoff
 from ..rewriting.teacher.base_model import BaseModelTeacher
 from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
 from .common import base_directory, environment, file_questions, load_base
+from .control import SaveTimer
 
 # Tokens that every conversation must leave for its answer.
 _MIN_ANSWER_TOKENS = 16
-# Answers are paid for: a process that is killed loses those of at most this time.
+# Answers are paid for: a process that is killed loses those of this time, or of twenty times the
+# time that saving takes.
 _SAVE_SECONDS = 30.0
 
 
@@ -183,14 +185,15 @@ def _collect(
         context.progress.note(f"resuming with {len(answers)} answers of an earlier start")
     context.progress.begin("answers", len(wanted))
     context.progress.advance(len(answers))
-    saved_count, saved_at = len(answers), time.monotonic()
+    saved_count, timer = len(answers), SaveTimer(_SAVE_SECONDS)
 
     def save() -> None:
         directory = context.scratch / "answers"
         own = {digests[index]: answer for index, answer in sorted(answers.items())}
         answer_log.save(directory, {**known, **own})
         try:
-            context.artifacts.save_state(ANSWERS, answers_key(context.planned), directory)
+            with timer.saving(), context.stop.while_saving():
+                context.artifacts.save_state(ANSWERS, answers_key(context.planned), directory)
         except PersonaError as error:  # the stage can do without, and may end with another error
             context.progress.note(f"the answers can't be saved now: {error}")
 
@@ -203,9 +206,9 @@ def _collect(
     try:
         for some in stream:
             answers.update(some)
-            if time.monotonic() - saved_at >= _SAVE_SECONDS:
+            if timer.due:
                 save()
-                saved_count, saved_at = len(answers), time.monotonic()
+                saved_count = len(answers)
     finally:
         if len(answers) > saved_count:
             save()

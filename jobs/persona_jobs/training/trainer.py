@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..dataset import CurvePoint
-from ..errors import InputError
+from ..errors import InputError, StageInterruptedError
 from .schedule import EarlyStopping, cosine_learning_rate
 
 STATE_FILE = "state.json"
@@ -91,6 +91,7 @@ class _Scalars(BaseModel):
     best_step: int
     waited: int
     curve: list[CurvePoint]
+    unmeasured: CurvePoint | None = None
 
 
 @dataclass
@@ -112,6 +113,8 @@ class Trainer:
     step: int = 0
 
     def __post_init__(self) -> None:
+        # The newest point of the curve while its held-out loss is being measured.
+        self._unmeasured: CurvePoint | None = None
         self._early_stopping = EarlyStopping(self.config.patience)
         self._optimizer = torch.optim.Adam(
             list(self.parameters.values()),
@@ -157,31 +160,44 @@ class Trainer:
 
         Raises:
             InputError: a loss is not finite.
+            StageInterruptedError: `gradient` or `held_out_loss` was interrupted; the state of the
+                last whole step is saved.
         """
-        config = self.config
-        if not self.curve:
-            self._record(CurvePoint(step=0, validation_loss=held_out_loss()))
-        while not self.finished:
-            learning_rate = cosine_learning_rate(
-                self.step, config.steps, config.learning_rate, warmup=config.warmup
-            )
-            self._optimizer.param_groups[0]["lr"] = learning_rate
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = gradient(self.step)
-            self._optimizer.step()
-            self.step += 1
-            due = self.step % config.evaluate_every == 0 or self.step == config.steps
-            self._record(
-                CurvePoint(
-                    step=self.step,
-                    train_loss=loss,
-                    validation_loss=held_out_loss() if due else None,
-                    learning_rate=learning_rate,
-                )
-            )
-            control.step_done()
+        if not self.curve and self._unmeasured is None:
+            self._unmeasured = CurvePoint(step=0)
+        while self._unmeasured is not None or not self.finished:
+            try:
+                if self._unmeasured is None:
+                    self._unmeasured = self._take_step(gradient)
+                self._measure(self._unmeasured, held_out_loss)
+            except StageInterruptedError:
+                control.save_state(self.save_state)
+                raise
+            if self.step:
+                control.step_done()
             if not self.finished and control.save_due:
                 control.save_state(self.save_state)
+
+    def _take_step(self, gradient: Callable[[int], float]) -> CurvePoint:
+        """Take one step; an exception of `gradient` leaves parameters and moments as they were."""
+        config = self.config
+        learning_rate = cosine_learning_rate(
+            self.step, config.steps, config.learning_rate, warmup=config.warmup
+        )
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = gradient(self.step)
+        self._optimizer.step()
+        self.step += 1
+        return CurvePoint(step=self.step, train_loss=loss, learning_rate=learning_rate)
+
+    def _measure(self, point: CurvePoint, held_out_loss: Callable[[], float]) -> None:
+        """Add the point to the curve, with the held-out loss where it is due."""
+        config = self.config
+        if point.step % config.evaluate_every == 0 or point.step == config.steps:
+            point = point.model_copy(update={"validation_loss": held_out_loss()})
+        self._record(point)
+        self._unmeasured = None
 
     def _record(self, point: CurvePoint) -> None:
         for loss in (point.train_loss, point.validation_loss):
@@ -197,11 +213,13 @@ class Trainer:
         """Write everything that a resumed run needs into `directory`."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            state = self._optimizer.state[parameter]
             tensors[f"parameter/{name}"] = parameter.detach()
-            tensors[f"best/{name}"] = self.best[name]
-            tensors[f"exp_avg/{name}"] = state["exp_avg"]
-            tensors[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
+            if self.step:
+                state = self._optimizer.state[parameter]
+                tensors[f"exp_avg/{name}"] = state["exp_avg"]
+                tensors[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
+            if self.best and not self._at_best:
+                tensors[f"best/{name}"] = self.best[name]
         save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, directory / TENSORS_FILE)
         scalars = _Scalars(
             step=self.step,
@@ -209,8 +227,14 @@ class Trainer:
             best_step=self._early_stopping.best_step,
             waited=self._early_stopping.evaluations_since_best,
             curve=self.curve,
+            unmeasured=self._unmeasured,
         )
         (directory / STATE_FILE).write_text(json.dumps(scalars.model_dump()), encoding="utf-8")
+
+    @property
+    def _at_best(self) -> bool:
+        """Whether the parameters are the best ones, so that they need not be stored twice."""
+        return bool(self.curve) and self.best_step == self.step
 
     def load_state(self, directory: Path) -> None:
         """Resume from a state that `save_state` wrote.
@@ -220,23 +244,27 @@ class Trainer:
         """
         scalars = _Scalars.model_validate_json((directory / STATE_FILE).read_text("utf-8"))
         tensors = load_file(directory / TENSORS_FILE)
+        parts = ("parameter", "exp_avg", "exp_avg_sq") if scalars.step else ("parameter",)
         for name, parameter in self.parameters.items():
-            for part in ("parameter", "best", "exp_avg", "exp_avg_sq"):
+            for part in parts:
                 stored = tensors.get(f"{part}/{name}")
                 if stored is None or stored.shape != parameter.shape:
                     raise ValueError(f"the saved state doesn't fit parameter {name}")
+        self.step, self.curve, self._unmeasured = scalars.step, scalars.curve, scalars.unmeasured
+        self._early_stopping.best_loss = scalars.best
+        self._early_stopping.best_step = scalars.best_step
+        self._early_stopping.evaluations_since_best = scalars.waited
         for name, parameter in self.parameters.items():
             state = self._optimizer.state[parameter]
             with torch.no_grad():
                 parameter.copy_(tensors[f"parameter/{name}"])
-                state["exp_avg"].copy_(tensors[f"exp_avg/{name}"])
-                state["exp_avg_sq"].copy_(tensors[f"exp_avg_sq/{name}"])
+                if scalars.step:
+                    state["exp_avg"].copy_(tensors[f"exp_avg/{name}"])
+                    state["exp_avg_sq"].copy_(tensors[f"exp_avg_sq/{name}"])
                 state["step"].fill_(scalars.step)
-            self.best[name] = tensors[f"best/{name}"].to(parameter.device)
-        self.step, self.curve = scalars.step, scalars.curve
-        self._early_stopping.best_loss = scalars.best
-        self._early_stopping.best_step = scalars.best_step
-        self._early_stopping.evaluations_since_best = scalars.waited
+            if self.curve:
+                best = tensors.get(f"best/{name}", parameter.detach())
+                self.best[name] = best.to(parameter.device, copy=True)
 
 
 def _not_finite(loss: float, step: int) -> InputError:

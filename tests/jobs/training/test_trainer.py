@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from persona_jobs.errors import InputError, StageInterruptedError
 from persona_jobs.training.trainer import NoControl, Trainer
@@ -41,6 +42,56 @@ def test_a_resumed_run_ends_with_the_same_numbers(tmp_path, stop_after):
     assert torch.equal(resumed.best["x"], whole.best["x"])
     assert resumed.curve == whole.curve
     assert resumed.best_loss == whole.best_loss < whole.curve[0].validation_loss
+
+
+class InterruptedIn:
+    """Gradients and losses of `run`, one of which is interrupted in its nth call."""
+
+    def __init__(self, trainer, part, call):
+        self.trainer, self.part, self.left = trainer, part, call
+
+    def _count(self, part):
+        self.left -= part == self.part
+        if self.left == 0:
+            raise StageInterruptedError("stopped")
+
+    def gradient(self, step):
+        parameter = self.trainer.parameters["x"]
+        parameter.grad = (1 + step % 3) * (parameter.detach() - TARGET)
+        self._count("gradient")
+        return float((parameter.detach() - TARGET).square().sum())
+
+    def loss(self):
+        self._count("loss")
+        return float((self.trainer.parameters["x"].detach() - TARGET).square().sum())
+
+
+@pytest.mark.parametrize(
+    ("part", "call", "step"),
+    [("gradient", 1, 0), ("gradient", 5, 4), ("loss", 1, 0), ("loss", 3, 6)],
+)
+def test_a_run_that_is_interrupted_within_a_step_loses_only_that_step(tmp_path, part, call, step):
+    whole = run(Trainer({"x": torch.zeros(3)}, CONFIG))
+    interrupted = Trainer({"x": torch.zeros(3)}, CONFIG)
+    work = InterruptedIn(interrupted, part, call)
+    with pytest.raises(StageInterruptedError):
+        interrupted.run(work.gradient, work.loss, StopAfter(100, tmp_path))
+    resumed = Trainer({"x": torch.zeros(3)}, CONFIG)
+    resumed.load_state(tmp_path)
+    assert resumed.step == step
+    run(resumed)
+    assert torch.equal(resumed.parameters["x"], whole.parameters["x"])
+    assert torch.equal(resumed.best["x"], whole.best["x"])
+    assert resumed.curve == whole.curve
+
+
+def test_a_state_holds_the_best_parameters_only_where_they_differ(tmp_path):
+    trainer = Trainer({"x": torch.zeros(3)}, CONFIG)
+    with pytest.raises(StageInterruptedError):
+        run(trainer, StopAfter(6, tmp_path))
+    stored = {name.partition("/")[0] for name in load_file(tmp_path / "state.safetensors")}
+    assert trainer.best_step == trainer.step == 6
+    assert stored == {"parameter", "exp_avg", "exp_avg_sq"}
 
 
 def test_training_stops_early_and_keeps_the_best_parameters():

@@ -22,6 +22,7 @@ API_KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_RESPONSE_BYTES = 4 * 2**20
 _TRY_AGAIN = {408, 409, 425, 429}
 _POLL_SECONDS = 0.1
+_JOIN_SECONDS = 3.0
 # After this many refusals without any answer, the request itself must be wrong.
 _REFUSALS_TO_STOP = 3
 
@@ -123,7 +124,7 @@ class OpenAITeacher:
                 yield {item[0]: item[1]}
         finally:
             abandoned.set()
-            thread.join()
+            thread.join(_JOIN_SECONDS)  # looking up a host's name can't be interrupted
 
     async def _ask_all(
         self,

@@ -1,15 +1,13 @@
 """Changed specs: what runs again, what is served meanwhile, the gate, and rolling back."""
 
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from support.personas import Persona
 from support.recorder import Recorder
+from support.visitor import Visitor
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 FROM_MASK_ON = ["mask", "recover", "slice", "evaluate"]
@@ -17,31 +15,6 @@ FROM_MASK_ON = ["mask", "recover", "slice", "evaluate"]
 
 def revision(persona: Persona, identifier: str) -> Any:
     return next(item for item in persona.status["revisions"] if item["id"] == identifier)
-
-
-class Visitor:
-    """Sends requests to a persona continuously and counts the answers by HTTP status."""
-
-    def __init__(self, persona: Persona) -> None:
-        self._persona = persona
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.answers: Counter[str] = Counter()
-        self._thread.start()
-
-    def stop(self) -> Counter[str]:
-        self._stopped.set()
-        self._thread.join()
-        return self.answers
-
-    def _run(self) -> None:
-        while not self._stopped.wait(0.5):
-            try:
-                answer = self._persona.ask("/v1/models")
-                result = "200" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
-            except httpx.HTTPError as error:
-                result = repr(error)
-            self.answers[result] += 1
 
 
 @pytest.fixture(scope="module")

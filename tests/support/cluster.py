@@ -14,6 +14,7 @@ Object = dict[str, Any]
 T = TypeVar("T")
 
 PATHS = {
+    "PersonaRecipe": "apis/persona-pruner.io/v1alpha1/{}/personarecipes",
     "PersonaModel": "apis/persona-pruner.io/v1alpha1/{}/personamodels",
     "Job": "apis/batch/v1/{}/jobs",
     "Deployment": "apis/apps/v1/{}/deployments",

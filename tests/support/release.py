@@ -21,6 +21,8 @@ class Release:
     Attributes:
         namespace: namespace of the operator.
         watched: namespaces whose PersonaModels it reconciles.
+        name: name of the release.
+        chart: the chart's folder.
     """
 
     cluster: Cluster
@@ -28,11 +30,12 @@ class Release:
     watched: list[str]
     values: dict[str, Any]
     name: str = RELEASE
+    chart: Path = CHART
 
     def install(self, **changes: Any) -> None:
         """Install the chart, or upgrade it with other values."""
         values = yaml.safe_dump(merged(self.values, changes))
-        command = ["helm", "upgrade", "--install", self.name, str(CHART), "-n", self.namespace]
+        command = ["helm", "upgrade", "--install", self.name, str(self.chart), "-n", self.namespace]
         command += ["--take-ownership", "--wait", "--timeout", "120s", "-f", "-"]
         run(*command, text=values)
 

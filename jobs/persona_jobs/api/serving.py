@@ -76,6 +76,9 @@ class Serving(SpecModel):
     revision: RevisionId | None = None
     """Serve this revision (of `status.revisions`) instead of the newest one that passed its gate:
     set it to roll back, remove it to follow new revisions again."""
+    progress_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] = 2400
+    """Seconds for the pods of a revision to become ready. Then the former pods serve again, and the
+    revision is not tried again until this PersonaModel changes. Changing it replaces the pods."""
     update_strategy: Literal["OnChange", "Always"] = "OnChange"
     """When the pods take over what the administrator changed (images, profiles, environment):
     `OnChange` waits until this PersonaModel changes or another revision is to be served, `Always`

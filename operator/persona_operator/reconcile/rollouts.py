@@ -126,6 +126,7 @@ def _deployment(context: Context, target: RevisionStatus) -> Manifest:
             profile=serving_profile(spec, settings.profiles),
             store=context.store,
             replicas=spec.fixed_replicas,
+            progress_deadline_seconds=spec.progress_deadline_seconds,
             max_context_tokens=spec.max_context_tokens,
             env=settings.env,
             security_context=settings.security_context,

@@ -36,8 +36,6 @@ COMPONENT = "serving"
 MODEL_PATH = "/model"
 PORT = 8000
 PROBE_SECONDS = 5
-STARTUP_SECONDS = 1800
-PROGRESS_DEADLINE_SECONDS = 2400
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class ServingDeployment:
         profile: resources and placement.
         store: the artifact store.
         replicas: number of pods, None where a HorizontalPodAutoscaler decides.
+        progress_deadline_seconds: time for new pods to become ready.
         max_context_tokens: longest conversation, None for the model's own limit.
         env: further plain environment.
         security_context: whether the operator or the platform sets users and groups.
@@ -68,6 +67,7 @@ class ServingDeployment:
     profile: Profile
     store: StoreAccess
     replicas: int | None
+    progress_deadline_seconds: int
     max_context_tokens: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     security_context: SecurityContext = "Restricted"
@@ -95,7 +95,7 @@ def build_deployment(serving: ServingDeployment) -> Manifest:
             "type": "RollingUpdate",
             "rollingUpdate": {"maxSurge": surge[0], "maxUnavailable": surge[1]},
         },
-        "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
+        "progressDeadlineSeconds": serving.progress_deadline_seconds,
         "revisionHistoryLimit": 3,
         "template": template,
     }
@@ -142,7 +142,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
         **_engine(serving),
         "env": environment({**serving.env, **engine_env, "HOME": SCRATCH_PATH}),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        **_probes(serving.engine),
+        **_probes(serving.engine, serving.progress_deadline_seconds),
         "resources": resources(profile),
         "securityContext": container_security(),
         "volumeMounts": [*shared, {"name": "model", "mountPath": MODEL_PATH, "readOnly": True}],
@@ -193,7 +193,9 @@ def _engine(serving: ServingDeployment) -> Manifest:
     return {"command": ["python", "-m", "persona_jobs.serve"], "args": args}
 
 
-def _probes(engine: str) -> Manifest:
+def _probes(engine: str, progress_deadline_seconds: int) -> Manifest:
+    # A quarter of the deadline is left for pulling the image and fetching the checkpoint.
+    startup_seconds = progress_deadline_seconds * 3 // 4
     ready, live = ("/health", "/health") if engine == "VLLM" else ("/readyz", "/healthz")
 
     def probe(path: str, failures: int) -> Manifest:
@@ -205,7 +207,7 @@ def _probes(engine: str) -> Manifest:
         }
 
     return {
-        "startupProbe": probe(ready, STARTUP_SECONDS // PROBE_SECONDS),
+        "startupProbe": probe(ready, max(1, startup_seconds // PROBE_SECONDS)),
         "readinessProbe": probe(ready, 2),
         "livenessProbe": probe(live, 6),
     }

@@ -46,6 +46,13 @@ class SettingsModel(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_or_empty_is_not_set(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in value.items() if item not in (None, "")}
+
 
 class ConfigMapKey(SettingsModel):
     """A key of a ConfigMap that exists in each persona's namespace."""
@@ -78,6 +85,12 @@ class MountedVolume(Volume):
     """Directory in the pods."""
 
 
+def _unset_if_empty(value: Any) -> Any:
+    """Return None for a part whose fields are all null or empty."""
+    is_empty = isinstance(value, dict) and all(item in (None, "") for item in value.values())
+    return None if is_empty else value
+
+
 class Store(SettingsModel):
     """The artifact store of all PersonaModels that name no store."""
 
@@ -93,7 +106,7 @@ class Store(SettingsModel):
     """Secret in each persona's namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
     ca_config_map: ConfigMapKey | None = None
     """PEM bundle of a private CA."""
-    volume: MountedVolume | None = None
+    volume: Annotated[MountedVolume | None, BeforeValidator(_unset_if_empty)] = None
     """Volume of a `file://` store."""
 
 
@@ -202,7 +215,7 @@ class Settings(SettingsModel):
     """Secrets in each persona's namespace for pulling images."""
     store: Store = Store()
     """The artifact store."""
-    cache: Volume | None = None
+    cache: Annotated[Volume | None, BeforeValidator(_unset_if_empty)] = None
     """Volume for downloaded base models; by default a folder of the scratch volume."""
     env: dict[str, str] = {}
     """Further environment of stages and serving pods, such as HTTPS_PROXY or HF_ENDPOINT."""

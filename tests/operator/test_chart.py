@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from persona_jobs import __version__
 from persona_operator.crd import custom_resource_definition, recipe_definition
-from persona_operator.settings import Retry, Settings
+from persona_operator.settings import Profile, Retry, Settings
 
 CHART = Path(__file__).parents[2] / "charts" / "persona-pruner"
 HELM = shutil.which("helm")
@@ -419,8 +420,99 @@ def test_quantities_may_be_integers(tmp_path):
 
 
 def test_a_profile_can_be_removed(tmp_path):
-    manifests = template(tmp_path, {"profiles": {"serving": None}})
+    manifests = template(tmp_path, {"profiles": {"serving": None, "mask": None}})
     assert set(settings(manifests, tmp_path).profiles) == {"default"}
+
+
+def values_below(values: Manifest, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every value of values.yaml, parts as well as single values."""
+    for name, value in values.items():
+        yield (*path, name)
+        if isinstance(value, dict):
+            yield from values_below(value, (*path, name))
+
+
+def nested(path: tuple[str, ...], value: Any) -> Manifest:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+DEFAULTS: Manifest = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+# In these parts null removes an entry; other tests show it.
+REMOVED_BY_NULL = [("profiles",), ("operator", "resources")]
+SETTABLE = [
+    path
+    for path in values_below(DEFAULTS)
+    if not any(path[: len(part)] == part != path for part in REMOVED_BY_NULL)
+]
+
+
+def rendered(tmp_path: Path, values: Manifest) -> str:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    result = helm("template", "pruner", str(CHART), "-f", str(file))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def default_output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return rendered(tmp_path_factory.mktemp("default"), {})
+
+
+@pytest.mark.parametrize("path", SETTABLE, ids=".".join)
+def test_null_or_empty_means_not_set(tmp_path, default_output, path):
+    value = DEFAULTS
+    for name in path:
+        value = value[name]
+    empty = type(value)() if isinstance(value, dict | list) else ""
+    assert rendered(tmp_path, nested(path, None)) == default_output
+    assert rendered(tmp_path, nested(path, empty)) == default_output
+
+
+def test_null_removes_an_entry_of_the_operators_resources(tmp_path):
+    def operators_resources(values: Manifest) -> Manifest:
+        return container(template(tmp_path, {"operator": {"resources": values}}))["resources"]
+
+    assert operators_resources({"limits": {"memory": None}}) == {
+        "requests": {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "64Mi"},
+        "limits": {"ephemeral-storage": "256Mi"},
+    }
+    assert operators_resources({"limits": None, "requests": None}) == {}
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_null_or_empty_fields_that_values_yaml_does_not_list(tmp_path, unset):
+    default = settings(template(tmp_path), tmp_path)
+    fields = FULL["profiles"]["mask"]
+    empty = {
+        name: unset if unset is None or not isinstance(value, dict | list) else type(value)()
+        for name, value in fields.items()
+    }
+    values: Manifest = {
+        "store": {"volume": {"claimName": None, "mountPath": unset}},
+        "cache": {"claimName": unset},
+        "profiles": {"default": {"gpus": unset}, "mask": empty},
+        "operator": {
+            "retry": dict.fromkeys(FULL["operator"]["retry"], unset),
+            "tuning": dict.fromkeys(FULL["operator"]["tuning"], unset),
+            "podLabels": {"team": None},
+        },
+    }
+    loaded = settings(template(tmp_path, values), tmp_path)
+    assert loaded.profiles.pop("mask") == Profile()
+    assert loaded == default
+
+
+def test_null_in_a_pod_template_reaches_the_operator(tmp_path):
+    change = {"spec": {"securityContext": {"fsGroup": None}}}
+    values = {"profiles": {"mask": {"podTemplate": change}}}
+    assert settings(template(tmp_path, values), tmp_path).profiles["mask"].pod_template == change
+
+
+def test_a_parent_chart_may_have_a_condition(tmp_path):
+    assert template(tmp_path, {"enabled": True}) == template(tmp_path)
 
 
 @pytest.mark.parametrize(

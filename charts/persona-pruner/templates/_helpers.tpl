@@ -1,3 +1,63 @@
+{{/*
+The defaults of values.yaml for values that are null or empty: they are not set. In profiles and operator.resources, null
+removes a single entry, and in a podTemplate the operator takes null for a field that is to be removed.
+*/}}
+{{- define "persona-pruner.defaults" -}}
+store: {caConfigMap: {key: ca.crt}, volume: {}}
+namespaces: []
+profiles:
+  default: {cpu: "1", memory: 4Gi, scratch: 20Gi}
+  serving: {cpu: "1", memory: 4Gi, scratch: 20Gi}
+env: {}
+image: {pullPolicy: IfNotPresent, pullSecrets: []}
+operator:
+  image: {repository: persona-pruner/operator}
+  resources:
+    requests: {cpu: 100m, memory: 256Mi, ephemeral-storage: 64Mi}
+    limits: {memory: 512Mi, ephemeral-storage: 256Mi}
+  logLevel: INFO
+  retry: {}
+  tuning: {}
+jobs: {image: {repository: persona-pruner/jobs}}
+vllm: {image: {repository: vllm/vllm-openai, tag: v0.11.0}}
+securityContext: Restricted
+crds: {install: true}
+serviceAccount: {create: true}
+rbac: {create: true, aggregate: true}
+metrics: {enabled: true, port: 9090, service: {}, serviceMonitor: {enabled: false, interval: 30s}}
+{{- end -}}
+
+{{/* Removes values that are null and fills those that are not set, in place. Every template starts with it. */}}
+{{- define "persona-pruner.values" -}}
+{{- include "persona-pruner.withoutNulls" .Values -}}
+{{- include "persona-pruner.fill" (list .Values (include "persona-pruner.defaults" . | fromYaml)) -}}
+{{- end -}}
+
+{{- define "persona-pruner.withoutNulls" -}}
+{{- $values := . -}}
+{{- range $name, $value := $values -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $values $name -}}
+{{- else if and (kindIs "map" $value) (ne $name "podTemplate") -}}
+{{- include "persona-pruner.withoutNulls" $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Takes a list of values and their defaults. */}}
+{{- define "persona-pruner.fill" -}}
+{{- $values := index . 0 -}}
+{{- range $name, $default := index . 1 -}}
+{{- $value := get $values $name -}}
+{{- if and (kindIs "map" $default) (not (has $name (list "profiles" "resources"))) -}}
+{{- if not $value -}}{{- $_ := set $values $name dict -}}{{- end -}}
+{{- include "persona-pruner.fill" (list (index $values $name) $default) -}}
+{{- else if eq (toString $value) "" -}}
+{{- $_ := set $values $name $default -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "persona-pruner.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}

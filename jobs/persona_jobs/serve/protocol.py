@@ -2,7 +2,7 @@
 
 https://platform.openai.com/docs/api-reference/chat. A setting that would change the answer
 but is not implemented is refused, not ignored. Settings that have no effect here (`user`,
-`metadata`, `store`, …) are accepted.
+`metadata`, `store`, …) are accepted. An optional field that is null or empty is not set.
 """
 
 import json
@@ -20,6 +20,18 @@ FinishReason = Literal["stop", "length"]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_or_empty_is_not_set(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {
+            name: item
+            for name, item in value.items()
+            if name in required or item not in (None, "", [], {})
+        }
 
 
 class TextPart(_Strict):

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from persona_jobs.errors import InputError
 from persona_jobs.serve.api_errors import ApiError, from_validation
 from persona_jobs.serve.prompt import build
-from persona_jobs.serve.protocol import ChatRequest, Message
+from persona_jobs.serve.protocol import AnswerMessage, ChatRequest, Message
 
 HELLO = [{"role": "user", "content": "hello"}]
 SECRET = "the-user's-secret"
@@ -40,7 +40,7 @@ def error_of(**fields):
         ({"n": 2}, "n"),
         ({"seed": 2**63}, "seed"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
-        ({"stop": ""}, "stop"),
+        ({"stop": [""]}, "stop"),
         ({"logprobs": True}, "logprobs"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"tools": [{"type": "function"}]}, "tools"),
@@ -59,6 +59,39 @@ def test_the_wrong_field_of_a_request_is_named_without_its_value(fields, param):
     assert error.body()["error"]["type"] == "invalid_request_error"
     if param:
         assert param in error.message
+
+
+OPTIONAL = sorted(set(ChatRequest.model_fields) - {"messages"})
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+@pytest.mark.parametrize("unset", [None, "", [], {}], ids=["null", "text", "list", "object"])
+def test_an_optional_field_that_is_null_or_empty_is_not_set(name, unset):
+    body = json.dumps({"messages": HELLO, name: unset})
+    plain = ChatRequest.model_validate_json(json.dumps({"messages": HELLO}))
+    assert ChatRequest.model_validate_json(body) == plain
+
+
+def test_zero_and_false_are_set():
+    request = ChatRequest.model_validate_json(
+        json.dumps({"messages": HELLO, "temperature": 0, "seed": 0, "presence_penalty": 0.0})
+    )
+    assert (request.temperature, request.seed, request.presence_penalty) == (0, 0, 0)
+
+
+def test_null_or_empty_options_of_a_stream_are_not_set():
+    options = {"include_usage": None, "include_obfuscation": ""}
+    body = json.dumps({"messages": HELLO, "stream": True, "stream_options": options})
+    request = ChatRequest.model_validate_json(body)
+    assert request.stream_options is not None
+    assert request.stream_options.include_usage is False
+
+
+def test_the_servers_own_answer_can_be_sent_back_as_a_turn():
+    answer = AnswerMessage(content="Ahoy!").model_dump()
+    turn = {**answer, "tool_calls": [], "function_call": None, "audio": None, "name": ""}
+    request = ChatRequest.model_validate_json(json.dumps({"messages": [*HELLO, turn]}))
+    assert request.messages[1] == Message(role="assistant", content="Ahoy!")
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"messages": [}', '"\\ud800"', "[]", "null"])

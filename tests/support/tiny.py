@@ -1,5 +1,7 @@
 """Tiny random models and a tokenizer for tests: real classes, made in milliseconds."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from persona_jobs.models.chat_template import set_default_system
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 _CLASSES: dict[str, tuple[Any, Any]] = {
@@ -99,6 +103,17 @@ def tiny_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFas
     )
     fast.chat_template = chat_template
     return fast
+
+
+def save_checkpoint(
+    model: Any, tokenizer: Any, directory: Path, *, system_prompt: str | None = None
+) -> None:
+    """Save a model as transformers does, with `system_prompt` in the chat template."""
+    model.save_pretrained(directory)
+    saved = copy.deepcopy(tokenizer)
+    if system_prompt is not None:
+        set_default_system(saved, system_prompt)
+    saved.save_pretrained(directory)
 
 
 def tiny_checkpoint(directory: Any, family: str = "llama", seed: int = 0, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Saving a model as a plain Hugging Face checkpoint that loads without custom code."""
+"""Configuration and tokenizer of a plain Hugging Face checkpoint."""
 
 import copy
 import json
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from .chat_template import set_default_system
-from .loading import without_progress_bars
 
 # Where and how the base model was loaded on the machine that made the checkpoint.
 _LOCAL_KEYS = (
@@ -19,45 +18,42 @@ _LOCAL_KEYS = (
 )
 
 
-def save_checkpoint(
-    model: Any,
-    tokenizer: Any,
-    directory: Path,
-    *,
-    system_prompt: str | None = None,
-) -> None:
-    """Write weights (safetensors), configuration, generation configuration and tokenizer.
+def write_config(source: Path, target: Path, *, intermediate_size: int, dtype: str) -> None:
+    """Write a sliced checkpoint's configuration: the base model's with the new intermediate size.
 
-    `AutoModelForCausalLM.from_pretrained(directory)` loads it without custom code. Model and
-    tokenizer are not changed.
+    The generation configuration goes along where there is one.
 
     Args:
-        model: the model, sliced or not; tied embeddings stay tied.
-        tokenizer: its tokenizer.
-        directory: where to write; created if missing.
-        system_prompt: default system message of the saved chat template (an explicit one wins).
+        source: the base model's directory.
+        target: where to write; it exists.
+        intermediate_size: channels kept in each layer.
+        dtype: number format of the stored weights, such as `bfloat16`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with without_progress_bars():
-        model.save_pretrained(directory)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["intermediate_size"] = intermediate_size
+    # Older libraries call the number format `torch_dtype`.
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    _write(target / "config.json", config)
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        _write(target / generation.name, json.loads(generation.read_text(encoding="utf-8")))
+
+
+def save_tokenizer(tokenizer: Any, directory: Path, *, system_prompt: str) -> None:
+    """Write the tokenizer with `system_prompt` as its chat template's default system message.
+
+    The tokenizer is not changed.
+    """
     saved = copy.deepcopy(tokenizer)
-    if system_prompt is not None:
-        set_default_system(saved, system_prompt)
+    set_default_system(saved, system_prompt)
     saved.save_pretrained(directory)
-    dtype = str(model.dtype).removeprefix("torch.")
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        _clean(directory / name, {"dtype": dtype} if name == "config.json" else {})
-    for path in directory.iterdir():
-        path.chmod(path.stat().st_mode | 0o444)  # safetensors writes files only the owner may read
+    path = directory / "tokenizer_config.json"
+    if path.is_file():
+        _write(path, json.loads(path.read_text(encoding="utf-8")))
 
 
-def _clean(path: Path, values: dict[str, str]) -> None:
-    if not path.is_file():
-        return
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for key in _LOCAL_KEYS:
-        content.pop(key, None)
-    content.update(values)
-    path.write_text(
-        json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
-    )
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON without what describes the machine that wrote it."""
+    cleaned = {name: value for name, value in content.items() if name not in _LOCAL_KEYS}
+    text = json.dumps(cleaned, indent=2, ensure_ascii=False, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from .safetensors_file import weight_files
+
 
 def checkpoint_bytes(directory: Path) -> int:
     """Return the bytes of the files that hold a checkpoint's weights.
@@ -12,11 +14,4 @@ def checkpoint_bytes(directory: Path) -> int:
     original = directory / "original_size.json"
     if original.is_file():
         return int(json.loads(original.read_text(encoding="utf-8"))["bytes"])
-    index = directory / "model.safetensors.index.json"
-    single = directory / "model.safetensors"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sum((directory / name).stat().st_size for name in names)
-    if single.is_file():
-        return single.stat().st_size
-    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in weight_files(directory))

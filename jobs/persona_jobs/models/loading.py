@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -53,6 +54,12 @@ def load_config(directory: Path) -> Any:
         ) from error
     families.check(config)
     return config
+
+
+def empty_model(config: Any) -> Any:
+    """Return the model of a configuration on torch's meta device: shapes without weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def load_model(directory: Path, compute: Compute) -> Any:

@@ -1,22 +1,15 @@
 """slice: prune the model's channels and write a plain Hugging Face checkpoint.
 
 The base model's weights are sliced in their stored number format, so what is kept is byte for byte
-the base model's, except the recovered `down_proj` columns. The persona's text becomes the chat
-template's default system message.
+the base model's, except the recovered `down_proj` columns. They are streamed from file to file: the
+stage needs little memory, however large the model. The persona's text becomes the chat template's
+default system message.
 """
 
-from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file
-
-from ..errors import CorruptArtifactError
-from ..models.checkpoint import save_checkpoint
+from ..models.checkpoint import save_tokenizer, write_config
 from ..models.checkpoint_size import checkpoint_bytes
-from ..models.compute import Compute
-from ..models.families import ffn_layers
-from ..models.loading import load, parameter_count
+from ..models.checkpoint_slicing import kept_tensors, recovered_tensors, slice_weights
+from ..models.loading import empty_model, load_config, load_tokenizer, parameter_count
 from ..models.slicing import slice_model
 from ..pipeline.context import StageContext, StageOutcome
 from .common import base_directory, load_mask, stored_dtype
@@ -25,48 +18,32 @@ from .common import base_directory, load_mask, stored_dtype
 def run(context: StageContext) -> StageOutcome:
     """Write the stage's files."""
     directory = base_directory(context)
-    compute = Compute(torch.device("cpu"), stored_dtype(directory), "as stored")
-    context.progress.begin("parts", 3)
-    model, tokenizer = load(directory, compute)
+    tokenizer = load_tokenizer(directory)
+    model = empty_model(load_config(directory))
     dense_parameters = parameter_count(model)
-    context.progress.advance()
     mask = load_mask(context, model)
-    slice_model(model, mask.bits, scales=mask.scales)
+    kept = kept_tensors(model, mask.bits, mask.scales)
+    replaced = {}
     if "recover" in context.planned.inputs:
-        put_recovered(model, context.input_file("recover", "recovered.safetensors"))
-    context.advance()
-    save_checkpoint(model, tokenizer, context.output, system_prompt=context.persona_text)
-    context.progress.advance()
-    dense_bytes = checkpoint_bytes(directory)
-    kept_bytes = checkpoint_bytes(context.output)
+        path = context.input_file("recover", "recovered.safetensors")
+        replaced = recovered_tensors(model, path)
+    slice_model(model, mask.bits)
+    context.progress.begin("tensors", len(model.state_dict()))
+    slice_weights(directory, context.output, kept, replaced, on_tensor=context.advance)
+    dtype = str(stored_dtype(directory)).removeprefix("torch.")
+    write_config(directory, context.output, intermediate_size=mask.kept_channels, dtype=dtype)
+    save_tokenizer(tokenizer, context.output, system_prompt=context.persona_text)
+    for path in context.output.iterdir():
+        path.chmod(path.stat().st_mode | 0o444)  # others serve what this user wrote
     parameters = parameter_count(model)
     return StageOutcome(
         metrics={
             "width": mask.kept_channels,
             "parameters": parameters,
             "denseParameters": dense_parameters,
-            "checkpointBytes": kept_bytes,
-            "denseCheckpointBytes": dense_bytes,
+            "checkpointBytes": checkpoint_bytes(context.output),
+            "denseCheckpointBytes": checkpoint_bytes(directory),
             "parametersRemovedPercent": round(100 * (1 - parameters / dense_parameters), 2),
         },
-        environment={"device": "cpu", "dtype": compute.dtype_name},
+        environment={"device": "cpu", "dtype": dtype},
     )
-
-
-def put_recovered(model: Any, path: Path) -> None:
-    """Put the recover stage's weights into the sliced model.
-
-    Raises:
-        CorruptArtifactError: they don't fit the model.
-    """
-    weights = load_file(path)
-    for layer in ffn_layers(model):
-        weight = weights.get(f"layers.{layer.index}.down.weight")
-        if weight is None or weight.shape != layer.down.weight.shape:
-            raise CorruptArtifactError(
-                f"{path} doesn't fit layer {layer.index} of the model",
-                hint="Delete the recover stage's folder in the store and run again",
-                subject=str(path),
-            )
-        with torch.no_grad():
-            layer.down.weight.copy_(weight)

@@ -12,7 +12,6 @@ from persona_jobs.errors import CorruptArtifactError, InputError, StageInterrupt
 from persona_jobs.evaluation import speed
 from persona_jobs.evaluation.samples import SampleLine
 from persona_jobs.models import mask_file
-from persona_jobs.models.checkpoint import save_checkpoint
 from persona_jobs.models.checkpoint_size import checkpoint_bytes
 from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.loading import parameter_count
@@ -23,7 +22,7 @@ from persona_jobs.pipeline.results import EvaluationMetrics
 from persona_jobs.pipeline.runner import planned_stage
 from persona_jobs.stages.evaluate import stage as evaluate
 from persona_jobs.store import StageArtifacts, StageManifest, open_store
-from support.tiny import tiny_model, tiny_tokenizer
+from support.tiny import save_checkpoint, tiny_model, tiny_tokenizer
 
 PERSONA = "You are <script>alert('Mara')</script>, who talks of the sea."
 REFERENCES = ["You are a monk.", "You are a strict governess.", PERSONA]

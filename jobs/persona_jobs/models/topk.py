@@ -59,7 +59,7 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     if bool(torch.isnan(detached).any()):
         raise InputError(
             "the mask scores contain NaN: the training diverged",
-            hint="Lower spec.pruning.learningRate, or set spec.compute.dtype to Float32",
+            hint="Lower spec.pruning.straightThrough.learningRate",
         )
     kept = detached.argsort(dim=-1, descending=True, stable=True)[..., :k]
     return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device).scatter_(

@@ -30,6 +30,7 @@ from ..errors import (
 from ..store import StageArtifacts, StageManifest, stage_path
 from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
 from .graph import PlannedStage, plan
+from .memory import lowerable_batch_size
 from .results import Outcome
 
 RECORDED_PACKAGES = ("persona-pruner", "torch", "transformers", "safetensors", "datasets")
@@ -198,10 +199,9 @@ def _expected_errors(spec: PersonaModelSpec, planned: PlannedStage) -> Iterator[
 
 
 def _memory_hint(spec: PersonaModelSpec, stage: str) -> str:
-    """Return what lowers a stage's need for memory; only what can still be lowered is named."""
-    learning, tuning = spec.pruning.straight_through, spec.recovery.fine_tune
-    if stage == "mask" and learning is not None and learning.micro_batch_size > 1:
-        return "Lower spec.pruning.straightThrough.microBatchSize, or give the stage more memory"
-    if stage == "recover" and tuning.enabled and tuning.micro_batch_size > 1:
-        return "Lower spec.recovery.fineTune.microBatchSize, or give the stage more memory"
-    return "Give the stage more memory"
+    batch_size = lowerable_batch_size(spec, stage)
+    return (
+        f"Lower {batch_size}, or give the stage more memory"
+        if batch_size
+        else "Give the stage more memory"
+    )

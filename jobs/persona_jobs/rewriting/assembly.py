@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..api.training import Teacher
 from ..dataset import Example, Split, normalize_query
 from ..errors import InputError, TeacherError
 from .cleaning import clean
@@ -123,7 +124,7 @@ def assemble(
     )
 
 
-def check_yield(assembly: Assembly, min_yield_percent: int, *, cut_overlong: bool = False) -> None:
+def check_yield(assembly: Assembly, settings: Teacher) -> None:
     """Refuse a data set with too few usable answers.
 
     Raises:
@@ -132,13 +133,13 @@ def check_yield(assembly: Assembly, min_yield_percent: int, *, cut_overlong: boo
         InputError: too few of the teacher's answers are usable.
     """
     failed = assembly.dropped.get("failed", 0)
-    enough = assembly.asked * min_yield_percent / 100
+    enough = assembly.asked * settings.min_yield_percent / 100
     if assembly.usable and assembly.usable >= enough:
         return
     counts = ", ".join(f"{count} {reason}" for reason, count in assembly.dropped.items())
     what = (
         f"Only {assembly.usable} of {assembly.asked} answers are usable "
-        f"({assembly.yield_percent:.0f} %, minYieldPercent is {min_yield_percent}); "
+        f"({assembly.yield_percent:.0f} %, minYieldPercent is {settings.min_yield_percent}); "
         f"dropped: {counts or 'none'}"
     )
     if failed and assembly.usable + failed >= enough:
@@ -148,26 +149,45 @@ def check_yield(assembly: Assembly, min_yield_percent: int, *, cut_overlong: boo
             hint="Check that the endpoint works and start again: only failed requests are resent",
             subject="spec.teacher.openAI",
         )
-    raise InputError(what, hint=_yield_hint(assembly.dropped, cut_overlong), subject="spec.teacher")
+    raise InputError(what, hint=_yield_hint(assembly, settings), subject="spec.teacher")
 
 
-def _yield_hint(dropped: Mapping[Reason, int], cut_overlong: bool) -> str:
-    """Return how to fix the most frequent reason."""
-    fixes: dict[Reason, str] = {
-        "truncated": "Raise spec.teacher.maxTokens"
-        if cut_overlong
-        else "Raise spec.teacher.maxTokens, or set spec.teacher.overlong to CutAtSentence",
-        "tooLong": "Raise spec.dataset.maxTokens or shorten spec.persona.text",
-        "refusal": "Use a teacher that plays the persona, or rephrase spec.persona.text",
-        "unchanged": "Use a stronger teacher, raise spec.teacher.temperature, or set "
-        "spec.teacher.strategy to Answer",
-        "duplicate": "Raise spec.teacher.temperature or lower spec.teacher.samplesPerQuery",
-        "repetitive": "Use a stronger teacher or another spec.teacher.temperature",
-        "failed": "Check spec.teacher.openAI",
+def _yield_hint(assembly: Assembly, settings: Teacher) -> str:
+    """Return how to fix the most frequent reason; only what can still be changed is named."""
+    worst = max(assembly.dropped, key=lambda reason: assembly.dropped[reason], default=None)
+    stronger = (True, "use a stronger teacher")
+    warmer = (float(settings.temperature) < 2, "raise spec.teacher.temperature")
+    fixes: dict[Reason | None, list[tuple[bool, str]]] = {
+        "truncated": [
+            (settings.max_tokens < 4096, "raise spec.teacher.maxTokens"),
+            (settings.overlong == "Drop", "set spec.teacher.overlong to CutAtSentence"),
+        ],
+        "tooLong": [
+            (True, "raise spec.dataset.maxTokens"),
+            (True, "shorten spec.persona.text"),
+        ],
+        "refusal": [
+            (True, "use a teacher that plays the persona"),
+            (True, "rephrase spec.persona.text"),
+        ],
+        "unchanged": [
+            stronger,
+            warmer,
+            (settings.strategy == "Rewrite", "set spec.teacher.strategy to Answer"),
+        ],
+        "duplicate": [
+            warmer,
+            (settings.samples_per_query > 1, "lower spec.teacher.samplesPerQuery"),
+        ],
+        "repetitive": [stronger, (True, "choose another spec.teacher.temperature")],
+        "failed": [(settings.open_ai is not None, "check spec.teacher.openAI")],
     }
-    worst = max(dropped, key=lambda reason: dropped[reason], default=None)
-    first = fixes.get(worst, "Use a stronger teacher") if worst else "Use a stronger teacher"
-    return f"{first}, or lower spec.teacher.minYieldPercent"
+    advice = [text for helps, text in fixes.get(worst, [stronger]) if helps] or [stronger[1]]
+    # No threshold is met without a single usable answer.
+    if assembly.usable:
+        advice.append("lower spec.teacher.minYieldPercent")
+    text = ", or ".join(advice)
+    return text[0].upper() + text[1:]
 
 
 def _duplicates(wanted: Sequence[WantedAnswer], texts: Mapping[int, str]) -> list[int]:

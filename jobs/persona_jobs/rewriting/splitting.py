@@ -81,7 +81,8 @@ def _too_few(what: str) -> InputError:
     return InputError(
         f"{what}; at least {MIN_TRAIN} for training and one each for validation and test are "
         "required",
-        hint="Raise spec.instructions.maxSamples or spec.scoring.keepPercent, or add instructions",
+        hint="Add instructions, or raise spec.instructions.maxSamples or spec.scoring.keepPercent "
+        "where they leave some out",
         subject="spec.instructions",
     )
 

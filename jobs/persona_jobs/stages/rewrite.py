@@ -87,11 +87,7 @@ def run(context: StageContext) -> StageOutcome:
         max_tokens=spec.dataset.max_tokens,
         cut_overlong=spec.teacher.overlong == "CutAtSentence",
     )
-    check_yield(
-        assembly,
-        spec.teacher.min_yield_percent,
-        cut_overlong=spec.teacher.overlong == "CutAtSentence",
-    )
+    check_yield(assembly, spec.teacher)
     sent_without = _sent_without(context, answers)
     return _outcome(
         context, assembly, left_out, sent_without, {"teacher": seconds}, voice.environment

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
-from minio.credentials import IamAwsProvider
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
@@ -27,7 +25,7 @@ from .base import (
 )
 from .files import store_error
 from .options import S3Options
-from .s3_client import ambient_credentials, make_client
+from .s3_client import CredentialsError, ambient_credentials, make_client
 
 PART_BYTES = 16 << 20
 READ_BYTES = 64 << 10  # at most this much is lost when a connection breaks
@@ -47,6 +45,12 @@ _HINTS = {
     "XMinioStorageFull": "Free some space on the S3 server",
     "QuotaExceeded": "Free some space in the bucket or raise its quota",
 }
+_CREDENTIALS_REFUSED = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +67,11 @@ class S3Store(Store):
             for secret in (options.secret_key, options.session_token, options.access_key)
             if secret
         ]
-        credentials = None if options.access_key else ambient_credentials()
+        credentials = None if options.access_key else ambient_credentials(options)
         self._anonymous = options.access_key is None and credentials is None
         self._endpoint, self._client = make_client(options, credentials)
-        self._fetches_credentials = isinstance(credentials, IamAwsProvider)
+        self._ambient = credentials is not None
+        self._ca_bundle = options.ca_bundle
         self._bucket_seen = False
 
     def read_bytes(self, path: str) -> bytes:
@@ -218,14 +223,18 @@ class S3Store(Store):
             ) from None
         except ServerError as error:
             raise self._refused(action, path, f"HTTP {error.status_code}", "") from None
+        except CredentialsError as error:
+            raise StoreError(
+                f"Can't {action} {self.describe(path)}: the credentials can't be fetched: {error}",
+                hint="Check the service that gives out the credentials (AWS_* variables)",
+                subject=self.url,
+            ) from None
         except (HTTPError, ssl.SSLError) as error:
             self._unreachable(action, path, error)
         except ValueError as error:
             raise StoreError(
                 f"Can't {action} {self.describe(path)}: {self._redact(str(error))[:200]}",
-                hint="Check the service that gives out the credentials"
-                if self._fetches_credentials
-                else "Check the bucket, the endpoint and the credentials",
+                hint="Check the bucket, the endpoint and the credentials",
             ) from None
         except MinioException as error:
             raise StoreError(
@@ -242,6 +251,8 @@ class S3Store(Store):
         target = f"bucket {self.bucket}" if code == "NoSuchBucket" else self.describe(path)
         detail = f" ({self._redact(message).rstrip('.')[:160]})" if message else ""
         hint = _HINTS.get(code, "Check the S3 server and run again")
+        if self._ambient and code in _CREDENTIALS_REFUSED:
+            hint = "Check the service or the file that gives out the credentials"
         if self._anonymous and code != "NoSuchBucket":
             hint = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check the S3 server"
         return StoreError(
@@ -254,18 +265,6 @@ class S3Store(Store):
         reason: BaseException = error
         if isinstance(error, MaxRetryError) and error.reason is not None:
             reason = error.reason
-        pool = getattr(error, "pool", None)
-        if (
-            pool is not None
-            and pool.proxy is None
-            and pool.host != urlsplit(self._endpoint).hostname
-        ):
-            raise StoreError(
-                f"Can't {action} {self.describe(path)}: the credentials can't be fetched from "
-                f"{pool.host} ({type(reason).__name__})",
-                hint="Check the service that gives out the credentials (AWS_* variables)",
-                subject=self.url,
-            ) from None
         if "WRONG_VERSION_NUMBER" in str(reason).upper().replace(" ", "_"):
             raise StoreError(
                 f"Can't {action} {self.describe(path)}: {self._endpoint} does not speak TLS",
@@ -276,7 +275,7 @@ class S3Store(Store):
             raise StoreError(
                 f"Can't {action} {self.describe(path)}: the certificate of {self._endpoint} is "
                 f"not trusted ({self._redact(str(reason))[:160]})",
-                hint="Set AWS_CA_BUNDLE to the PEM file of its certificate authority",
+                hint=self._certificate_hint(str(reason)),
                 subject=self.url,
             ) from None
         raise StoreError(
@@ -285,6 +284,15 @@ class S3Store(Store):
             hint="Check that the S3 server is running and that the endpoint URL is right",
             subject=self.url,
         ) from None
+
+    def _certificate_hint(self, reason: str) -> str:
+        if "mismatch" in reason or "doesn't match" in reason:
+            return "Use a host name of the certificate in the endpoint URL"
+        if "expired" in reason:
+            return "Renew the server's certificate"
+        if self._ca_bundle:
+            return f"Add its certificate authority to {self._ca_bundle} (AWS_CA_BUNDLE)"
+        return "Set AWS_CA_BUNDLE to the PEM file of its certificate authority"
 
     def _redact(self, text: str) -> str:
         for secret in self._secrets:

@@ -153,7 +153,7 @@ def after_failure(situation: StageSituation, job: Job, failure: Failure | None =
         if lagging and situation.result_may_follow(job) and not fresh:
             return situation.collecting_result(job)
         had_started = previous.state == "Running"
-        failure = failure or job_failure(job, had_started=had_started)
+        failure = failure or job_failure(job, situation.context.spec, had_started=had_started)
         progress = _record_failure(situation, job, failure)
         if not fresh:
             return progress

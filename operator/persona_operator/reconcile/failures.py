@@ -3,8 +3,10 @@
 import re
 from dataclasses import dataclass
 
+from persona_jobs.api import PersonaModelSpec
 from persona_jobs.api.stages import RESUMABLE_STAGES
 from persona_jobs.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OUT_OF_MEMORY
+from persona_jobs.pipeline.memory import lowerable_batch_size
 from persona_jobs.pipeline.results import StageFailure, TerminationMessage
 
 from ..labels import STAGE_CONTAINER
@@ -47,6 +49,7 @@ class FailedAttempt:
 
     Attributes:
         job: the Job.
+        spec: the resolved spec.
         had_started: whether a container is known to have run.
         container: the stage's container where its end has been observed.
         exit_code: exit code of the container, None where it is unknown.
@@ -54,6 +57,7 @@ class FailedAttempt:
     """
 
     job: Job
+    spec: PersonaModelSpec
     had_started: bool
     container: ContainerState | None
     exit_code: int | None
@@ -65,17 +69,18 @@ class FailedAttempt:
         return self.message.failure if self.message else None
 
 
-def job_failure(job: Job, *, had_started: bool) -> Failure:
+def job_failure(job: Job, spec: PersonaModelSpec, *, had_started: bool) -> Failure:
     """Classify a failed Job.
 
     Args:
         job: a Job whose `failed` is set.
+        spec: the resolved spec.
         had_started: whether a container is known to have run (a deadline removes the pods).
     """
     _, text = job.failed or ("", "")
     container = _ended_container(job)
     exit_code = container.exit_code if container else _exit_code(text)
-    attempt = FailedAttempt(job, had_started, container, exit_code, result(job))
+    attempt = FailedAttempt(job, spec, had_started, container, exit_code, result(job))
     policies = (
         never_started,  # activeDeadlineSeconds passed before any container ran.
         deadline_exceeded,  # activeDeadlineSeconds passed while the stage ran.
@@ -124,7 +129,7 @@ def killed_for_memory(attempt: FailedAttempt) -> Failure | None:
         return None
     return Failure(
         "OutOfMemory",
-        f"The container was killed at its memory limit. {_more_memory(attempt.job.stage)}",
+        f"The container was killed at its memory limit. {_more_memory(attempt)}",
         retryable=False,
     )
 
@@ -156,7 +161,7 @@ def out_of_memory(attempt: FailedAttempt) -> Failure | None:
     report = attempt.report
     message = describe(report) if report else "The device ran out of memory."
     if report is None or not report.hint:
-        message += f" {_more_memory(attempt.job.stage)}"
+        message += f" {_more_memory(attempt)}"
     return Failure("OutOfMemory", message, retryable=False)
 
 
@@ -262,12 +267,10 @@ def _reported(attempt: FailedAttempt, default: str) -> tuple[str, str]:
     return _REASONS.get(report.error_class, default), describe(report)
 
 
-def _more_memory(stage: str) -> str:
-    smaller = {
-        "mask": " or a smaller spec.pruning.straightThrough.microBatchSize",
-        "recover": " or a smaller spec.recovery.fineTune.microBatchSize",
-    }.get(stage, "")
+def _more_memory(attempt: FailedAttempt) -> str:
+    stage = attempt.job.stage
+    batch_size = lowerable_batch_size(attempt.spec, stage)
     return (
         f"Use a profile with more memory (spec.execution.stages[{stage}].profile or "
-        f".resources.memory){smaller}."
+        f".resources.memory){f' or a smaller {batch_size}' if batch_size else ''}."
     )

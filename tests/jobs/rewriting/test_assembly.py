@@ -1,7 +1,9 @@
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
+from persona_jobs.api.training import Teacher
 from persona_jobs.dataset import Example, ScoredQuery, Split
 from persona_jobs.errors import InputError, TeacherError
 from persona_jobs.rewriting.assembly import Assembly, assemble, check_yield
@@ -15,6 +17,10 @@ from persona_jobs.rewriting.requests import (
 from persona_jobs.rewriting.teacher import TeacherAnswer, prompts
 
 PERSONA = "You are Flint."
+
+
+def teacher(**fields: Any) -> Teacher:
+    return Teacher.model_validate(fields)
 
 
 def query(text: str) -> ScoredQuery:
@@ -145,8 +151,8 @@ def losses(usable: int, dropped: dict[Reason, int]) -> Assembly:
 
 
 def test_sufficient_yield_passes() -> None:
-    check_yield(losses(5, {"refusal": 5}), 50)
-    check_yield(losses(1, {"refusal": 99}), 0)
+    check_yield(losses(5, {"refusal": 5}), teacher())
+    check_yield(losses(1, {"refusal": 99}), teacher(minYieldPercent=0))
 
 
 @pytest.mark.parametrize(
@@ -156,13 +162,13 @@ def test_sufficient_yield_passes() -> None:
         ("tooLong", "spec.dataset.maxTokens"),
         ("refusal", "teacher that plays the persona"),
         ("unchanged", "spec.teacher.strategy"),
-        ("duplicate", "spec.teacher.samplesPerQuery"),
+        ("duplicate", "spec.teacher.temperature"),
         ("metaText", "stronger teacher"),
     ],
 )
 def test_low_yield_reports_counts_and_how_to_fix_the_worst(reason: Reason, fix: str) -> None:
     with pytest.raises(InputError) as raised:
-        check_yield(losses(4, {"empty": 1, reason: 5}), 50)
+        check_yield(losses(4, {"empty": 1, reason: 5}), teacher())
     text = str(raised.value)
     assert text.startswith("spec.teacher: Only 4 of 10 answers are usable (40 %")
     assert f"1 empty, 5 {reason}" in text
@@ -170,26 +176,58 @@ def test_low_yield_reports_counts_and_how_to_fix_the_worst(reason: Reason, fix: 
     assert "spec.teacher.minYieldPercent" in text
 
 
-def test_what_is_already_set_is_not_advised() -> None:
+@pytest.mark.parametrize(
+    ("reason", "followed", "advice"),
+    [
+        ("truncated", {"overlong": "CutAtSentence"}, "Raise spec.teacher.maxTokens"),
+        ("truncated", {"maxTokens": 4096}, "Set spec.teacher.overlong to CutAtSentence"),
+        (
+            "truncated",
+            {"maxTokens": 4096, "overlong": "CutAtSentence"},
+            "Use a stronger teacher",
+        ),
+        (
+            "unchanged",
+            {"strategy": "Answer"},
+            "Use a stronger teacher, or raise spec.teacher.temperature",
+        ),
+        (
+            "unchanged",
+            {"temperature": "2"},
+            "Use a stronger teacher, or set spec.teacher.strategy to Answer",
+        ),
+        ("duplicate", {"samplesPerQuery": 1}, "Raise spec.teacher.temperature"),
+        (
+            "duplicate",
+            {"temperature": "2", "samplesPerQuery": 2},
+            "Lower spec.teacher.samplesPerQuery",
+        ),
+    ],
+)
+def test_what_is_already_set_is_not_advised(
+    reason: Reason, followed: dict[str, Any], advice: str
+) -> None:
     with pytest.raises(InputError) as raised:
-        check_yield(losses(4, {"truncated": 6}), 50)
-    assert "CutAtSentence" in raised.value.hint
+        check_yield(losses(4, {reason: 6}), teacher(**followed))
+    assert raised.value.hint == f"{advice}, or lower spec.teacher.minYieldPercent"
+
+
+def test_no_lower_threshold_is_advised_where_nothing_is_usable() -> None:
     with pytest.raises(InputError) as raised:
-        check_yield(losses(4, {"truncated": 6}), 50, cut_overlong=True)
-    assert "CutAtSentence" not in raised.value.hint
-    assert "spec.teacher.maxTokens" in raised.value.hint
+        check_yield(losses(0, {"tooLong": 6}), teacher())
+    assert raised.value.hint == "Raise spec.dataset.maxTokens, or shorten spec.persona.text"
 
 
 def test_nothing_usable_is_refused_even_without_a_minimum_yield() -> None:
     with pytest.raises(InputError, match="Only 0 of 3"):
-        check_yield(losses(0, {"empty": 3}), 0)
+        check_yield(losses(0, {"empty": 3}), teacher(minYieldPercent=0))
 
 
 def test_low_yield_through_failed_requests_is_a_temporary_error() -> None:
     with pytest.raises(TeacherError, match="HTTP 500: dead"):
-        check_yield(losses(0, {"failed": 10}), 50)
+        check_yield(losses(0, {"failed": 10}), teacher())
     with pytest.raises(TeacherError):
-        check_yield(losses(4, {"failed": 3, "empty": 3}), 50)
+        check_yield(losses(4, {"failed": 3, "empty": 3}), teacher())
     # Here even the failed requests would not suffice.
     with pytest.raises(InputError):
-        check_yield(losses(1, {"failed": 3, "empty": 6}), 50)
+        check_yield(losses(1, {"failed": 3, "empty": 6}), teacher())

@@ -1,9 +1,11 @@
 """Why a Job failed, and whether it is tried again."""
 
+from typing import Any
+
 import pytest
 
 from support.fake_cluster import failed_message
-from support.operator_world import World
+from support.operator_world import World, persona_document
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,32 @@ def test_a_failure_that_no_retry_can_fix_is_final(
     world.step()
     assert len(world.created_jobs()) == 1
     assert world.events.count(("Warning", "StageFailed")) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "spec", "advised"),
+    [
+        ("mask", {}, "spec.pruning.straightThrough.microBatchSize"),
+        ("mask", {"pruning": {"straightThrough": {"microBatchSize": 1}}}, None),
+        ("mask", {"pruning": {"method": "ActivationNorm"}}, None),
+        ("recover", {}, "spec.recovery.fineTune.microBatchSize"),
+        ("recover", {"recovery": {"fineTune": {"microBatchSize": 1}}}, None),
+        ("recover", {"recovery": {"fineTune": {"enabled": False}}}, None),
+        ("slice", {}, None),
+    ],
+)
+def test_a_smaller_micro_batch_is_advised_only_where_there_is_one(
+    stage: str, spec: dict[str, Any], advised: str | None
+) -> None:
+    world = World()
+    world.add(persona_document(**spec))
+    world.run(until=stage)
+    world.cluster.finish(world.job(stage), 137, "", "OOMKilled")
+    world.step()
+    message = world.stage(stage).message
+    assert "Use a profile with more memory" in message
+    assert ("microBatchSize" in message) == (advised is not None)
+    assert advised is None or f"or a smaller {advised}." in message
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ STAGES: tuple[Stage, ...] = (
         name="reference",
         version=1,
         inputs=(),
+        resumable=True,
         fields=(
             *_BASE_MODEL,
             *_fields(
@@ -92,6 +93,7 @@ STAGES: tuple[Stage, ...] = (
         name="score",
         version=1,
         inputs=("reference",),
+        resumable=True,
         fields=(*_PERSONA, *_fields("scoring.keepPercent")),
     ),
     Stage(

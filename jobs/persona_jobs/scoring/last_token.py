@@ -10,6 +10,18 @@ from ..models.batching import MAX_BATCH_TOKENS, length_sorted_batches
 from ..models.chat import messages, render
 from ..models.prefix import forward_suffixes, run_prefix, split
 
+# Queries whose hidden states are computed together and saved as one part of the work.
+CHUNK_QUERIES = 128
+
+
+def chunks(queries: Sequence[str]) -> list[list[int]]:
+    """Return the indices of the queries in chunks of similar length, the shortest first.
+
+    They depend on nothing but the queries, so a resumed run computes the same batches.
+    """
+    order = sorted(range(len(queries)), key=lambda index: len(queries[index]))
+    return [order[start : start + CHUNK_QUERIES] for start in range(0, len(order), CHUNK_QUERIES)]
+
 
 def last_token_hidden_states(
     model: Any,

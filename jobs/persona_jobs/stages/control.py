@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import StageInterruptedError
 from ..pipeline.context import StageContext
 from ..training.trainer import Trainer
 
@@ -64,6 +65,59 @@ class StageProgress:
     def note(self, message: str) -> None:
         """Pass the message on."""
         self._context.progress.note(message)
+
+
+class PartSaver:
+    """Saves the finished parts of a stage's work in the store.
+
+    They are saved every two minutes, less often where saving takes long, and when a stop is
+    requested.
+
+    Args:
+        context: the stage's context.
+        write: writes a state into a directory.
+        keep_all: whether each state holds only the parts that no earlier one holds.
+    """
+
+    def __init__(
+        self, context: StageContext, write: Callable[[Path], None], *, keep_all: bool = False
+    ) -> None:
+        self._context = context
+        self._write = write
+        self._keep_all = keep_all
+        self._timer = SaveTimer()
+        self._unsaved = False
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Save what is finished when the body is interrupted.
+
+        Raises:
+            StageInterruptedError: a stop was requested.
+        """
+        try:
+            yield
+        except StageInterruptedError:
+            if self._unsaved:
+                self._save()
+            raise
+
+    def part_done(self) -> None:
+        """Take note that one more part is finished."""
+        self._unsaved = True
+        if self._timer.due:
+            self._save()
+
+    def _save(self) -> None:
+        context = self._context
+        with (
+            self._timer.saving(),
+            context.stop.while_saving(),
+            tempfile.TemporaryDirectory(dir=context.scratch) as directory,
+        ):
+            self._write(Path(directory))
+            context.save_state(Path(directory), keep_all=self._keep_all)
+        self._unsaved = False
 
 
 class StageControl:

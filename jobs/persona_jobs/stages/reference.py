@@ -1,20 +1,21 @@
 """reference: hidden states of all queries under the reference personas; independent of the target.
 
-Writes `queries.jsonl`, `personas.jsonl` and `reference.safetensors` with `mean_unit`
-`[N, B, d]` float32 (see `scoring.sensitivity`).
+Writes `queries.jsonl`, `personas.jsonl` and `reference.safetensors` with one mean unit vector per
+query and block (see `scoring.sensitivity` and `scoring.mean_unit_file`).
 """
 
 import torch
-from safetensors.torch import save_file
 
 from ..dataset import ReferencePersona, write_jsonl
 from ..errors import InputError
 from ..models.families import blocks
 from ..pipeline.context import StageContext, StageOutcome
-from ..scoring.last_token import last_token_hidden_states
+from ..scoring.last_token import chunks, last_token_hidden_states
+from ..scoring.mean_unit_file import MeanUnitFile
 from ..scoring.sensitivity import accumulate, block_range
 from ..sources import instructions, personas
 from .common import environment, hub_revision, load_base
+from .control import PartSaver
 
 MINIMUM_QUERIES = 20
 
@@ -37,18 +38,32 @@ def run(context: StageContext) -> StageOutcome:
     references = _references(context)
     model, tokenizer, compute = load_base(context)
     chosen = _block_range(context, len(blocks(model)))
-    total = torch.zeros(len(queries), len(chosen), model.config.hidden_size)
-    context.progress.begin("reference personas x queries", len(references) * len(queries))
     texts = [query.query for query in queries]
-    for persona in references:
-        batches = last_token_hidden_states(
-            model, tokenizer, persona.text, texts, on_rows=context.advance
-        )
-        accumulate(batches, total, chosen)
-    save_file(
-        {"mean_unit": (total / len(references)).contiguous()},
+    vectors = MeanUnitFile(
         context.output / "reference.safetensors",
+        (len(queries), len(chosen), model.config.hidden_size),
     )
+    _resume(context, vectors)
+    saver = PartSaver(context, vectors.write_unsaved, keep_all=True)
+    context.progress.begin("reference personas x queries", len(references) * len(queries))
+    context.progress.advance(len(references) * len(vectors.done))
+    with saver.working():
+        for rows in chunks(texts):
+            if vectors.done.issuperset(rows):
+                continue
+            total = torch.zeros(len(rows), len(chosen), model.config.hidden_size)
+            for persona in references:
+                batches = last_token_hidden_states(
+                    model,
+                    tokenizer,
+                    persona.text,
+                    [texts[row] for row in rows],
+                    on_rows=context.advance,
+                )
+                accumulate(batches, total, chosen)
+            vectors.put(rows, total / len(references))
+            saver.part_done()
+    vectors.flush()
     write_jsonl(context.output / "queries.jsonl", queries)
     write_jsonl(context.output / "personas.jsonl", references)
     report = loaded.report
@@ -68,6 +83,16 @@ def run(context: StageContext) -> StageOutcome:
         },
         environment=environment(compute),
     )
+
+
+def _resume(context: StageContext, vectors: MeanUnitFile) -> None:
+    for directory in context.load_states():
+        try:
+            vectors.read_part(directory)
+        except (ValueError, OSError) as error:
+            context.progress.note(f"a saved part can't be used: {error}")
+    if vectors.done:
+        context.progress.note(f"resuming with {len(vectors.done)} queries of an earlier start")
 
 
 def _references(context: StageContext) -> list[ReferencePersona]:

@@ -4,6 +4,7 @@ import logging
 import secrets
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -139,8 +140,14 @@ class StageArtifacts:
         self.store.delete(stage_path(stage, key, MANIFEST_NAME))
         self.store.delete_prefix(stage_path(stage, key))
 
-    def save_state(self, stage: str, key: str, directory: Path) -> None:
+    def save_state(self, stage: str, key: str, directory: Path, *, keep_all: bool = False) -> None:
         """Store the files of `directory` as the newest resume state and keep the one before it.
+
+        Args:
+            stage: the stage.
+            key: its content key.
+            directory: the files of the state.
+            keep_all: keep all earlier states, where each holds another part of the work.
 
         Raises:
             StoreError: the store refuses the files; the earlier states are unchanged.
@@ -157,6 +164,8 @@ class StageArtifacts:
         self.store.write_bytes(
             root + RESUME_MANIFEST, record.model_dump_json(indent=2).encode() + b"\n"
         )
+        if keep_all:
+            return
         complete = [old for old, whole in present.items() if whole]
         keep = {name, *sorted(complete)[len(complete) - (KEPT_STATES - 1) :]}
         for old in set(present) - keep:
@@ -167,13 +176,19 @@ class StageArtifacts:
 
         Damaged states are skipped with a warning.
         """
+        return next(self.load_states(stage, key), None)
+
+    def load_states(self, stage: str, key: str) -> Iterator[Path]:
+        """Yield local directories with the complete resume states, the newest first.
+
+        Damaged states are skipped with a warning.
+        """
         for name in sorted(self._states(stage, key), reverse=True):
             relative = f"{RESUME_FOLDER}/{name}"
             try:
-                return self._load_one(stage, key, relative)
+                yield self._load_one(stage, key, relative)
             except (CorruptArtifactError, ObjectNotFoundError) as error:
                 logger.warning("The resume state %s of stage %s is skipped: %s", name, stage, error)
-        return None
 
     def clear_state(self, stage: str, key: str) -> None:
         """Remove all resume states of a stage; a failure is only logged."""

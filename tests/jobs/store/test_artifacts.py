@@ -342,6 +342,20 @@ def save(artifacts: StageArtifacts, tmp_path: Path, step: int) -> None:
     artifacts.save_state("mask", KEY, folder)
 
 
+def test_states_that_hold_different_parts_are_all_kept(
+    artifacts: StageArtifacts, tmp_path: Path
+) -> None:
+    for step in (1, 2, 3):
+        folder = tmp_path / f"part-{step}"
+        folder.mkdir()
+        (folder / "step").write_text(str(step))
+        artifacts.save_state("mask", KEY, folder, keep_all=True)
+    found = [(folder / "step").read_text() for folder in artifacts.load_states("mask", KEY)]
+    assert found == ["3", "2", "1"]
+    artifacts.clear_state("mask", KEY)
+    assert list(artifacts.load_states("mask", KEY)) == []
+
+
 def loaded_step(artifacts: StageArtifacts) -> int | None:
     folder = artifacts.load_state("mask", KEY)
     if folder is None:

@@ -125,14 +125,14 @@ def test_the_job_names_the_exit_code_of_a_pod_that_disappeared(world: World) -> 
 
 
 def test_a_deadline_is_final_for_a_stage_that_cannot_resume(world: World) -> None:
-    world.step()
-    job = world.job("reference")
+    world.run(until="slice")
+    job = world.job("slice")
     world.cluster.run_pod(world.cluster.make_pod(job))
     world.step()
     world.cluster.delete_pods(job)
     world.cluster.end_job(job, failed=("DeadlineExceeded", "was active too long"))
     world.step()
-    assert world.stage("reference").state == "Failed"
+    assert world.stage("slice").state == "Failed"
     assert "activeDeadlineSeconds" in world.condition().message
 
 

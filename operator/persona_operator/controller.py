@@ -281,7 +281,7 @@ class Controller:
     ) -> tuple[list[tuple[str, str]], dict[tuple[str, str], Stored]]:
         """Return the planned (stage, key) pairs, and which unfinished ones the store holds."""
         try:
-            resolution = resolve(persona.resource, observed, self.settings.profiles)
+            resolution = resolve(persona, observed, self.settings.profiles)
             access = store_access(resolution.spec.storage, self.settings.store)
             planned = planned_stages(persona, resolution, access.identity)
         except (TerminalError, InputError):

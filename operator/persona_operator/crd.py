@@ -35,6 +35,7 @@ CHART_ANNOTATIONS = '  annotations:\n    "helm.sh/resource-policy": keep\n'
 # Lists of status that are merged by a key (server-side apply).
 _STATUS_LIST_KEYS = {
     "conditions": "type",
+    "sources": "name",
     "stages": "name",
     "revisions": "id",
     "revisions[].metrics": "name",

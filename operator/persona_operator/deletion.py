@@ -35,8 +35,8 @@ def used_keys(persona: Persona, profiles: Mapping[str, Profile]) -> set[StageKey
         stage, _, key = entry.partition("/")
         keys.add((stage, key))
     try:
-        spec = resolve(persona.resource, Observed(), profiles).spec
-        planned = plan(spec)
+        resolution = resolve(persona, Observed(), profiles)
+        planned = [] if resolution.missing else plan(resolution.spec)
         keys |= {(stage.name, stage.key) for stage in planned}
         keys |= {(ANSWERS, answers_key(stage)) for stage in planned if stage.name == "rewrite"}
     except (TerminalError, InputError):

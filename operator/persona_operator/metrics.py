@@ -87,8 +87,9 @@ class OperatorMetrics:
     ) -> None:
         """Record a persona's new status; each ended attempt is counted once."""
         self._personas[persona] = new
-        before = {(item.name, item.key): item for item in old.stages}
-        for stage in new.stages:
+        entries = [*([old.resolution] if old.resolution else []), *old.stages]
+        before = {(item.name, item.key): item for item in entries}
+        for stage in [*([new.resolution] if new.resolution else []), *new.stages]:
             self._ended(before.get((stage.name, stage.key)), stage)
 
     def forget(self, persona: PersonaKey) -> None:

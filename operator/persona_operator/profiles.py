@@ -1,14 +1,19 @@
 """The resource profiles of the stages and of the serving pods."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from persona_jobs.api import Execution, Serving
 from persona_jobs.errors import InputError
+from persona_jobs.pipeline.pins import RESOLVE
 
 from .labels import STAGE_CONTAINER
 from .settings import DEFAULT_PROFILE, SERVING_PROFILE, Profile
 
 DEFAULT_DEADLINE_SECONDS = 86_400
+# The Job that looks up the sources asks servers for tags; only files on a volume are read whole.
+_RESOLVE_DEADLINE_SECONDS = 3_600
+_RESOLVE_RESOURCES = {"cpu": "100m", "memory": "512Mi"}
 
 
 def stage_profile(stage: str, execution: Execution, profiles: Mapping[str, Profile]) -> Profile:
@@ -34,6 +39,41 @@ def stage_profile(stage: str, execution: Execution, profiles: Mapping[str, Profi
     elif profile.active_deadline_seconds is None:
         changes["active_deadline_seconds"] = DEFAULT_DEADLINE_SECONDS
     return profile.model_copy(update=changes)
+
+
+def resolve_profile(profiles: Mapping[str, Profile]) -> Profile:
+    """Return the profile of the Job that looks up the sources.
+
+    It is the one called `resolve`, else the default one with small resources and without devices.
+    """
+    profile = profiles.get(RESOLVE)
+    if profile is None:
+        default = profiles.get(DEFAULT_PROFILE) or Profile()
+        small = {
+            **_RESOLVE_RESOURCES,
+            "gpus": 0,
+            "scratch": None,
+            "scratch_storage_class": None,
+            "active_deadline_seconds": None,
+            "pod_template": _without_devices(default.pod_template),
+        }
+        profile = default.model_copy(update=small)
+    deadline = profile.active_deadline_seconds or _RESOLVE_DEADLINE_SECONDS
+    return profile.model_copy(update={"active_deadline_seconds": deadline})
+
+
+def _without_devices(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pod template without claims and without resources of the stage's container."""
+    spec = {**(template.get("spec") or {})}
+    spec.pop("resourceClaims", None)
+    if "containers" in spec:
+        spec["containers"] = [
+            {name: value for name, value in container.items() if name != "resources"}
+            if container.get("name") == STAGE_CONTAINER
+            else container
+            for container in spec["containers"] or []
+        ]
+    return {**template, **({"spec": spec} if "spec" in template else {})}
 
 
 def serving_profile(serving: Serving, profiles: Mapping[str, Profile]) -> Profile:

@@ -86,9 +86,10 @@ def test_the_whole_cluster(
     changes: dict[str, Any] = {"evaluation": {"bootstrapSamples": 200}}
     traveler = Persona(cluster, namespaces["elsewhere"], "traveler").apply(merged(tiny, changes))
     traveler.until_ready()
-    # Everything but the evaluation is reused from the captain.
+    # The sources are looked up, and everything but the evaluation is reused from the captain.
     assert {job["metadata"]["labels"]["persona-pruner.io/stage"] for job in traveler.jobs()} == {
-        "evaluate"
+        "resolve",
+        "evaluate",
     }
     traveler.cluster.kubectl("-n", traveler.namespace, "delete", "persona", traveler.name, "--wait")
     assert refusals(cluster_wide) == []

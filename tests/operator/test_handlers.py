@@ -12,16 +12,21 @@ import kopf
 import pytest
 from kubernetes import client
 
-from persona_jobs.api import KIND, RECIPE_KIND, parse_resource
+from persona_jobs.api import KIND, RECIPE_KIND
 from persona_jobs.pipeline.graph import keys
-from persona_jobs.pipeline.number_format import with_number_format
 from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 from persona_operator import handlers
 from persona_operator.runtime import Runtime
 from persona_operator.settings import Settings
 from support.fake_api_server import FakeApiServer
 from support.fake_cluster import FakeCluster, Raw, evaluation_metrics, success_message
-from support.operator_world import NAMESPACE, persona_document, recipe_document, settings
+from support.operator_world import (
+    NAMESPACE,
+    laptop_spec,
+    persona_document,
+    recipe_document,
+    settings,
+)
 
 PATIENCE = 20.0
 
@@ -150,7 +155,7 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
     # What kopf would add by itself: results of handlers, annotations, a finalizer.
     assert set(status) <= {
         "observedGeneration", "conditions", "phase", "baseModel", "sparsityPercent", "stages",
-        "revision", "revisions", "serving", "writtenHash",
+        "revision", "revisions", "serving", "sources", "writtenHash",
         "size", "score", "latency", "url", "store", "finishedKeys",
     }  # fmt: skip
     head = operator.cluster.get(KIND, NAMESPACE, "captain")["metadata"]  # type: ignore[index]
@@ -160,6 +165,22 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
     assert reasons.count("StageStarted") == 7
     assert reasons.count("StageSucceeded") == 7
     assert reasons.count("Ready") == 1
+
+
+async def test_sources_are_looked_up_once_and_survive_a_restart(operator: Operator) -> None:
+    document = persona_document(baseModel={"uri": "hf://org/model"})
+    operator.cluster.create(document)
+    async with operator.running(config()):
+        await operator.work_until(lambda: operator.status().get("stages"), "a plan")
+    async with operator.running(config()):
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+    names = [name.split("-")[1] for name in operator.created_jobs()]
+    assert names.count("resolve") == 1
+    assert len(names) == 8
+    recorded = {item["name"]: item["revision"] for item in operator.status()["sources"]}
+    assert recorded["baseModel"] == "c" * 40
+    stages = {item["name"]: item["key"] for item in operator.status()["stages"]}
+    assert stages == keys(laptop_spec(document, baseModel="c" * 40))
 
 
 async def test_changed_profiles_apply_without_a_restart(operator: Operator, tmp_path: Path) -> None:
@@ -307,8 +328,7 @@ async def test_a_stalled_watch_is_detected(operator: Operator) -> None:
 
 
 def publish(store: FileStore, document: Raw, stages: set[str] | None = None) -> dict[str, str]:
-    spec = with_number_format(parse_resource(document).spec, lambda: False)
-    planned = {str(k): v for k, v in keys(spec).items()}
+    planned = {str(k): v for k, v in keys(laptop_spec(document)).items()}
     for stage, key in planned.items():
         if stages is None or stage in stages:
             folder = Path(store.url.removeprefix("file://")) / f"made-{stage}-{key[:8]}"

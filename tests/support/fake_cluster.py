@@ -298,5 +298,12 @@ def evaluation_message(score: float = 80.0, dense: float = 82.0, loss: float = 2
     return done_message("evaluate", **evaluation_metrics(score, dense, loss))
 
 
+def lookup_message(**found: str) -> str:
+    names = ("baseModel", "instructions", "referencePersonas")
+    return done_message("resolve", sources={**dict.fromkeys(names, "c" * 40), **found})
+
+
 def success_message(stage: str) -> str:
+    if stage == "resolve":
+        return lookup_message()
     return evaluation_message() if stage == "evaluate" else done_message(stage, loss=0.5)

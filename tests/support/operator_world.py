@@ -4,7 +4,9 @@ import copy
 import json
 from typing import Any
 
-from persona_jobs.api import API_VERSION, KIND, RECIPE_KIND
+from persona_jobs.api import API_VERSION, KIND, RECIPE_KIND, PersonaModelSpec, parse_resource
+from persona_jobs.pipeline.number_format import with_number_format
+from persona_jobs.pipeline.pins import pin_sources
 from persona_operator.labels import CHECKSUM_ANNOTATION
 from persona_operator.reconcile import (
     Apply,
@@ -32,6 +34,8 @@ from support.fake_cluster import (
 )
 
 NAMESPACE = "stories"
+# A source that is pinned needs no lookup.
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OWNED = ("ConfigMap", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget")
 
 
@@ -55,7 +59,7 @@ def persona_document(name: str = "captain", **spec: Any) -> Raw:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "persona": {"text": f"You are {name}, an old sailor."},
-            "baseModel": {"uri": "hf://org/model", "revision": "abc"},
+            "baseModel": {"uri": "hf://org/model", "revision": COMMIT},
             **spec,
         },
     }
@@ -66,8 +70,15 @@ def recipe_document(name: str = "recipe", **spec: Any) -> Raw:
         "apiVersion": API_VERSION,
         "kind": RECIPE_KIND,
         "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"baseModel": {"uri": "hf://org/model", "revision": "abc"}, **spec},
+        "spec": {"baseModel": {"uri": "hf://org/model", "revision": COMMIT}, **spec},
     }
+
+
+def laptop_spec(document: Raw, **found: str) -> PersonaModelSpec:
+    """Return the spec as a laptop without a GPU resolves it, where the sources hold `found`."""
+    resource = parse_resource(document).manifest()
+    pin_sources(resource["spec"], found)
+    return with_number_format(parse_resource(resource).spec, lambda: False)
 
 
 class World:
@@ -246,10 +257,12 @@ class World:
 
 
 __all__ = [
+    "COMMIT",
     "NAMESPACE",
     "START",
     "World",
     "job_ended",
+    "laptop_spec",
     "persona_document",
     "recipe_document",
     "settings",

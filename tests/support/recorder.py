@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from persona_jobs.pipeline.pins import RESOLVE
 from support.cluster import Cluster, Object
 
 STAGE = "persona-pruner.io/stage"
@@ -54,12 +55,13 @@ class Recorder:
         return self._of("Pod", stage, key)
 
     def of_persona(self, namespace: str, persona: str) -> Counter[str]:
-        """Return the number of Jobs by stage."""
+        """Return the number of Jobs by stage, without those that look up the sources."""
         with self._lock:
             return Counter(
                 item.stage
                 for item in self._seen.values()
                 if (item.kind, item.namespace, item.persona) == ("Job", namespace, persona)
+                and item.stage != RESOLVE
             )
 
     def _of(self, kind: str, stage: str, key: str) -> list[Seen]:

@@ -15,7 +15,7 @@ class QuestionFile(SpecModel):
     """`s3://…` or `file://…`: a role-play evaluation file (JSON with `questions`), or JSONL with a
     `query` a line."""
     revision: HubRevision | None = None
-    """Any label that changes when the content does."""
+    """A digest of the content or a label, as for the base model."""
 
 
 GateMetric = Literal[

@@ -21,8 +21,9 @@ class BaseModelSource(SpecModel):
     file, or `pkg://PACKAGE/FILE.gguf` for a file inside an installed Python package. Only
     safetensors and GGUF weights are read."""
     revision: HubRevision | None = None
-    """Branch, tag or commit of an `hf://` model, or any label that changes when the content does.
-    Pin a commit for reproducible results."""
+    """Commit, branch or tag of an `hf://` model; for any other source a digest of its content, as
+    `status.sources` shows it, or a label. Only a commit or a digest pins the content; whatever is
+    not pinned is looked up once, before planning."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret key with a Hugging Face token for gated models. On a laptop set HF_TOKEN instead."""
 
@@ -45,8 +46,8 @@ class Instructions(SpecModel):
     uri: DataUri = "builtin://general"
     """`builtin://general`, `hf://ORG/NAME`, `s3://…` or `file://…` (JSON, JSONL or Parquet)."""
     revision: HubRevision | None = None
-    """Branch, tag or commit of an `hf://` data set, or any label that changes when the content
-    does."""
+    """Commit, branch or tag of an `hf://` data set; for any other source a digest of its content
+    or a label, as for the base model."""
     split: Column = "train"
     """Split of an `hf://` data set."""
     columns: InstructionColumns = InstructionColumns()
@@ -62,6 +63,6 @@ class ReferencePersonas(SpecModel):
     """`builtin://general` or a JSONL file; each line a string, or an object with
     `name` and `text`."""
     revision: HubRevision | None = None
-    """Any label that changes when the content does."""
+    """A digest of the content or a label, as for the base model."""
     count: Annotated[int, Field(ge=2, le=100)] = 10
     """Number of reference personas used, the first ones of the data (r in the paper)."""

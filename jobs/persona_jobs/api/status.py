@@ -77,6 +77,17 @@ class StageStatus(StatusModel):
     """Key metrics of the result."""
 
 
+class SourceStatus(StatusModel):
+    """What one source of the spec was resolved to."""
+
+    name: str
+    """Path of the source below `spec`, such as `baseModel`."""
+    uri: str = ""
+    """Where the source is."""
+    revision: str | None = None
+    """Commit, or digest of the content, that the stages read."""
+
+
 class MetricStatus(StatusModel):
     """One measurement of a revision."""
 
@@ -189,6 +200,11 @@ class PersonaModelStatus(StatusModel):
     conditions: list[Condition] = []
     """`Available` (a revision takes traffic), `Ready` (the spec is reached), `Reconciling` and
     `Stalled`."""
+    resolution: StageStatus | None = None
+    """State of the Job that looks up what the sources hold, where the spec doesn't pin them all."""
+    sources: list[SourceStatus] = []
+    """What each source was resolved to. It stays until the spec or the retry annotation changes,
+    whatever happens to the source."""
     stages: list[StageStatus] = []
     """Stages of the current spec, in order."""
     revision: str | None = None

@@ -1,14 +1,16 @@
-"""Resolves every source once, before planning, so that the content keys hold what is read."""
+"""Looks up what the sources of a spec hold, before planning and again when they are read."""
 
 import hashlib
 import json
 import os
-import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, StoreError
+from ..errors import InputError, PersonaError, StoreError
+from ..pipeline.pins import BUILTIN_FILES, Source, pin_sources, sources
 from ..store import open_store
 from ..store.files import sha256_file, store_error
 from ..store.urls import file_url_path
@@ -18,11 +20,7 @@ from .hub import hub_errors, split_hf_uri
 from .package import package_path
 from .reading import builtin_file, s3_object
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_STAMP = re.compile(r"-?(sha256|etag):[0-9a-f]{64}$")
-_LABEL_LENGTH = 50
 _RACY_NS = 2_000_000_000
-Source = dict[str, Any]
 
 
 class SourceResolver:
@@ -36,40 +34,67 @@ class SourceResolver:
         self._cache_dir = cache_dir
 
     def resolve(self, spec: dict[str, Any]) -> None:
-        """Replace the revisions of a spec's sources, in place, by what is behind them now.
-
-        An `hf://` source gets a commit. Every other source gets a digest of its content; a
-        revision that the user gave stays in front of it, as a label.
+        """Pin every source of a spec, in place: an `hf://` source to a commit, others to a digest.
 
         Args:
-            spec: the spec as JSON.
+            spec: the spec as JSON, defaults included.
 
         Raises:
             InputError: a source does not exist.
             StoreError: a source can't be reached or read now.
         """
-        self._stamp(spec["baseModel"], "model", "")
-        self._stamp(spec["instructions"], "dataset", "instructions.jsonl")
-        self._stamp(spec["referencePersonas"], "dataset", "reference_personas.jsonl")
-        for file in spec["evaluation"]["questionFiles"]:
-            self._stamp(file, "dataset", "")
+        pin_sources(spec, self.look_up(spec))
 
-    def _stamp(self, source: Source, kind: str, builtin: str) -> None:
-        uri = source["uri"]
-        if uri.startswith("hf://"):
-            self._pin(source, kind)
+    def look_up(self, spec: dict[str, Any]) -> dict[str, str]:
+        """Return the commit or digest of each source that the spec doesn't pin, by name.
+
+        Raises:
+            InputError: a source does not exist.
+            StoreError: a source can't be reached or read now.
+        """
+        found = {}
+        for source in sources(spec):
+            if source.digest is None:
+                with _naming(source):
+                    found[source.name] = self._look_up(source)
+        return found
+
+    @contextmanager
+    def unchanged(self, source: Source) -> Iterator[None]:
+        """Make sure that a source holds what it is pinned to while it is read inside.
+
+        Objects in a bucket are compared before and after: they may change meanwhile. A commit of
+        the hub can't change, and of a source that isn't pinned nothing is known.
+
+        Raises:
+            InputError: it holds something else, or it does not exist any more.
+            StoreError: it can't be reached or read now.
+        """
+        self._check(source)
+        yield
+        if source.uri.startswith("s3://"):
+            self._check(source)
+
+    def _check(self, source: Source) -> None:
+        wanted_digest = source.digest
+        if wanted_digest is None or source.is_on_hub:
             return
-        digest = self._digest(uri, builtin, is_model=kind == "model")
-        label = _STAMP.sub("", source.get("revision") or "")[:_LABEL_LENGTH]
-        source["revision"] = f"{label}-{digest}" if label else digest
+        with _naming(source):
+            found = self._look_up(source)
+            if found != wanted_digest:
+                raise InputError(
+                    f"{source.uri} has changed since it was resolved: it holds {found[:15]}… "
+                    f"instead of {wanted_digest[:15]}…",
+                    hint="Put the former content back, or start again to use the present one (if "
+                    "the spec names the digest, remove it first)",
+                )
 
-    def _pin(self, source: Source, kind: str) -> None:
-        uri = source["uri"]
-        segments, revision = split_hf_uri(uri, source.get("revision"))
-        source["uri"] = uri.partition("@")[0]
-        if revision is None or not _COMMIT.fullmatch(revision):
-            revision = self._commit("/".join(segments[:2]), revision or "main", kind, uri)
-        source["revision"] = revision
+    def _look_up(self, source: Source) -> str:
+        if source.is_on_hub:
+            segments, revision = split_hf_uri(source.uri, source.fields.get("revision"))
+            name = "/".join(segments[:2])
+            return self._commit(name, revision or "main", source.kind, source.uri)
+        return self._digest(source)
 
     def _commit(self, name: str, revision: str, kind: str, uri: str) -> str:
         try:
@@ -95,11 +120,12 @@ class SourceResolver:
         except OSError:
             return None
 
-    def _digest(self, uri: str, builtin: str, *, is_model: bool) -> str:
+    def _digest(self, source: Source) -> str:
+        uri, is_model = source.uri, source.kind == "model"
         if uri.startswith("s3://"):
             return _bucket_digest(uri, is_model=is_model)
         if uri.startswith("builtin://"):
-            path = builtin_file(uri, builtin)
+            path = builtin_file(uri, BUILTIN_FILES[source.name])
         else:
             path = package_path(uri) if uri.startswith("pkg://") else file_url_path(uri)
         try:
@@ -151,6 +177,16 @@ def _bucket_digest(uri: str, *, is_model: bool) -> str:
     if not lines:
         raise InputError(f"{uri} does not exist", hint="Correct the bucket or the key", subject=uri)
     return f"etag:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Let errors name the field of the source."""
+    try:
+        yield
+    except PersonaError as error:
+        error.subject = f"spec.{source.name}"
+        raise
 
 
 def _is_offline(error: Exception) -> bool:

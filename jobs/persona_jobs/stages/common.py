@@ -1,6 +1,8 @@
 """Shared steps of the stages: find the base model and load it on the chosen device."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,39 @@ from ..models.compute import Compute, resolve
 from ..models.loading import load
 from ..models.stopping import stop_between_blocks
 from ..pipeline.context import StageContext
+from ..pipeline.pins import sources
 from ..sources import base_model, evaluation_files
+from ..sources.resolve import SourceResolver
 
 
 def base_directory(context: StageContext) -> Path:
     """Return the local directory of the base model, fetched or converted on first use."""
     source = context.spec.base_model
-    return base_model.resolve(
-        source.uri,
-        hub_revision(source.uri, source.revision),
-        cache_dir=context.cache,
-        token=context.hf_token,
-    )
+    with unchanged(context, "baseModel"):
+        return base_model.resolve(
+            source.uri,
+            hub_revision(source.uri, source.revision),
+            cache_dir=context.cache,
+            token=context.hf_token,
+        )
+
+
+@contextmanager
+def unchanged(context: StageContext, name: str) -> Iterator[None]:
+    """Make sure that a source holds what the content keys say, while it is read inside.
+
+    Args:
+        context: the stage.
+        name: path of the source below `spec`, such as `baseModel`.
+
+    Raises:
+        InputError: the source has changed since it was resolved.
+        StoreError: the source can't be reached now.
+    """
+    spec = context.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    source = next(item for item in sources(spec) if item.name == name)
+    with SourceResolver(context.cache).unchanged(source):
+        yield
 
 
 def stored_dtype(directory: Path) -> torch.dtype:
@@ -88,8 +111,13 @@ def environment(compute: Compute) -> dict[str, JsonValue]:
 
 def file_questions(context: StageContext) -> list[str]:
     """Return the questions of all question files; they never enter training data."""
-    return [
-        question
-        for file in context.spec.evaluation.question_files
-        for question in evaluation_files.load(file.uri, cache_dir=context.cache).questions
-    ]
+    return [question for questions in question_files(context).values() for question in questions]
+
+
+def question_files(context: StageContext) -> dict[str, tuple[str, ...]]:
+    """Return the questions of each question file by its URI."""
+    found = {}
+    for index, file in enumerate(context.spec.evaluation.question_files):
+        with unchanged(context, f"evaluation.questionFiles[{index}]"):
+            found[file.uri] = evaluation_files.load(file.uri, cache_dir=context.cache).questions
+    return found

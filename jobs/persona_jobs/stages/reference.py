@@ -14,7 +14,7 @@ from ..scoring.last_token import chunks, last_token_hidden_states
 from ..scoring.mean_unit_file import MeanUnitFile
 from ..scoring.sensitivity import accumulate, block_range
 from ..sources import instructions, personas
-from .common import environment, hub_revision, load_base
+from .common import environment, hub_revision, load_base, unchanged
 from .control import PartSaver
 
 MINIMUM_QUERIES = 20
@@ -22,18 +22,7 @@ MINIMUM_QUERIES = 20
 
 def run(context: StageContext) -> StageOutcome:
     """Write the stage's files."""
-    source = context.spec.instructions
-    columns = source.columns
-    loaded = instructions.load(
-        source.uri,
-        hub_revision(source.uri, source.revision),
-        split=source.split,
-        columns=instructions.Columns(columns.instruction, columns.input, columns.output),
-        limit=source.max_samples,
-        minimum=MINIMUM_QUERIES,
-        cache_dir=context.cache,
-        token=context.hf_token,
-    )
+    loaded = _instructions(context)
     queries = loaded.instructions
     references = _references(context)
     model, tokenizer, compute = load_base(context)
@@ -95,9 +84,26 @@ def _resume(context: StageContext, vectors: MeanUnitFile) -> None:
         context.progress.note(f"resuming with {len(vectors.done)} queries of an earlier start")
 
 
+def _instructions(context: StageContext) -> instructions.InstructionSet:
+    source = context.spec.instructions
+    columns = source.columns
+    with unchanged(context, "instructions"):
+        return instructions.load(
+            source.uri,
+            hub_revision(source.uri, source.revision),
+            split=source.split,
+            columns=instructions.Columns(columns.instruction, columns.input, columns.output),
+            limit=source.max_samples,
+            minimum=MINIMUM_QUERIES,
+            cache_dir=context.cache,
+            token=context.hf_token,
+        )
+
+
 def _references(context: StageContext) -> list[ReferencePersona]:
     source = context.spec.reference_personas
-    return personas.load(source.uri, count=source.count, cache_dir=context.cache)
+    with unchanged(context, "referencePersonas"):
+        return personas.load(source.uri, count=source.count, cache_dir=context.cache)
 
 
 def _block_range(context: StageContext, count: int) -> range:

@@ -7,13 +7,14 @@ from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec
 from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import PlannedStage
+from persona_jobs.pipeline.pins import RESOLVE
 
 from ..labels import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
-from ..profiles import serving_profile, stage_profile
+from ..profiles import resolve_profile, serving_profile, stage_profile
 from ..resources.common import Images, Manifest
 from ..resources.config_map import build_config_map, stage_manifest
 from ..resources.job import StageJob
-from ..settings import Settings
+from ..settings import Profile, Settings
 from ..store_access import StoreAccess, store_access
 from .observed import Job, Observed
 from .persona import Persona
@@ -28,7 +29,8 @@ class Context:
         persona: the PersonaModel.
         spec: its spec, recipe and persona text resolved.
         written_hash: hash of the fields that enter content keys, as the user wrote them.
-        stages: the planned stages in order.
+        stages: the planned stages in order, none while the sources have to be looked up.
+        lookup: the Job that looks up the sources, None where the spec pins them all.
         store: the artifact store.
         config_map: the ConfigMap with the resolved PersonaModel.
         observed: the cluster and the store.
@@ -40,6 +42,7 @@ class Context:
     spec: PersonaModelSpec
     written_hash: str
     stages: tuple[PlannedStage, ...]
+    lookup: PlannedStage | None
     store: StoreAccess
     config_map: Manifest
     observed: Observed
@@ -47,12 +50,19 @@ class Context:
     now: datetime
 
     @property
+    def pending_lookup(self) -> PlannedStage | None:
+        """Return the lookup of the sources while nothing can be planned without it."""
+        return None if self.stages else self.lookup
+
+    @property
     def fresh_start(self) -> bool:
         """Return whether failed stages are tried again: a user changed something."""
         status = self.persona.status
-        return (
-            status.observed_generation != self.persona.generation
-            or status.written_hash not in {None, self.written_hash}
+        if status.observed_generation != self.persona.generation:
+            return True
+        # The status keeps both until the stages are planned; a new lookup has another key.
+        return self.pending_lookup is None and (
+            status.written_hash not in {None, self.written_hash}
             or status.last_handled_retry != self.persona.retry
         )
 
@@ -84,7 +94,7 @@ class Context:
             attempt=attempt,
             config_map=self.config_map["metadata"]["name"],
             images=self.jobs_images(),
-            profile=stage_profile(stage.name, self.spec.execution, self.settings.profiles),
+            profile=self._profile(stage.name),
             store=self.store,
             cache=self.settings.cache,
             env=self.settings.env,
@@ -97,6 +107,11 @@ class Context:
             },
         )
 
+    def _profile(self, stage: str) -> Profile:
+        if stage == RESOLVE:
+            return resolve_profile(self.settings.profiles)
+        return stage_profile(stage, self.spec.execution, self.settings.profiles)
+
 
 def make_context(
     persona: Persona, observed: Observed, settings: Settings, now: datetime
@@ -106,7 +121,7 @@ def make_context(
     Raises:
         TerminalError: a wrong spec, a missing persona text, an unknown profile, no store.
     """
-    resolution = resolve(persona.resource, observed, settings.profiles)
+    resolution = resolve(persona, observed, settings.profiles)
     spec = resolution.spec
     try:
         store = store_access(spec.storage, settings.store)
@@ -123,7 +138,16 @@ def make_context(
     manifest = stage_manifest(owner.name, owner.namespace, API_VERSION, KIND, spec)
     config_map = build_config_map(owner, manifest)
     return Context(
-        persona, spec, resolution.written_hash, stages, store, config_map, observed, settings, now
+        persona=persona,
+        spec=spec,
+        written_hash=resolution.written_hash,
+        stages=stages,
+        lookup=resolution.lookup,
+        store=store,
+        config_map=config_map,
+        observed=observed,
+        settings=settings,
+        now=now,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from persona_jobs.pipeline.graph import short_key
+from persona_jobs.pipeline.pins import RESOLVE
 from persona_jobs.pipeline.results import TerminationMessage
 
 from ..labels import RETRY_ANNOTATION
@@ -18,9 +19,14 @@ from .times import format_time
 
 # Interruptions beyond this number count as failures, so every retry is bounded.
 MAX_INTERRUPTIONS = 30
-RESULT_LOST = Failure(
+EVALUATION_LOST = Failure(
     "ResultLost",
     "The evaluation's figures were lost with its pod; they are read again.",
+    interrupted=True,
+)
+ANSWER_LOST = Failure(
+    "ResultLost",
+    "What the sources hold was lost with the pod; they are looked up again.",
     interrupted=True,
 )
 
@@ -96,7 +102,7 @@ def complete_job(situation: StageSituation) -> Progress | None:
         result_awaited,  # Its pod's end isn't observed yet.
         other_key,  # The jobs image computed another content key.
         own_result,  # It reported its result.
-        lost_result,  # The pod of an evaluation disappeared with its metrics.
+        lost_result,  # The pod of an evaluation or a lookup disappeared with its report.
     )
     return decide(policies, situation, job)
 
@@ -125,8 +131,9 @@ def own_result(situation: StageSituation, job: Job) -> Progress | None:
 
 
 def lost_result(situation: StageSituation, job: Job) -> Progress:
-    """Run the evaluation again: it finds its result in the store and reports it."""
-    return after_failure(situation, job, RESULT_LOST)
+    """Run it again: an evaluation finds its result in the store and reports it."""
+    lost = ANSWER_LOST if situation.stage.name == RESOLVE else EVALUATION_LOST
+    return after_failure(situation, job, lost)
 
 
 def failed_job(situation: StageSituation) -> Progress | None:

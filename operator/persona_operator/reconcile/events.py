@@ -9,7 +9,7 @@ MAX_EVENT_MESSAGE = 1000
 
 def transition_events(old: PersonaModelStatus, new: PersonaModelStatus) -> tuple[Event, ...]:
     """Return an Event for each transition from `old` to `new`."""
-    events = [event for stage in new.stages for event in _stage(_find(old, stage), stage)]
+    events = [event for stage in _entries(new) for event in _stage(_find(old, stage), stage)]
     events += _ready(old, new)
     was = old.serving.revision if old.serving else None
     now = new.serving.revision if new.serving else None
@@ -24,9 +24,13 @@ def transition_events(old: PersonaModelStatus, new: PersonaModelStatus) -> tuple
 
 
 def _find(status: PersonaModelStatus, stage: StageStatus) -> StageStatus | None:
-    return next(
-        (item for item in status.stages if (item.name, item.key) == (stage.name, stage.key)), None
-    )
+    known = _entries(status)
+    return next((item for item in known if (item.name, item.key) == (stage.name, stage.key)), None)
+
+
+def _entries(status: PersonaModelStatus) -> list[StageStatus]:
+    """Return the entries of all that Jobs do: the lookup of the sources, and the stages."""
+    return [*([status.resolution] if status.resolution else []), *status.stages]
 
 
 def _stage(old: StageStatus | None, new: StageStatus) -> list[Event]:
@@ -57,7 +61,7 @@ def _ready(old: PersonaModelStatus, new: PersonaModelStatus) -> list[Event]:
         return []
     if after.status == "True":
         return [Event("Normal", "Ready", after.message)]
-    stage_failed = any(stage.state == "Failed" for stage in new.stages)
+    stage_failed = any(stage.state == "Failed" for stage in _entries(new))
     if after.status == "False" and not stage_failed:
         return [Event("Warning", after.reason, after.message)]
     return []

@@ -7,6 +7,7 @@ from persona_jobs.api import PersonaModelSpec
 from persona_jobs.api.stages import RESUMABLE_STAGES
 from persona_jobs.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OUT_OF_MEMORY
 from persona_jobs.pipeline.memory import lowerable_batch_size
+from persona_jobs.pipeline.pins import RESOLVE
 from persona_jobs.pipeline.results import StageFailure, TerminationMessage
 
 from ..labels import STAGE_CONTAINER
@@ -115,10 +116,12 @@ def deadline_exceeded(attempt: FailedAttempt) -> Failure | None:
         return None
     stage = attempt.job.stage
     field = f"spec.execution.stages[{stage}]"
+    fix = f"Raise {field}.activeDeadlineSeconds, or give it a faster {field}.profile."
+    if stage == RESOLVE:
+        fix = f"Raise activeDeadlineSeconds of the resource profile {RESOLVE}."
     return Failure(
         "DeadlineExceeded",
-        f"The stage took longer than its time limit. Raise {field}.activeDeadlineSeconds, or give "
-        f"it a faster {field}.profile.",
+        f"The stage took longer than its time limit. {fix}",
         retryable=stage in RESUMABLE_STAGES,
     )
 
@@ -269,6 +272,8 @@ def _reported(attempt: FailedAttempt, default: str) -> tuple[str, str]:
 
 def _more_memory(attempt: FailedAttempt) -> str:
     stage = attempt.job.stage
+    if stage == RESOLVE:
+        return f"Add a resource profile {RESOLVE} with more memory."
     batch_size = lowerable_batch_size(attempt.spec, stage)
     return (
         f"Use a profile with more memory (spec.execution.stages[{stage}].profile or "

@@ -1,9 +1,11 @@
 """How far each stage is, and which stages are known to be finished."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from persona_jobs.api.status import StageStatus
+from persona_jobs.pipeline.pins import RESOLVE
 from persona_jobs.pipeline.results import EvaluationMetrics
 
 from .context import Context
@@ -20,11 +22,13 @@ class Progress:
         status: its entry in the PersonaModel's status.
         stalled: whether it can't continue before a person fixes something.
         evaluation: the evaluation's metrics, when this stage has just reported them.
+        found: commit or digest by name of the sources that were just looked up.
     """
 
     status: StageStatus
     stalled: bool = False
     evaluation: EvaluationMetrics | None = None
+    found: Mapping[str, str] | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -47,7 +51,9 @@ def finished_keys(context: Context, progress: list[Progress]) -> list[str]:
     ]
     if context.status_is_of_store:
         keys += context.persona.status.finished_keys
-    return list(dict.fromkeys(keys))[:MAX_FINISHED_KEYS]
+    # The answer of a lookup is in the status, not in the store.
+    stored = [key for key in keys if not key.startswith(f"{RESOLVE}/")]
+    return list(dict.fromkeys(stored))[:MAX_FINISHED_KEYS]
 
 
 def is_stalled(since: datetime | None, context: Context, builder: PlanBuilder) -> bool:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from persona_jobs.pipeline.pins import RESOLVE
+
 from .context import Context
 from .policies import decide
 from .progress import Progress
@@ -59,6 +61,7 @@ def readiness(situation: Situation) -> Readiness:
         stage_stalled,  # A stage needs a person.
         pinned_revision_missing,  # spec.serving.revision names none of the revisions.
         stage_unfinished,  # A stage waits or runs.
+        stages_unplanned,  # The sources have just been looked up.
         gate_failed,  # The finished model missed its gate.
         serving_disabled,  # Everything is finished, and nothing is to be served.
         serving_state,  # Everything is finished: the roll-out decides.
@@ -105,6 +108,13 @@ def stage_unfinished(situation: Situation) -> Readiness | None:
         return working(stage, f"Stage {status.name} is running.")
     reason = stage if status.reason == "Starting" else status.reason or stage
     return working(reason, message)
+
+
+def stages_unplanned(situation: Situation) -> Readiness | None:
+    """Report that the plan follows the lookup of the sources."""
+    if situation.context.pending_lookup is None:
+        return None
+    return working(RESOLVE.capitalize(), "The sources are looked up; the stages are planned next.")
 
 
 def gate_failed(situation: Situation) -> Readiness | None:

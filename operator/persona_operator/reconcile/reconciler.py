@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from persona_jobs.api.status import PersonaModelStatus
+from persona_jobs.api.status import PersonaModelStatus, StageStatus
 
 from ..settings import Settings
 from .conditions import conditions
@@ -16,6 +16,7 @@ from .readiness import Readiness, Situation, failed, readiness
 from .resolution import TerminalError
 from .revisions import current_id, update_revisions
 from .serving import Serving, reconcile_serving
+from .source_status import source_status
 from .stages import reconcile_stages
 from .summary import summarize_revision
 
@@ -42,21 +43,27 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
     _config_maps(context, builder)
     progress = reconcile_stages(context, builder)
     evaluation = next((item.evaluation for item in progress if item.evaluation), None)
-    finished = all(item.succeeded for item in progress)
+    planned = context.pending_lookup is None
+    finished = planned and all(item.succeeded for item in progress)
     revisions = update_revisions(context, evaluation, finished=finished)
     serving = reconcile_serving(context, revisions.target, builder)
     ready = readiness(Situation(context, progress, revisions, serving))
     served = serving.status.revision if serving.status else None
     shown = next((item for item in revisions.known if item.id == served), None)
     summary = summarize_revision(shown or (revisions.known[0] if revisions.known else None))
+    resolution, sources = source_status(context, progress)
+    before = persona.status
     status = PersonaModelStatus(
         observed_generation=persona.generation,
         conditions=conditions(persona, ready, served, observed.deployment, now),
         phase=ready.reason,
-        written_hash=context.written_hash,
+        # Until the stages are planned, the status says for which spec they were planned last.
+        written_hash=context.written_hash if planned else before.written_hash,
         base_model=context.spec.base_model.uri,
         sparsity_percent=context.spec.pruning.sparsity_percent,
-        stages=[item.status for item in progress],
+        resolution=resolution,
+        sources=sources,
+        stages=[item.status for item in progress] if planned else _former_stages(context),
         revision=current_id(context),
         revisions=list(revisions.known),
         serving=serving.status,
@@ -64,18 +71,22 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         score=summary.score,
         latency=summary.latency,
         url=_url(serving),
-        last_handled_retry=persona.retry,
+        last_handled_retry=persona.retry if planned else before.last_handled_retry,
         store=context.store.identity,
         finished_keys=finished_keys(context, progress),
-        **(persona.status.model_extra or {}),
+        **(before.model_extra or {}),
     )
     return Plan(
         actions=tuple(builder.actions),
         status=status,
-        events=transition_events(persona.status, status),
+        events=transition_events(before, status),
         wake_after=builder.wake_after,
         rollout=builder.rollout,
     )
+
+
+def _former_stages(context: Context) -> list[StageStatus]:
+    return context.persona.status.stages if context.status_is_of_store else []
 
 
 def _url(serving: Serving) -> str | None:

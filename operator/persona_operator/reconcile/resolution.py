@@ -2,8 +2,13 @@
 
 A finished revision stays finished: while the user's own fields are the same, the stages are those
 of the status, whatever other keys this version of the operator would compute.
+
+The operator has neither the credentials of the sources nor clients for them. What the spec doesn't
+pin is looked up by a Job, once for each spec and value of the retry annotation; the status records
+the answer.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +18,7 @@ from persona_jobs.api import with_recipe as merged_with_recipe
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import PlannedStage, plan, planned_names, written_hash
 from persona_jobs.pipeline.number_format import with_number_format
+from persona_jobs.pipeline.pins import RESOLVE, digest_of, pin_sources, sources, unpinned
 
 from ..profiles import has_gpu, stage_profile
 from ..settings import Profile
@@ -39,43 +45,46 @@ class Resolution:
     """A PersonaModel with its recipe merged in and its text in place.
 
     Attributes:
-        spec: the resolved spec, defaults applied and the number format chosen.
+        spec: the resolved spec, defaults applied, the number format chosen and, once they are
+            known, all sources pinned.
         written_hash: hash of the fields that enter content keys, as the user wrote them in the
             PersonaModel and its recipe; defaults don't change it.
+        lookup: the Job that looks up the sources, None where the spec pins them all.
+        missing: sources that have to be looked up before anything can be planned.
     """
 
     spec: PersonaModelSpec
     written_hash: str
+    lookup: PlannedStage | None = None
+    missing: tuple[str, ...] = ()
 
 
-def resolve(
-    resource: Mapping[str, Any], observed: Observed, profiles: Mapping[str, Profile]
-) -> Resolution:
-    """Return the validated spec with recipe, persona text and number format in place.
+def resolve(persona: Persona, observed: Observed, profiles: Mapping[str, Profile]) -> Resolution:
+    """Return the validated spec with recipe, persona text, number format and sources in place.
 
     Raises:
         TerminalError: a wrong spec or recipe, a missing recipe or persona text, or an unknown
             profile.
     """
-    name = str(resource["metadata"]["name"])
-    document = _with_text(_with_recipe(resource, observed), observed)
+    document = _with_text(_with_recipe(persona.resource, observed), observed)
     try:
-        spec = parse_resource(document, source=name).spec
+        spec = parse_resource(document, source=persona.owner.name).spec
     except InputError as error:
         raise TerminalError("InvalidSpec", error.message) from None
-    return Resolution(_with_number_format(spec, profiles), written_hash(document["spec"]))
+    spec = _with_number_format(spec, profiles)
+    return _with_sources(persona, spec, written_hash(document["spec"]))
 
 
 def planned_stages(
     persona: Persona, resolution: Resolution, store_identity: str
 ) -> tuple[PlannedStage, ...]:
-    """Return the stages of a PersonaModel in order.
+    """Return the stages of a PersonaModel in order, none while its sources aren't known.
 
     Raises:
         TerminalError: the pipeline can't be planned.
     """
     finished = _finished_stages(persona, resolution, store_identity)
-    if finished:
+    if finished or resolution.missing:
         return finished
     try:
         return tuple(plan(resolution.spec))
@@ -99,6 +108,36 @@ def _finished_stages(
     if not any(item.slice_key == keys.get("slice") for item in status.revisions):
         return ()
     return tuple(PlannedStage(name, 0, key, {}, {}) for name, key in keys.items())
+
+
+def _with_sources(persona: Persona, spec: PersonaModelSpec, written: str) -> Resolution:
+    """Pin the sources to what the spec says, and to what the status records of the others."""
+    document = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    names = unpinned(document)
+    lookup = _lookup(persona, document, names, written) if names else None
+    found = _recorded(persona, lookup)
+    missing = tuple(name for name in names if name not in found)
+    if missing:
+        return Resolution(spec, written, lookup, missing)
+    pin_sources(document, found)
+    return Resolution(PersonaModelSpec.model_validate(document), written, lookup)
+
+
+def _lookup(persona: Persona, spec: dict[str, Any], names: list[str], written: str) -> PlannedStage:
+    """Return the lookup as a stage whose key changes when the sources are to be looked up anew."""
+    asked = "\n".join((persona.owner.uid, written, persona.retry or ""))
+    uris = {source.name: source.uri for source in sources(spec) if source.name in names}
+    return PlannedStage(RESOLVE, 1, hashlib.sha256(asked.encode()).hexdigest(), {}, uris)
+
+
+def _recorded(persona: Persona, lookup: PlannedStage | None) -> dict[str, str]:
+    """Return commit or digest by name of the sources that the status records for a lookup."""
+    status = persona.status
+    state = status.resolution
+    if lookup is None or state is None or (state.key, state.state) != (lookup.key, "Succeeded"):
+        return {}
+    found = {item.name: digest_of(item.revision) for item in status.sources}
+    return {name: digest for name, digest in found.items() if digest is not None}
 
 
 def _with_number_format(

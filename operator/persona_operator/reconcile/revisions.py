@@ -32,9 +32,9 @@ class Revisions:
     pin_missing: bool = False
 
 
-def current_id(context: Context) -> str:
-    """Return the id of the revision that the current spec leads to."""
-    return next(stage.short_key for stage in context.stages if stage.name == "slice")
+def current_id(context: Context) -> str | None:
+    """Return the id of the revision that the current spec leads to, None while it isn't known."""
+    return next((stage.short_key for stage in context.stages if stage.name == "slice"), None)
 
 
 def update_revisions(
@@ -84,7 +84,8 @@ def _target(
         pinned = next((item for item in usable if item.id == pin), None)
         if pinned is not None:
             return pinned, False
-        waited_for = pin == current_id(context) and current is None
+        leads_to = current_id(context)
+        waited_for = leads_to in {None, pin} and current is None
         return _last_good(context, usable), not waited_for
     if current is not None and current.gate != "Failed" and current in usable:
         return current, False

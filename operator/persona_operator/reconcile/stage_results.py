@@ -7,6 +7,7 @@ from pydantic import JsonValue, ValidationError
 from persona_jobs.api import PersonaModelSpec
 from persona_jobs.api.status import ArtifactStatus, MetricStatus, RevisionStatus
 from persona_jobs.pipeline.graph import short_key
+from persona_jobs.pipeline.pins import digest_of
 from persona_jobs.pipeline.results import EvaluationMetrics
 
 MAX_RESULTS = 24
@@ -36,6 +37,13 @@ def summarize(results: Mapping[str, JsonValue]) -> dict[str, str]:
         if len(summary) == MAX_RESULTS:
             break
     return summary
+
+
+def found_sources(results: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Return commit or digest by name of the sources that a lookup has found."""
+    reported = results.get("sources")
+    items = reported.items() if isinstance(reported, Mapping) else ()
+    return {name: value for name, value in items if isinstance(value, str) and digest_of(value)}
 
 
 def parse_evaluation(results: Mapping[str, JsonValue]) -> EvaluationMetrics | None:

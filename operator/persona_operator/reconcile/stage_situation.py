@@ -8,13 +8,14 @@ from pydantic import JsonValue
 
 from persona_jobs.api.status import StageStatus
 from persona_jobs.pipeline.graph import PlannedStage
+from persona_jobs.pipeline.pins import RESOLVE
 
 from ..resources.job import template_checksum
 from .context import Context
 from .observed import Job
 from .plan import PlanBuilder
 from .progress import Progress
-from .stage_results import evaluation_summary, parse_evaluation, summarize
+from .stage_results import evaluation_summary, found_sources, parse_evaluation, summarize
 from .times import format_time
 
 # A Job's end may be observed before its pod's: the termination message may arrive this much later.
@@ -79,6 +80,8 @@ class StageSituation:
 
     def is_recorded(self) -> bool:
         """Return whether success is complete: an evaluation is useless without its revision."""
+        if self.stage.name == RESOLVE:
+            return False  # What was found is missing, else it would not be looked up.
         if self.stage.name != EVALUATE:
             return True
         revisions = self.context.persona.status.revisions
@@ -125,7 +128,12 @@ class StageSituation:
     def success(
         self, job: Job | None, results: Mapping[str, JsonValue], *, reused: bool
     ) -> Progress | None:
-        """Return success, None for an evaluation whose metrics are lost."""
+        """Return success, None where an evaluation's metrics or a lookup's answer are lost."""
+        if self.stage.name == RESOLVE:
+            found = found_sources(results)
+            if not found.keys() >= self.stage.parameters.keys():
+                return None
+            return Progress(self.succeeded(job, {}, reused=False), found=found)
         if self.stage.name != EVALUATE:
             return Progress(self.succeeded(job, summarize(results), reused=reused))
         evaluation = parse_evaluation(results)
@@ -163,8 +171,10 @@ class StageSituation:
 
 
 def _previous(context: Context, stage: PlannedStage) -> StageStatus:
+    status = context.persona.status
     if context.status_is_of_store:
-        for item in context.persona.status.stages:
+        known = [*status.stages, *([status.resolution] if status.resolution else [])]
+        for item in known:
             if item.name == stage.name and item.key == stage.key:
                 return item
     return StageStatus(name=stage.name, key=stage.key, state="Pending")

@@ -1,5 +1,7 @@
 """Jobs that are no longer needed."""
 
+from persona_jobs.pipeline.pins import RESOLVE
+
 from .context import Context
 from .plan import Delete, PlanBuilder
 
@@ -8,6 +10,10 @@ def delete_stale_jobs(context: Context, builder: PlanBuilder) -> None:
     """Delete own Jobs of other keys, and all but the last two attempts of the current ones."""
     planned = {(stage.name, stage.key) for stage in context.stages}
     own = [job for job in context.observed.jobs if context.is_own(job)]
+    if context.lookup is not None:
+        planned.add((context.lookup.name, context.lookup.key))
+    if context.pending_lookup is not None:  # Which stages are planned isn't known yet.
+        own = [job for job in own if job.stage == RESOLVE]
     newest: dict[tuple[str, str], int] = {}
     for job in own:
         at = (job.stage, job.key)

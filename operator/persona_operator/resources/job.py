@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import EXIT_INPUT, EXIT_OUT_OF_MEMORY
+from persona_jobs.pipeline.pins import RESOLVE
 
 from ..labels import (
     ATTEMPT_ANNOTATION,
@@ -55,7 +56,7 @@ class StageJob:
 
     Attributes:
         owner: the PersonaModel.
-        stage: name of the stage.
+        stage: name of the stage, or `resolve` for the lookup of the sources.
         key: its content key.
         attempt: 1 for the first one.
         config_map: ConfigMap with the PersonaModel.
@@ -144,6 +145,12 @@ def template_checksum(job: StageJob) -> str:
     return built
 
 
+def _process(stage: str) -> Manifest:
+    if stage == RESOLVE:
+        return {"command": ["python", "-m", "persona_jobs.resolve"]}
+    return {"command": ["python", "-m", "persona_jobs"], "args": [stage]}
+
+
 def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
     profile = job.profile
     volumes, mounts = store_volumes(job.store)
@@ -183,8 +190,7 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
         "name": STAGE_CONTAINER,
         "image": job.images.image,
         "imagePullPolicy": job.images.pull_policy,
-        "command": ["python", "-m", "persona_jobs"],
-        "args": [job.stage],
+        **_process(job.stage),
         "env": [*environment(variables), *store_environment(job.store), *secrets],
         **store_credentials(job.store),
         "resources": resources(profile),

@@ -12,25 +12,27 @@ import pytest
 from huggingface_hub import constants
 
 from persona_jobs.errors import InputError, StoreError
+from persona_jobs.pipeline.pins import sources
 from persona_jobs.sources import reading, resolve
 from persona_jobs.sources.resolve import SourceResolver
+from persona_jobs.store import Store
 from persona_jobs.store.file import FileStore
 
 OLD, NEW = "a" * 40, "b" * 40
 
 
-def spec(**sources: Any) -> dict[str, Any]:
+def spec(**given: Any) -> dict[str, Any]:
     return {
         "baseModel": {"uri": "hf://org/model", "revision": OLD},
         "instructions": {"uri": "builtin://general"},
         "referencePersonas": {"uri": "builtin://general"},
         "evaluation": {"questionFiles": []},
-        **sources,
+        **given,
     }
 
 
-def resolved(cache: Path, **sources: Any) -> dict[str, Any]:
-    document = copy.deepcopy(spec(**sources))
+def resolved(cache: Path, **given: Any) -> dict[str, Any]:
+    document = copy.deepcopy(spec(**given))
     SourceResolver(cache).resolve(document)
     return document
 
@@ -184,3 +186,50 @@ def test_resolving_local_sources_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+# Sources that are read after they were resolved
+
+
+def check(cache: Path, source: dict[str, str]) -> None:
+    """Read a base model that was resolved before."""
+    [base, *_] = sources(spec(baseModel=source))
+    with SourceResolver(cache).unchanged(base):
+        pass
+
+
+def test_a_file_that_changed_since_it_was_resolved_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"one")
+    pinned = resolved(tmp_path / "cache", baseModel={"uri": model.as_uri()})["baseModel"]
+    check(tmp_path / "cache", pinned)
+    (model / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(InputError, match="has changed since it was resolved") as error:
+        check(tmp_path / "cache", pinned)
+    assert error.value.subject == "spec.baseModel"
+    assert model.as_uri() in str(error.value)
+    check(tmp_path / "cache", {"uri": model.as_uri()})  # nothing is known of an unpinned one
+
+
+def test_a_digest_that_the_user_writes_is_kept_and_compared(tmp_path: Path) -> None:
+    data = tmp_path / "model.gguf"
+    data.write_bytes(b"one")
+    pinned = {"uri": data.as_uri(), "revision": f"sha256:{'0' * 64}"}
+    assert resolved(tmp_path / "cache", baseModel=pinned)["baseModel"] == pinned
+    with pytest.raises(InputError, match="has changed"):
+        check(tmp_path / "cache", pinned)
+
+
+def test_an_object_that_changes_while_it_is_read_is_refused(bucket: Store, tmp_path: Path) -> None:
+    bucket.write_bytes("model.safetensors", b"one")
+    pinned = resolved(tmp_path, baseModel={"uri": bucket.url})["baseModel"]
+    check(tmp_path, pinned)
+    [base, *_] = sources(spec(baseModel=pinned))
+    with (
+        pytest.raises(InputError, match="has changed"),
+        SourceResolver(tmp_path).unchanged(base),
+    ):
+        bucket.write_bytes("model.safetensors", b"another")
+    with pytest.raises(InputError, match="has changed"):
+        check(tmp_path, pinned)

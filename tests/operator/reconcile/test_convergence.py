@@ -49,14 +49,21 @@ class OperatorMachine(RuleBasedStateMachine):
         self.finished: dict[str, set[tuple[str, str]]] = {name: set() for name in PERSONAS}
         self.probing = False
 
-    @initialize(text=st.booleans(), probing=st.booleans(), limit=st.sampled_from([None, 1]))
-    def start(self, text: bool, probing: bool, limit: int | None) -> None:
+    @initialize(
+        text=st.booleans(),
+        pinned=st.booleans(),
+        probing=st.booleans(),
+        limit=st.sampled_from([None, 1]),
+    )
+    def start(self, text: bool, pinned: bool, probing: bool, limit: int | None) -> None:
         self.world.settings = operator_settings(maxParallelStages=limit)
         self.probing = probing
         for name in PERSONAS:
             document = persona_document(name)
             if text:  # the same persona twice: they share every stage
                 document["spec"]["persona"] = {"text": "You are a sailor."}
+            if not pinned:
+                document["spec"]["baseModel"] = {"uri": "hf://org/model"}
             self.world.add(document)
 
     # The operator
@@ -211,7 +218,8 @@ class OperatorMachine(RuleBasedStateMachine):
             going, stalled = (conditions[kind].status for kind in ("Reconciling", "Stalled"))
             assert (going, stalled) != ("True", "True")
             assert (stalled == "True") == (ready.status == "False")
-            for stage in status.stages:
+            lookup = [status.resolution] if status.resolution else []
+            for stage in [*lookup, *status.stages]:
                 if stage.state not in {"Running", "Succeeded"}:
                     assert stage.reason, stage
                     assert stage.message, stage

@@ -3,7 +3,7 @@
 from persona_operator.reconcile import Stored
 from persona_operator.reconcile.ended_jobs import retry_delay
 from support.fake_cluster import failed_message
-from support.operator_world import World, persona_document, settings
+from support.operator_world import COMMIT, World, persona_document, settings
 
 
 def test_the_spec_sets_the_number_of_retries() -> None:
@@ -69,7 +69,7 @@ def test_the_retry_annotation_starts_another_attempt(world: World) -> None:
 def test_a_changed_spec_starts_another_attempt(world: World) -> None:
     world.fail("reference")
     world.edit("captain", baseModel={
-        "uri": "hf://org/model", "revision": "abc", "tokenSecretRef": {"name": "hub", "key": "t"},
+        "uri": "hf://org/model", "revision": COMMIT, "tokenSecretRef": {"name": "hub", "key": "t"},
     })  # fmt: skip
     world.run()
     assert world.condition().status == "True"

@@ -48,9 +48,8 @@ from ...models.generation import Generated, generate
 from ...models.masking import masked
 from ...pipeline.context import StageContext, StageOutcome
 from ...pipeline.results import EvaluationMetrics, Variant
-from ...sources import evaluation_files
 from ...training.tokens import TokenizedSet, tokenize
-from ..common import chosen_compute, environment
+from ..common import chosen_compute, environment, question_files
 from .report import report_data
 from .variants import Models, load_models
 
@@ -182,8 +181,7 @@ def _questions(
     """Return the questions that fit into the model's context with any persona and an answer."""
     evaluation = context.spec.evaluation
     sources: dict[str, Sequence[str]] = {HELD_OUT: [example.query for example in held_out]}
-    for file in evaluation.question_files:
-        sources[file.uri] = evaluation_files.load(file.uri, cache_dir=context.cache).questions
+    sources |= question_files(context)
     chosen = question_choice.choose(sources, evaluation.max_queries)
     if not chosen:
         raise InputError(

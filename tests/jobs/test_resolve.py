@@ -1,0 +1,96 @@
+"""`python -m persona_jobs.resolve`, as its Job runs it in a cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona_jobs.api import parse_resource
+from persona_jobs.cli import local
+from persona_jobs.pipeline.graph import keys
+from persona_jobs.pipeline.results import TerminationMessage
+from persona_jobs.store import open_store
+from support.local_pipeline import manifest
+from support.operator_world import laptop_spec
+from support.s3_server import S3Server
+
+
+def run(
+    folder: Path, document: dict[str, Any], environment: dict[str, str]
+) -> tuple[int, TerminationMessage]:
+    """Run the process; returns its exit code and what the operator reads of it."""
+    mounted, message = folder / "manifest.json", folder / "message"
+    mounted.write_text(json.dumps(document))
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "persona_jobs.resolve"],
+        env={
+            **plain,
+            **environment,
+            "PERSONA_MANIFEST": str(mounted),
+            "PERSONA_TERMINATION_MESSAGE": str(message),
+            "PERSONA_CACHE": str(folder / "cache"),
+            "NO_PROXY": "127.0.0.1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    decoded = TerminationMessage.decode(message.read_text())
+    assert decoded is not None, done.stderr
+    assert "secret" not in done.stderr
+    return done.returncode, decoded
+
+
+@pytest.fixture
+def document(s3_server: S3Server, tmp_path: Path) -> dict[str, Any]:
+    """A PersonaModel with questions in a bucket, and files that only this test changes."""
+    prefix = f"sources/{tmp_path.name}"
+    store = open_store(f"s3://{prefix}", s3_server.options())
+    store.write_bytes("questions.jsonl", b'{"query": "Where is the ship?"}\n')
+    questions = [{"uri": f"s3://{prefix}/questions.jsonl", "revision": "v1"}]
+    return manifest(tmp_path, "http://teacher/v1", evaluation={"questionFiles": questions})
+
+
+def test_what_it_finds_leads_to_the_keys_of_a_laptop(
+    document: dict[str, Any], s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, message = run(tmp_path, document, s3_server.environment())
+    assert (code, message.outcome, message.stage) == (0, "Done", "resolve")
+    found = message.metrics["sources"]
+    assert isinstance(found, dict)
+    assert set(found) == {"baseModel", "instructions", "evaluation.questionFiles[0]"}
+    for name, value in {**s3_server.environment(), "PERSONA_CACHE": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    on_a_laptop = local.resolved(parse_resource(document)).spec
+    assert keys(laptop_spec(document, **found)) == keys(on_a_laptop)
+
+
+def test_a_missing_source_is_named_and_not_tried_again(
+    document: dict[str, Any], s3_server: S3Server, tmp_path: Path
+) -> None:
+    document["spec"]["instructions"] = {"uri": f"s3://sources/{tmp_path.name}/none.jsonl"}
+    code, message = run(tmp_path, document, s3_server.environment())
+    assert code == 2
+    assert message.failure is not None
+    assert message.failure.error_class == "InputError"
+    assert message.failure.subject == "spec.instructions"
+    assert "none.jsonl does not exist" in message.failure.message
+    assert message.failure.hint
+
+
+def test_a_server_that_does_not_answer_may_be_asked_again(
+    document: dict[str, Any], s3_server: S3Server, tmp_path: Path
+) -> None:
+    nowhere = {**s3_server.environment(), "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+    code, message = run(tmp_path, document, nowhere)
+    assert code == 1
+    assert message.failure is not None
+    assert message.failure.error_class == "StoreError"
+    assert message.failure.subject == "spec.evaluation.questionFiles[0]"

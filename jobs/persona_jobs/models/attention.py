@@ -32,6 +32,7 @@ class AttentionBackend(Protocol):
         *,
         scale: float,
         window: int | None,
+        softcap: float | None,
     ) -> Tensor:
         """Return the attention output `[batch, heads, seq, head_dim]`.
 
@@ -42,6 +43,8 @@ class AttentionBackend(Protocol):
             value: `[batch, kv_heads, seq, head_dim]` of the same tokens.
             scale: factor on the dot products.
             window: tokens that a sliding-window layer sees, its own included; None: all.
+            softcap: bound of the scores: they become `softcap * tanh(scores / softcap)`; None: no
+                bound.
         """
         ...
 
@@ -66,6 +69,7 @@ def attend(
     scale: float,
     mask: Tensor | None = None,
     causal: bool = False,
+    softcap: float | None = None,
 ) -> Tensor:
     """Compute scaled dot-product attention with grouped heads by the device's fastest kernel.
 
@@ -76,8 +80,13 @@ def attend(
         scale: factor on the dot products.
         mask: bool, broadcastable to `[batch, heads, seq, kv_seq]`; True where attention is allowed.
         causal: each query sees the keys up to its own index (needs kv_seq == seq and no mask).
+        softcap: bound of the scores, see `AttentionBackend.attend`; no fused kernel has one.
     """
     groups = query.shape[1] // key.shape[1]
+    if softcap is not None:
+        if causal:
+            mask = causal_mask(query.shape[2], 0, window=None, device=query.device)
+        return _attend_capped(query, key, value, scale=scale, mask=mask, softcap=softcap)
     if groups > 1 and mask is not None and query.device.type == "cuda":
         # No fused CUDA kernel takes a mask and grouped heads together.
         key = key.repeat_interleave(groups, dim=1)
@@ -86,6 +95,23 @@ def attend(
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=groups > 1
     )
+
+
+def _attend_capped(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None, softcap: float
+) -> Tensor:
+    batch, heads, seq, size = query.shape
+    grouped = query.view(batch, key.shape[1], heads // key.shape[1], seq, size)
+    scores = capped((grouped * scale) @ key.unsqueeze(2).transpose(3, 4), softcap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value.unsqueeze(2)).flatten(1, 2)
+
+
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Return `softcap * tanh(scores / softcap)`, or the scores as they are without a soft cap."""
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def causal_mask(rows: int, past: int, *, window: int | None, device: torch.device) -> Tensor:
@@ -108,11 +134,12 @@ def _call_backend(
     scaling: float,
     attention_backend: AttentionBackend,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     output = attention_backend.attend(
-        layer, query, key, value, scale=scaling, window=sliding_window
+        layer, query, key, value, scale=scaling, window=sliding_window, softcap=softcap
     )
     return output.transpose(1, 2).contiguous(), None
 

@@ -40,14 +40,15 @@ class Kept:
     """What is kept of a pruned weight or bias.
 
     Attributes:
-        channels: int64 indices `[width]` of the kept channels, in order.
-        intermediate_size: channels before, `d_ff`.
+        channels: int64 indices `[width]` of the kept rows or columns, in order; `gate` and `up`
+            in one tensor have two rows for each channel.
+        size: rows or columns before.
         dim: 0 where the channels are rows, 1 where they are columns.
         scales: factors `[width]` of the kept columns, or None.
     """
 
     channels: Tensor
-    intermediate_size: int
+    size: int
     dim: int
     scales: Tensor | None = None
 
@@ -68,9 +69,10 @@ def kept_tensors(model: nn.Module, mask: Tensor, scales: Tensor | None) -> dict[
     found = {}
     for layer, row in zip(ffn_layers(model), mask.bool(), strict=True):
         channels = row.nonzero().squeeze(1)
-        for projection in (layer.gate, layer.up):
+        for projection in layer.expanding:
+            kept_rows = Kept(layer.rows_of(projection, channels), projection.out_features, 0)
             for kind, _ in projection.named_parameters():
-                found[f"{names[projection]}.{kind}"] = Kept(channels, len(row), 0)
+                found[f"{names[projection]}.{kind}"] = kept_rows
         factors = None if scales is None else scales[layer.index][channels]
         found[f"{names[layer.down]}.weight"] = Kept(channels, len(row), 1, factors)
     return found
@@ -157,7 +159,7 @@ class _Part:
     @classmethod
     def of(cls, stored: StoredTensor, kept: Kept | None, replaced: StoredTensor | None) -> "_Part":
         if kept is not None and (
-            len(stored.shape) <= kept.dim or stored.shape[kept.dim] != kept.intermediate_size
+            len(stored.shape) <= kept.dim or stored.shape[kept.dim] != kept.size
         ):
             raise _misfit(stored, "Download or convert the base model again")
         if replaced is None:

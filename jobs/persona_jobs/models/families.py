@@ -1,36 +1,19 @@
-"""Model families with a gated feed-forward network (FFN), and where their layers are.
+"""Where a loaded model keeps its gated feed-forward networks (FFN), blocks and head.
 
 A gated FFN computes `down(act(gate(x)) * up(x))`. Its intermediate channels, `d_ff` of them, are
 what is pruned: row i of `gate` and `up` and column i of `down` belong to channel i alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import InputError
-
-
-@dataclass(frozen=True)
-class Family:
-    """Attribute paths of one architecture, relative to the causal language model."""
-
-    decoder: str = "model"
-    layers: str = "model.layers"
-    mlp: str = "mlp"
-    gate: str = "gate_proj"
-    up: str = "up_proj"
-    down: str = "down_proj"
-
-
-# By `config.model_type`; each is covered by the exactness tests.
-FAMILIES: dict[str, Family] = {
-    "llama": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(),
-}
+from .architectures import FAMILIES, Family, refusal
 
 
 @dataclass(frozen=True)
@@ -39,22 +22,27 @@ class FfnLayer:
 
     Attributes:
         index: position of the block, from 0.
-        mlp: the module that holds the three projections.
-        gate: `hidden -> d_ff`.
-        up: `hidden -> d_ff`.
+        mlp: the module that holds the projections.
+        expanding: linear layers whose output rows are channels: `gate` and `up`, each
+            `hidden -> d_ff`, or one `hidden -> 2 d_ff` with gate's rows before up's.
         down: `d_ff -> hidden`.
     """
 
     index: int
     mlp: nn.Module
-    gate: nn.Linear
-    up: nn.Linear
+    expanding: tuple[nn.Linear, ...]
     down: nn.Linear
 
     @property
     def intermediate_size(self) -> int:
         """Number of intermediate channels, `d_ff`."""
         return self.down.in_features
+
+    def rows_of(self, projection: nn.Linear, channels: Tensor) -> Tensor:
+        """Return the output rows of one of `expanding` that belong to `channels` `[n]`."""
+        size = self.intermediate_size
+        parts = range(projection.out_features // size)
+        return torch.cat([channels + part * size for part in parts])
 
 
 def check(config: Any) -> Family:
@@ -64,18 +52,17 @@ def check(config: Any) -> Family:
         config: a `transformers` configuration, or anything with `model_type`.
 
     Raises:
-        InputError: the architecture has no gated FFN that can be pruned here.
+        InputError: the model has no gated FFN that can be pruned here.
     """
-    model_type = str(getattr(config, "model_type", "") or "unknown")
-    family = FAMILIES.get(model_type)
-    if family is None:
-        architectures = ", ".join(getattr(config, "architectures", None) or []) or model_type
+    values = config.to_dict() if hasattr(config, "to_dict") else getattr(config, "__dict__", {})
+    refused = refusal(values)
+    if refused is not None:
         raise InputError(
-            f"architecture {architectures} (model_type {model_type!r}) can't be pruned",
-            hint=f"Use a base model of one of: {', '.join(sorted(FAMILIES))}",
+            f"the base model is {refused.what}, which can't be pruned",
+            hint=refused.hint,
             subject="spec.baseModel",
         )
-    return family
+    return FAMILIES[config.model_type]
 
 
 def decoder(model: nn.Module) -> nn.Module:
@@ -104,19 +91,88 @@ def ffn_layers(model: nn.Module) -> list[FfnLayer]:
     return [_ffn_layer(family, index, block) for index, block in enumerate(blocks(model))]
 
 
+def position_embeddings(
+    model: nn.Module, layer: int, hidden_states: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the rotary embedding (cosines and sines) that block `layer` takes.
+
+    Args:
+        model: a causal language model of a supported family.
+        layer: index of the block.
+        hidden_states: its input, for type and device.
+        positions: `[batch, seq]`.
+    """
+    stack: Any = decoder(model)
+    if check(stack.config).rotary_by_layer_type:
+        layer_type = stack.config.layer_types[layer]
+        embedded = stack.rotary_emb(hidden_states, positions, layer_type)
+    else:
+        embedded = stack.rotary_emb(hidden_states, positions)
+    cosines, sines = embedded
+    return cosines, sines
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the longest sequence, in tokens, whose rotary embedding does not depend on its length.
+
+    LongRoPE (arXiv 2402.13753) and dynamic NTK scaling turn the positions of all tokens otherwise
+    as soon as a sequence is longer; keys of a shared prefix would then be those of no sequence.
+    None: there is no such limit.
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    limits = []
+    for rope in nested or [parameters]:
+        kind = str(rope.get("rope_type", ""))
+        if kind == "longrope":
+            limits.append(int(rope["original_max_position_embeddings"]))
+        elif "dynamic" in kind:
+            limits.append(int(config.max_position_embeddings))
+    return min(limits, default=None)
+
+
+def head(model: Any) -> Callable[[Tensor], Tensor]:
+    """Return the function from final hidden states `[..., d]` to logits `[..., vocabulary]`.
+
+    It is the language-model head with the soft cap on logits where the family has one (Gemma 2,
+    arXiv 2408.00118). The logits are on the hidden states' device, wherever the head is.
+    """
+    embeddings = model.get_output_embeddings()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+
+    def logits(hidden_states: Tensor) -> Tensor:
+        values: Tensor = embeddings(hidden_states.to(embeddings.weight.device))
+        if cap is not None:
+            values = torch.tanh(values / cap) * cap
+        return values.to(hidden_states.device)
+
+    return logits
+
+
 def _ffn_layer(family: Family, index: int, block: nn.Module) -> FfnLayer:
     mlp = _get(block, family.mlp)
-    projections = [_get(mlp, name) for name in (family.gate, family.up, family.down)]
-    for name, projection in zip((family.gate, family.up, family.down), projections, strict=True):
-        if type(projection) is not nn.Linear:
-            raise InputError(
-                f"block {index}: {family.mlp}.{name} is a {type(projection).__name__}, "
-                "not a plain linear layer",
-                hint="Use an unquantized base model without adapters",
-                subject="spec.baseModel",
-            )
-    gate, up, down = projections
-    return FfnLayer(index, mlp, gate, up, down)  # type: ignore[arg-type]
+    expanding = tuple(_linear(mlp, name, index) for name in family.expanding)
+    down = _linear(mlp, family.down, index)
+    if sum(projection.out_features for projection in expanding) != 2 * down.in_features:
+        raise InputError(
+            f"block {index} has no gated FFN: {' and '.join(family.expanding)} have "
+            f"{sum(projection.out_features for projection in expanding)} outputs, "
+            f"{family.down} has {down.in_features} inputs",
+            hint="Use the base model's original checkpoint",
+            subject="spec.baseModel",
+        )
+    return FfnLayer(index, mlp, expanding, down)
+
+
+def _linear(mlp: nn.Module, name: str, index: int) -> nn.Linear:
+    projection = _get(mlp, name)
+    if type(projection) is not nn.Linear:
+        raise InputError(
+            f"block {index}: {name} is a {type(projection).__name__}, not a plain linear layer",
+            hint="Use an unquantized base model without adapters",
+            subject="spec.baseModel",
+        )
+    return projection
 
 
 def _get(root: nn.Module, path: str) -> nn.Module:

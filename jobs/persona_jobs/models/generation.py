@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .attention import attention_installed
-from .families import decoder
+from .families import decoder, head, position_limit
 from .kv_cache import KVCache
 from .masking import masked
 from .prefix import CausalAttention, PrefixCache, run_decoder, run_prefix, split
@@ -122,7 +122,8 @@ def _check(
             f"temperature {temperature}",
             hint="Use at least 1 for the first two and at least 0 for the temperature",
         )
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limits = (getattr(model.config, "max_position_embeddings", None), position_limit(model.config))
+    limit = min((length for length in limits if length is not None), default=None)
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise InputError(f"prompt {index} is empty")
@@ -203,7 +204,7 @@ class _Batch:
 
     def _append(self, prompts: list[int], hidden_states: Tensor) -> None:
         """Draw one token per prompt from its hidden state `[rows, d]`; finished rows leave."""
-        logits = self.model.get_output_embeddings()(hidden_states)
+        logits = head(self.model)(hidden_states)
         uniforms = None
         if self.temperature > 0:
             streams = [self.streams[prompt] for prompt in prompts]

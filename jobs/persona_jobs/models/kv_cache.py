@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .attention import capped
 from .prefix import PrefixCache
 
 
@@ -105,6 +106,7 @@ class KVCache:
         *,
         scale: float,
         window: int | None,
+        softcap: float | None,
     ) -> Tensor:
         """Compute the attention as in `AttentionBackend.attend`; `seq` is 1."""
         step = self._current()
@@ -116,7 +118,8 @@ class KVCache:
         own_keys = self.keys[layer][:rows, :, : step.total]
         own_values = self.values[layer][:rows, :, : step.total]
         grouped = query.reshape(rows, kv_heads, groups, size) * scale
-        scores = grouped @ own_keys.transpose(2, 3)  # [rows, kv_heads, groups, total]
+        # [rows, kv_heads, groups, total]
+        scores = capped(grouped @ own_keys.transpose(2, 3), softcap)
         excluded = step.excluded
         if window is not None:
             excluded = excluded | (step.positions <= (step.at - window).unsqueeze(1))
@@ -127,7 +130,7 @@ class KVCache:
             return (weights @ own_values).view(rows, heads, 1, size)
         # All rows' queries of one head read the one copy of the prefix's keys together.
         together = grouped.transpose(0, 1).reshape(kv_heads, rows * groups, size)
-        shared = together @ self.prefix.keys[layer][0].transpose(1, 2)
+        shared = capped(together @ self.prefix.keys[layer][0].transpose(1, 2), softcap)
         shared = shared.view(kv_heads, rows, groups, past).transpose(0, 1)
         if window is not None:
             behind = torch.arange(past, device=query.device) <= (step.at + past - window).unsqueeze(

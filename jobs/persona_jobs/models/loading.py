@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import CorruptArtifactError, InputError, missing_package
 from . import families
+from .architectures import FAMILIES
 from .compute import Compute
 
 
@@ -30,7 +31,6 @@ def load(directory: Path, compute: Compute) -> tuple[Any, Any]:
         InputError: the directory has no model, or its architecture can't be pruned.
         CorruptArtifactError: weights or tokenizer are damaged or incomplete.
     """
-    load_config(directory)
     return load_model(directory, compute), load_tokenizer(directory)
 
 
@@ -49,7 +49,7 @@ def load_config(directory: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{directory / 'config.json'} can't be read as a model configuration: {error}",
-            hint="Use a model of type " + ", ".join(sorted(families.FAMILIES)),
+            hint="Use a model of type " + ", ".join(sorted(FAMILIES)),
             subject="spec.baseModel",
         ) from error
     families.check(config)
@@ -64,6 +64,7 @@ def empty_model(config: Any) -> Any:
 
 def load_model(directory: Path, compute: Compute) -> Any:
     """Load the causal language model, frozen, in evaluation mode, on the device."""
+    family = families.check(load_config(directory))
     try:
         with without_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -72,7 +73,7 @@ def load_model(directory: Path, compute: Compute) -> Any:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                attn_implementation="sdpa",
+                attn_implementation=family.attention,
                 output_loading_info=True,
             )
     except ImportError as error:

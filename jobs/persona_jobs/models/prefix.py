@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .attention import attend, attention_installed, causal_mask
 from .compute import device_of
-from .families import blocks, decoder
+from .families import blocks, decoder, position_limit
 
 TokenIds = Sequence[int]
 Positions = Literal["last"] | Sequence[Sequence[int]]
@@ -81,7 +81,7 @@ class CausalAttention:
     record: bool = False
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, torch.device], Tensor] = field(default_factory=dict)
 
     def attend(
         self,
@@ -92,6 +92,7 @@ class CausalAttention:
         *,
         scale: float,
         window: int | None,
+        softcap: float | None,
     ) -> Tensor:
         """Compute the attention as in `AttentionBackend.attend`."""
         if self.record:
@@ -105,10 +106,13 @@ class CausalAttention:
             key = torch.cat([self.prefix.keys[layer].expand(rows, -1, -1, -1), key], dim=2)
             value = torch.cat([self.prefix.values[layer].expand(rows, -1, -1, -1), value], dim=2)
         elif window is None:
-            return attend(query, key, value, scale=scale, causal=True)
-        if window not in self._masks:
-            self._masks[window] = causal_mask(seq, past, window=window, device=query.device)
-        return attend(query, key, value, scale=scale, mask=self._masks[window])
+            return attend(query, key, value, scale=scale, causal=True, softcap=softcap)
+        if (window, query.device) not in self._masks:
+            self._masks[window, query.device] = causal_mask(
+                seq, past, window=window, device=query.device
+            )
+        mask = self._masks[window, query.device]
+        return attend(query, key, value, scale=scale, mask=mask, softcap=softcap)
 
 
 @dataclass(frozen=True)
@@ -231,9 +235,19 @@ def run_decoder(
         model: a causal language model of a supported family.
         input_ids: `[batch, seq]`, right-padded with any token.
         attention: the prefix, and where to record keys and values.
+
+    Raises:
+        InputError: the sequence is longer than `families.position_limit`.
     """
     device = device_of(model)
     past = attention.prefix.length
+    limit, longest = position_limit(decoder(model).config), past + input_ids.shape[1]
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"a sequence of {longest} tokens is longer than the {limit} up to which the base "
+            "model's positions don't depend on the length",
+            hint="Shorten the persona, the instructions or the answers",
+        )
     position_ids = torch.arange(past, past + input_ids.shape[1], device=device).unsqueeze(0)
     with attention_installed(model):
         output: Tensor = decoder(model)(

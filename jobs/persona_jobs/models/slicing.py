@@ -15,7 +15,7 @@ from .masking import check_mask_shape
 def slice_model(model: Any, mask: Tensor, *, scales: Tensor | None = None) -> None:
     """Remove the channels that `mask` leaves out, in place.
 
-    The rows of `gate` and `up` and the columns of `down` are removed, biases with them, and
+    The rows of the expanding layers and the columns of `down` are removed, biases with them, and
     `config.intermediate_size` becomes the number of kept channels, so that the model is a plain one
     of its architecture. It then computes what it computed under `masking.masked`.
 
@@ -67,12 +67,13 @@ def sliced_copy(dense: Any, mask: Tensor, *, scales: Tensor | None = None) -> An
 
 
 def _slice_layer(layer: FfnLayer, channels: Tensor, scales: Tensor | None) -> None:
-    for projection in (layer.gate, layer.up):
-        _replace(projection, projection.weight.detach()[channels])
+    for projection in layer.expanding:
+        rows = layer.rows_of(projection, channels)
+        _replace(projection, projection.weight.detach()[rows])
         if projection.bias is not None:
-            bias = projection.bias.detach()[channels].clone()
+            bias = projection.bias.detach()[rows].clone()
             projection.bias = nn.Parameter(bias, requires_grad=projection.bias.requires_grad)
-        projection.out_features = len(channels)
+        projection.out_features = len(rows)
     columns = layer.down.weight.detach()[:, channels]
     if scales is not None:
         factors = scales.to(columns.device)[channels]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.compute import device_of
-from ..models.families import decoder
+from ..models.families import position_embeddings
 from ..models.prefix import EMPTY_PREFIX, CausalAttention, PrefixCache
 from ..training.tokens import TokenizedSet
 
@@ -102,7 +102,7 @@ def run_block(
     cache = EMPTY_PREFIX
     if streams.prefix is not None:
         attention = CausalAttention(record=True)
-        output = _forward(model, block, streams.prefix, attention)
+        output = _forward(model, block, layer, streams.prefix, attention)
         # Indexed by layer; only this one is read.
         cache = PrefixCache(
             (attention.keys[0],) * (layer + 1),
@@ -111,22 +111,21 @@ def run_block(
         )
         yield streams.prefix, output
     for batch in streams.batches:
-        yield batch, _forward(model, block, batch, CausalAttention(cache))
+        yield batch, _forward(model, block, layer, batch, CausalAttention(cache))
 
 
 def _forward(
-    model: Any, block: nn.Module, batch: StreamBatch, attention: CausalAttention
+    model: Any, block: nn.Module, layer: int, batch: StreamBatch, attention: CausalAttention
 ) -> Tensor:
     hidden_states = batch.stream.to(device_of(block))
     positions = torch.arange(
         batch.past, batch.past + hidden_states.shape[1], device=hidden_states.device
     ).unsqueeze(0)
-    rotary: Any = decoder(model).rotary_emb
     output = block(
         hidden_states,
         attention_mask=None,
         position_ids=positions,
-        position_embeddings=rotary(hidden_states, position_ids=positions),
+        position_embeddings=position_embeddings(model, layer, hidden_states, positions),
         attention_backend=attention,
     )
     return output if isinstance(output, Tensor) else output[0]

@@ -7,11 +7,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CorruptArtifactError, InputError
+from ..models.architectures import refusal
 
 WEIGHTS = "model.safetensors"
-MODEL_TYPES = ("llama", "qwen2", "qwen3")
-"""Values of `model_type` whose models can be pruned."""
-
 INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
@@ -60,11 +58,10 @@ def check_config(directory: Path) -> None:
                 hint="Use the model's unquantized checkpoint, or a GGUF file",
                 subject=str(path),
             )
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if (refused := refusal(config)) is not None:
         raise InputError(
-            f"{path} describes a model of type {str(model_type)[:50]!r}, which can't be pruned",
-            hint=f"Use a base model of type {', '.join(MODEL_TYPES)}",
+            f"{path} describes {refused.what}, which can't be pruned",
+            hint=refused.hint,
             subject=str(path),
         )
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptArtifactError, InputError
-from .checkpoint import MODEL_TYPES
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""Values of `general.architecture` that can be converted; transformers has the same names."""
 
 ROPE_TENSOR = "rope_freqs.weight"
 
@@ -135,8 +137,7 @@ def check_metadata(path: Path, values: dict[str, Any]) -> None:
         InputError: the architecture is unknown, or metadata can't be carried over.
     """
     architecture = values.get("general.architecture")
-    # GGUF and transformers have the same names for these architectures.
-    if architecture not in MODEL_TYPES:
+    if architecture not in ARCHITECTURES:
         raise InputError(
             f"{path} can't be converted: its architecture is {str(architecture)[:50]!r}",
             hint="Use a GGUF file of the architecture Llama, Qwen2 or Qwen3",

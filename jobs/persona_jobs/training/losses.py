@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.families import head
+
 Objective = Literal["KL", "CrossEntropy", "Sum"]
 Head = Callable[[Tensor], Tensor]
 
@@ -29,7 +31,7 @@ def chunks(count: int) -> Iterator[slice]:
 
 def logits(model: Any, hidden_states: Tensor) -> Tensor:
     """Return the model's logits `[n, vocabulary]` of final hidden states `[n, d]`, in float32."""
-    return _logits(model.get_output_embeddings(), hidden_states)
+    return _logits(head(model), hidden_states)
 
 
 def answer_loss(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.families import head
 from ..models.prefix import ForwardOutput, PrefixCache, PrefixGraph, forward_suffixes, run_prefix
 from .losses import Objective, answer_loss_value, backward_answer_loss
 from .tokens import TokenizedSet
@@ -59,14 +60,14 @@ def with_dense_hidden_states(
 def mean_answer_loss(model: Any, data: TokenizedSet, objective: Objective) -> float:
     """Return the mean loss per answer token over the whole set, in nats, without gradients."""
     total = 0.0
-    head = model.get_output_embeddings()
+    logits_of = head(model)
     with torch.no_grad():
         prefix = run_prefix(model, data.prefix)
         for rows in data.batches():
             hidden_states = answer_hidden_states(model, prefix, data, rows).hidden_states
             labels = labels_of(data, rows, hidden_states.device)
             dense = data.dense_hidden_states_of(rows)
-            total += answer_loss_value(head, hidden_states, labels, dense, objective)
+            total += answer_loss_value(logits_of, hidden_states, labels, dense, objective)
     return total / max(1, data.answer_tokens(range(len(data))))
 
 
@@ -98,13 +99,13 @@ def accumulate_gradient(
         prefix = PrefixGraph(model, data.prefix)
     total = 0.0
     by_length = sorted(rows, key=lambda row: len(data.suffixes[row]))
-    head = model.get_output_embeddings()
+    logits_of = head(model)
     for start in range(0, len(by_length), micro_batch_size):
         part = by_length[start : start + micro_batch_size]
         with masking():
             hidden_states = answer_hidden_states(model, prefix.cache, data, part).hidden_states
         labels = labels_of(data, part, hidden_states.device)
         dense = data.dense_hidden_states_of(part)
-        total += backward_answer_loss(head, hidden_states, labels, dense, objective, scale)
+        total += backward_answer_loss(logits_of, hidden_states, labels, dense, objective, scale)
     prefix.backward()
     return total

@@ -17,17 +17,8 @@ from persona_jobs.models.masking import masked
 from persona_jobs.models.safetensors_file import read_contents, weight_files
 from persona_jobs.models.slicing import slice_model
 from persona_jobs.models.topk import top_k_mask
-from support.tiny import VOCABULARY, tiny_model, tiny_tokenizer
+from support.tiny import VARIANTS, VOCABULARY, tiny_model, tiny_tokenizer
 
-VARIANTS = {
-    "llama": ("llama", {}),
-    "llama-bias": ("llama", {"mlp_bias": True, "attention_bias": True}),
-    "llama-tied": ("llama", {"tied": True}),
-    "qwen2": ("qwen2", {}),
-    "qwen2-tied": ("qwen2", {"tied": True}),
-    "qwen3": ("qwen3", {}),
-    "qwen3-tied": ("qwen3", {"tied": True, "attention_bias": True}),
-}
 IDS = torch.randint(VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = top_k_mask(torch.randn(3, 64, generator=torch.Generator().manual_seed(1)), 40)
 # A user's program: transformers without this project.

@@ -5,7 +5,7 @@ from persona_jobs.errors import InputError
 from persona_jobs.models.generation import generate, stop_tokens
 from persona_jobs.models.masking import masked
 from persona_jobs.models.topk import top_k_mask
-from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.tiny import ATTENTION, FAMILIES, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 STOP = TOKENIZER.eos_token_id
@@ -28,8 +28,7 @@ def talkative(family="llama", seed=1, **options):
     return model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("family", "attention"), ATTENTION)
 def test_greedy_equals_the_librarys_generate(family, attention):
     model, prompts = talkative(family, attn_implementation=attention), make_prompts(6)
     answers = generate(model, TOKENIZER, prompts, max_new_tokens=16, batch_size=4)

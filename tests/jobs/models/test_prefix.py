@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from persona_jobs.errors import InputError
-from persona_jobs.models import prefix
+from persona_jobs.models import families, prefix
+from persona_jobs.models.generation import generate
 from persona_jobs.models.masking import masked
 from persona_jobs.models.prefix import (
     EMPTY_PREFIX,
@@ -11,10 +12,17 @@ from persona_jobs.models.prefix import (
     run_prefix,
 )
 from persona_jobs.models.topk import hard_top_k, top_k_mask
-from support.tiny import FAMILIES, VOCABULARY, tiny_model
+from support.tiny import (
+    ATTENTION,
+    FAMILIES,
+    LLAMA3_ROPE,
+    VARIANTS,
+    VOCABULARY,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 LENGTHS = (5, 1, 9, 3)
-ATTENTION = ("sdpa", "eager")
 
 
 def rows(shared=12, lengths=LENGTHS, seed=0):
@@ -55,11 +63,10 @@ def forward(model, prefix_ids, suffixes, positions=None):
 
 def head_of(model, cache, suffixes, positions=None):
     output = forward_suffixes(model, cache, suffixes, positions=positions or everywhere(suffixes))
-    return model.lm_head(output.hidden_states)
+    return families.head(model)(output.hidden_states)
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), ATTENTION)
 @pytest.mark.parametrize("shared", [12, 1, 0])
 def test_a_shared_prefix_gives_the_plain_batch_s_logits(family, attention, shared):
     model = tiny_model(family, attn_implementation=attention)
@@ -71,8 +78,66 @@ def test_a_shared_prefix_gives_the_plain_batch_s_logits(family, attention, share
     assert model.config._attn_implementation == attention
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_has_the_plain_batch_s_logits(variant):
+    family, options = VARIANTS[variant]
+    model = tiny_model(family, **options)
+    prefix_ids, suffixes = rows()
+    with torch.no_grad():
+        expected = suffix_logits(plain_batch(model, prefix_ids, suffixes), prefix_ids, suffixes)
+        got = forward(model, prefix_ids, suffixes)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("gemma2", {"sliding_window": 1000}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma2", {"query_pre_attn_scalar": 50}),
+        ("gemma3_text", {"sliding_window": 1000}),
+        ("mistral", {"sliding_window": None}),
+        ("phi3", {"sliding_window": None}),
+        ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    ],
+)
+def test_what_the_families_differ_in_matters_to_these_tests(family, options):
+    prefix_ids, suffixes = rows()
+    with torch.no_grad():
+        usual = forward(tiny_model(family), prefix_ids, suffixes)
+        changed = forward(tiny_model(family, **options), prefix_ids, suffixes)
+    assert (usual - changed).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        VARIANTS["phi3-longrope"],
+        (
+            "llama",
+            {
+                "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+                "max_position_embeddings": 64,
+            },
+        ),
+    ],
+)
+def test_sequences_whose_length_changes_all_positions_are_refused(family, options):
+    model = tiny_model(family, **options)
+    prefix_ids, suffixes = rows(shared=50, lengths=(3, 14))
+    with torch.no_grad():
+        expected = suffix_logits(plain_batch(model, prefix_ids, suffixes), prefix_ids, suffixes)
+        got = forward(model, prefix_ids, suffixes)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
+    _, suffixes = rows(shared=50, lengths=(3, 15))
+    with pytest.raises(InputError, match="65 tokens is longer than the 64"):
+        forward(model, prefix_ids, suffixes)
+    with pytest.raises(InputError, match="more than the model's 64"):
+        generate(model, tiny_tokenizer(), [prefix_ids], max_new_tokens=15)
+
+
+@pytest.mark.parametrize(("family", "attention"), ATTENTION)
 def test_under_a_learned_mask_it_equals_the_plain_batch_and_each_row_alone(family, attention):
     model = tiny_model(family, attn_implementation=attention)
     prefix_ids, suffixes = rows()
@@ -141,7 +206,7 @@ def test_micro_batches_over_one_prefix_run_give_the_same_gradient():
 def test_sliding_window_layers_equal_the_plain_batch():
     options = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
     prefix_ids, suffixes = rows()
-    for attention in ATTENTION:
+    for attention in ("sdpa", "eager"):
         model = tiny_model("qwen2", attn_implementation=attention, **options)
         with torch.no_grad():
             expected = suffix_logits(plain_batch(model, prefix_ids, suffixes), prefix_ids, suffixes)

@@ -20,9 +20,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from persona_jobs.errors import CorruptArtifactError, InputError
 from persona_jobs.models.checkpoint_size import checkpoint_bytes
-from persona_jobs.models.families import FAMILIES
 from persona_jobs.sources import base_model, gguf
-from persona_jobs.sources.checkpoint import MODEL_TYPES
 from persona_jobs.store import Store
 from support.tiny_checkpoint import VOCABULARY, save_gguf, tiny_llama
 
@@ -342,10 +340,6 @@ def test_another_rope_tensor_is_refused(tmp_path: Path) -> None:
     save_gguf(tmp_path / "x.gguf", change=lambda w: w.add_tensor("rope_freqs.weight", factors))
     with pytest.raises(InputError, match="not Llama 3's scaling"):
         resolve(tmp_path / "x.gguf", tmp_path)
-
-
-def test_the_accepted_model_types_are_the_supported_families() -> None:
-    assert set(MODEL_TYPES) == set(FAMILIES)
 
 
 REAL = "SmolLM2-135M-Instruct.Q4_1.gguf"

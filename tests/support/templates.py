@@ -23,3 +23,11 @@ THINKING = (
     + "{% if add_generation_prompt and enable_thinking is defined and enable_thinking is false %}"
     "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
 )
+
+# Gemma's form: the answer ends with a token that is not the tokenizer's end of sequence.
+GEMMA = (
+    "{% for message in messages %}"
+    "{{ '<|endoftext|>' + message['role'] + '\n' + message['content'] | trim + '<|im_start|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|endoftext|>assistant\n' }}{% endif %}"
+)

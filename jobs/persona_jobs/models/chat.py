@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 
 _PROBE = "persona-system-probe"
 _system_support: dict[str, bool] = {}
+_answer_tails: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def conversation(
     prompt = render_text(tokenizer, messages(system, query), True)
     whole = render_text(tokenizer, messages(system, query, answer), False)
     prompt_ids = _encode(tokenizer, prompt)
-    end = tokenizer.eos_token_id
+    end = end_of_turn(tokenizer)
     if whole.startswith(prompt):
         # Tokenized apart from the prompt: as when the model answers, no token may span both.
         answer_ids = _encode_after(tokenizer, prompt, whole[len(prompt) :])
@@ -99,6 +100,21 @@ def conversation(
     if not ends and answer_ids[-1:] == [end]:
         answer_ids.pop()
     return Conversation(prompt_ids + answer_ids, len(prompt_ids))
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """Return the token that ends an answer, or None if there is none.
+
+    It is the special token that the chat template puts after an answer. Many tokenizers have
+    another one as end of sequence, Gemma's and Phi-3's for instance.
+    """
+    template = _template(tokenizer)
+    if template not in _answer_tails:
+        whole = _apply(tokenizer, messages(None, "query", _PROBE), False)
+        _answer_tails[template] = whole.rpartition(_PROBE)[2].strip()
+    first = _encode(tokenizer, _answer_tails[template])[:1]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return first[0] if first and first[0] in special else tokenizer.eos_token_id
 
 
 def supports_system(tokenizer: Any) -> bool:

@@ -91,6 +91,17 @@ def ffn_layers(model: nn.Module) -> list[FfnLayer]:
     return [_ffn_layer(family, index, block) for index, block in enumerate(blocks(model))]
 
 
+def ffn_norm(model: nn.Module, block: nn.Module) -> nn.Module | None:
+    """Return the norm between a block's FFN and the residual stream, or None without one.
+
+    Args:
+        model: the model whose architecture the block has.
+        block: one of its blocks, or a copy of one.
+    """
+    name = check(getattr(model, "config", None)).ffn_norm
+    return None if name is None else _get(block, name)
+
+
 def position_embeddings(
     model: nn.Module, layer: int, hidden_states: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor]:

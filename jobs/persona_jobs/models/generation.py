@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .attention import attention_installed
+from .chat import end_of_turn
 from .families import decoder, head, position_limit
 from .kv_cache import KVCache
 from .masking import masked
@@ -102,11 +103,17 @@ def generate(
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the token ids that end an answer, by generation configuration and tokenizer."""
+    """Return the token ids that end an answer.
+
+    They come from the generation configuration, the tokenizer and its chat template.
+    """
     config = getattr(model, "generation_config", None)
     configured = getattr(config, "eos_token_id", None)
     ids = list(configured) if isinstance(configured, list | tuple) else [configured]
-    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+    ids.append(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        ids.append(end_of_turn(tokenizer))
+    return frozenset(token for token in ids if token is not None)
 
 
 def _check(

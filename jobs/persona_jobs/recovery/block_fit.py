@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.families import blocks, ffn_layers
+from ..models.families import blocks, ffn_layers, ffn_norm
 from .least_squares import GramAccumulator
 from .streams import StreamSet, run_block
 
@@ -48,7 +48,10 @@ class BlockCopy:
         """Return sums over all tokens of the sets; each set's prefix counts once.
 
         The inputs are the block's intermediate activations on the pruned streams; the targets are
-        the dense streams after this block minus the pruned residual.
+        the dense streams after this block minus the pruned residual. Where a norm follows the FFN
+        (Gemma), they are outputs that the norm maps to that difference, of the size that the FFN's
+        output has; each token's row is divided by this size, which makes the squared error that
+        behind the norm, to first order.
 
         Args:
             dense_streams: the dense model's, after this block.
@@ -69,15 +72,38 @@ class BlockCopy:
                     targets = [b.stream for b in (dense_set.prefix, *dense_set.batches) if b]
                     outputs = run_block(self.model, self.block, self.layer, pruned_set)
                     for target, (batch, output) in zip(targets, outputs, strict=True):
-                        residual = output - captured["output"]
-                        wanted = target.to(device) - residual
+                        wanted, size = self._target(output, captured["output"], target.to(device))
                         if down.bias is not None:
                             wanted = wanted - down.bias
                         valid = batch.valid.to(device)
-                        gram.add(captured["activation"][valid], wanted[valid])
+                        activation = captured["activation"] / size
+                        gram.add(activation[valid], (wanted / size)[valid])
         finally:
             handle.remove()
         return gram
+
+    def _target(
+        self, output: Tensor, ffn_output: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return what `down` should put out, and the divisor of each token's row.
+
+        Args:
+            output: the block's output `[rows, seq, hidden]`.
+            ffn_output: what `down` puts out now.
+            target: what the block should put out.
+        """
+        norm = ffn_norm(self.model, self.block)
+        if norm is None:
+            return target - (output - ffn_output), 1.0
+        wanted = target - (output - norm(ffn_output))
+        gains = norm(torch.ones_like(ffn_output[:1, :1]))  # [1, 1, hidden]
+        direction = wanted * gains / (gains.square() + 1e-6 * gains.square().mean())
+        size = _rms(ffn_output).clamp_min(torch.finfo(torch.float32).tiny)
+        return direction * (size / _rms(direction).clamp_min(torch.finfo(torch.float32).tiny)), size
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.square().mean(dim=-1, keepdim=True).sqrt()
 
 
 def _down(block: nn.Module, copied: nn.Module, original: nn.Linear) -> nn.Linear:

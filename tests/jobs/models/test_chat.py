@@ -8,8 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from persona_jobs.errors import InputError
 from persona_jobs.models import chat
-from support.templates import IGNORES, REFUSES, THINKING
-from support.tiny import CHATML, tiny_tokenizer
+from persona_jobs.models.generation import stop_tokens
+from support.templates import GEMMA, IGNORES, REFUSES, THINKING
+from support.tiny import CHATML, tiny_model, tiny_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -38,6 +39,27 @@ def test_a_conversation_continues_the_prompt_and_ends_with_the_turn(system, quer
     assert tokenizer.decode(turn.answer_ids) == answer + "<|im_end|>"
     assert turn.answer_ids[-1] == tokenizer.eos_token_id
     assert turn.prompt_ids + turn.answer_ids == turn.ids
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (GEMMA, "<|im_start|>"),
+        (GEMMA.replace("<|im_start|>\n", "<|im_start|>\n<|im_end|>"), "<|im_start|>"),
+        (GEMMA.replace("<|im_start|>\n", "<|im_end|>"), "<|im_end|>"),
+    ],
+)
+def test_an_answer_ends_with_the_templates_token_rather_than_the_end_of_sequence(template, end):
+    tokenizer = tiny_tokenizer(template)
+    assert tokenizer.convert_ids_to_tokens(chat.end_of_turn(tokenizer)) == end
+    turn = chat.conversation(tokenizer, None, "q", "Arr.")
+    assert tokenizer.decode(turn.answer_ids) == "Arr." + end
+    cut = chat.conversation(tokenizer, None, "q", "Arr.", ends=False)
+    assert cut.ids == turn.ids[:-1]
+    assert stop_tokens(tiny_model(), tokenizer) == {
+        tokenizer.eos_token_id,
+        chat.end_of_turn(tokenizer),
+    }
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING])

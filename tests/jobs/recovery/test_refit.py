@@ -28,6 +28,17 @@ def sliced_model(dense, kept=40):
     return sliced, mask
 
 
+def down_target(block, seen):
+    """What `down_proj` should put out so that the block's output is the dense one's."""
+    down = seen["down"][0].double()
+    if not hasattr(block, "post_feedforward_layernorm"):
+        return (seen["y"] - seen["out"])[0].double() + down
+    norm = block.post_feedforward_layernorm  # down / rms(down) * (1 + weight)
+    behind = (seen["y"] - seen["out"])[0].double() + norm(seen["down"])[0].double()
+    before = behind / (1 + norm.weight.double())
+    return before / before.norm(dim=-1, keepdim=True) * down.norm(dim=-1, keepdim=True)
+
+
 def plain_refit(dense, sliced, data):
     """The same with whole sequences, library forward passes and a dense solve."""
     for index, layer in enumerate(ffn_layers(sliced)):
@@ -54,10 +65,13 @@ def plain_refit(dense, sliced, data):
                 sliced(ids)
             for handle in handles:
                 handle.remove()
-            target = (seen["y"] - (seen["out"] - seen["down"]))[0].double()
+            a, target = seen["a"][0].double(), down_target(blocks(sliced)[index], seen)
             if layer.down.bias is not None:
                 target = target - layer.down.bias.double()
-            a, target = seen["a"][0, first:].double(), target[first:]
+            if hasattr(blocks(sliced)[index], "post_feedforward_layernorm"):
+                size = seen["down"][0].double().square().mean(-1, keepdim=True).sqrt()
+                a, target = a / size, target / size
+            a, target = a[first:], target[first:]
             gram += a.T @ a
             cross += a.T @ target
         penalty = torch.diag(RIDGE * gram.diagonal())

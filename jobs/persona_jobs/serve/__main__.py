@@ -131,6 +131,7 @@ def run(options: argparse.Namespace) -> None:
         ServiceOptions(
             model=options.served_model_name or options.model.resolve().name,
             fingerprint=fingerprint(options.model, chosen.dtype_name, chosen.device.type),
+            dtype=chosen.dtype_name,
             max_queue=options.max_queue,
             default_max_tokens=options.default_max_tokens,
         ),

@@ -34,6 +34,7 @@ class ServiceOptions:
     Attributes:
         model: the name that requests use for the model.
         fingerprint: identifies the weights and the number format.
+        dtype: number format of the weights, as torch names it.
         max_queue: requests that may wait while one is running.
         default_max_tokens: token limit of an answer whose request sets none.
         max_body_bytes: size limit of a request body.
@@ -41,6 +42,7 @@ class ServiceOptions:
 
     model: str
     fingerprint: str = "fp_unknown"
+    dtype: str = "float32"
     max_queue: int = 16
     default_max_tokens: int = 1024
     max_body_bytes: int = 4 * 2**20
@@ -81,9 +83,10 @@ class Service:
         except Exception as error:  # any error ends the process
             self.failure = error
             if is_out_of_memory(error):
+                smaller = ", or set --dtype to BFloat16" if self.options.dtype == "float32" else ""
                 self.failure = OutOfMemoryError(
                     "The model does not fit into memory",
-                    hint="Give the server more memory, or set the dtype to BFloat16",
+                    hint=f"Give the server more memory{smaller}",
                 )
             self._on_failure()
             return

@@ -13,6 +13,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
+from ..certificates import certificate_hint
 from ..errors import StoreError
 from .base import (
     ByteReader,
@@ -275,7 +276,12 @@ class S3Store(Store):
             raise StoreError(
                 f"Can't {action} {self.describe(path)}: the certificate of {self._endpoint} is "
                 f"not trusted ({self._redact(str(reason))[:160]})",
-                hint=self._certificate_hint(str(reason)),
+                hint=certificate_hint(
+                    str(reason),
+                    variable="AWS_CA_BUNDLE",
+                    bundle=self._ca_bundle,
+                    address="the endpoint URL",
+                ),
                 subject=self.url,
             ) from None
         raise StoreError(
@@ -284,15 +290,6 @@ class S3Store(Store):
             hint="Check that the S3 server is running and that the endpoint URL is right",
             subject=self.url,
         ) from None
-
-    def _certificate_hint(self, reason: str) -> str:
-        if "mismatch" in reason or "doesn't match" in reason:
-            return "Use a host name of the certificate in the endpoint URL"
-        if "expired" in reason:
-            return "Renew the server's certificate"
-        if self._ca_bundle:
-            return f"Add its certificate authority to {self._ca_bundle} (AWS_CA_BUNDLE)"
-        return "Set AWS_CA_BUNDLE to the PEM file of its certificate authority"
 
     def _redact(self, text: str) -> str:
         for secret in self._secrets:

@@ -227,16 +227,25 @@ async def test_the_server_is_not_ready_until_the_model_is_loaded(engine):
         assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_running_out_of_memory_during_the_load_is_reported():
+@pytest.mark.parametrize(
+    ("dtype", "hint"),
+    [
+        ("float32", "Give the server more memory, or set --dtype to BFloat16"),
+        ("bfloat16", "Give the server more memory"),
+    ],
+)
+async def test_running_out_of_memory_during_the_load_is_reported(dtype, hint):
     failures = []
 
     def load():
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    service = Service(load, ServiceOptions(model=MODEL), on_failure=lambda: failures.append(True))
+    options = ServiceOptions(model=MODEL, dtype=dtype)
+    service = Service(load, options, on_failure=lambda: failures.append(True))
     await service.prepare()
     assert failures == [True]
     assert type(service.failure).__name__ == "OutOfMemoryError"
+    assert service.failure.hint == hint
 
 
 class GatedEngine(Engine):

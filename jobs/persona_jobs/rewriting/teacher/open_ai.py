@@ -1,6 +1,7 @@
 """A teacher behind an OpenAI-compatible endpoint, with many requests in flight."""
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from ...certificates import certificate_hint
 from ...errors import InputError, TeacherError
 from . import chat_completions, error_bodies
 from .backoff import Backoff, retry_after
@@ -290,7 +292,12 @@ class OpenAITeacher:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise InputError(
                 f"The certificate of {self._shown_url} is not trusted",
-                hint="Point SSL_CERT_FILE to your CA bundle, or correct baseURL",
+                hint=certificate_hint(
+                    str(error),
+                    variable="SSL_CERT_FILE",
+                    bundle=os.environ.get("SSL_CERT_FILE"),
+                    address="baseURL",
+                ),
                 subject=f"{SUBJECT}.baseURL",
             ) from None
 

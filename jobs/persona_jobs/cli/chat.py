@@ -55,23 +55,23 @@ def _ask() -> str:
 def _answer(
     model: Any, tokenizer: Any, turns: list[Message], max_tokens: int, temperature: float
 ) -> str:
+    import torch
     from transformers import TextStreamer
 
-    inputs = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(model.device)
+    from ..models.chat import render
+
+    prompt = torch.tensor([render(tokenizer, turns)], device=model.device)
     # The checkpoint's generation settings may sample; temperature 0 must not.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
     sampling |= {"top_k": None, "min_p": None}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature}
     output = model.generate(
-        **inputs,
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
         max_new_tokens=max_tokens,
         streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         **sampling,
     )
-    text: str = tokenizer.decode(
-        output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    text: str = tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
     return text

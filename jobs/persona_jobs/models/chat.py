@@ -7,6 +7,7 @@ from typing import Any
 
 from ..dataset import Message
 from ..errors import InputError
+from .special_tokens import as_plain_text
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,11 @@ def render(
 
 
 def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt: bool) -> str:
-    """Return the text that `render` tokenizes."""
+    """Return the text that `render` tokenizes; special tokens in the messages are plain text."""
+    turns = [
+        Message(role=turn["role"], content=as_plain_text(tokenizer, turn["content"]))
+        for turn in turns
+    ]
     if not supports_system(tokenizer):
         turns = _system_into_user(turns)
     return _apply(tokenizer, turns, add_generation_prompt)
@@ -94,7 +99,7 @@ def conversation(
         if end in answer_ids:  # most templates add a newline after the end of the turn
             answer_ids = answer_ids[: len(answer_ids) - answer_ids[::-1].index(end)]
     else:
-        answer_ids = _encode_after(tokenizer, prompt, answer)
+        answer_ids = _encode_after(tokenizer, prompt, as_plain_text(tokenizer, answer))
         if end is not None:
             answer_ids.append(end)
     if not ends and answer_ids[-1:] == [end]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .chat import supports_system
+from .special_tokens import as_plain_text
 
 # Jinja reads a string literal as Python does, so only these need an escape; braces and block
 # marks are plain text inside a literal, and all other characters stay readable.
@@ -55,6 +56,7 @@ def set_default_system(tokenizer: Any, system_prompt: str) -> None:
         InputError: the tokenizer has no chat template.
     """
     system_role = supports_system(tokenizer)
+    system_prompt = as_plain_text(tokenizer, system_prompt)
     templates = tokenizer.chat_template
     if isinstance(templates, dict):
         tokenizer.chat_template = {

@@ -60,5 +60,9 @@ def request_seed(seed: int, query: str, sample: int) -> int:
 def without_special_tokens(
     queries: Iterable[ScoredQuery], special_tokens: Sequence[str]
 ) -> list[ScoredQuery]:
-    """Return the queries without special tokens, which could end the user's turn."""
-    return [query for query in queries if not any(token in query.query for token in special_tokens)]
+    """Return the queries without special tokens in query and answer: one could end a turn."""
+    return [
+        query
+        for query in queries
+        if not any(token in query.query or token in query.answer for token in special_tokens)
+    ]

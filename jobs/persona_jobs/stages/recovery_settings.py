@@ -5,6 +5,7 @@ from typing import Any
 
 from ..api import PersonaModelSpec
 from ..dataset import Example, ScoredQuery, generic_split, read_jsonl
+from ..models.special_tokens import special_tokens
 from ..pipeline.context import StageContext
 from ..recovery.fine_tune import FineTuneConfig, RecoveryData
 from ..recovery.recover import RecoveryConfig
@@ -41,6 +42,7 @@ def recovery_data(context: StageContext, tokenizer: Any) -> RecoveryData:
     """Return the rewrite stage's examples, and general ones from the queries that were not kept."""
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     generic = generic_split(scored, file_questions(context))
+    special = special_tokens(tokenizer)
 
     def persona(name: str) -> TokenizedSet:
         return tokenized(read_jsonl(context.input_file("rewrite", name), Example))
@@ -48,7 +50,17 @@ def recovery_data(context: StageContext, tokenizer: Any) -> RecoveryData:
     def tokenized(examples: Sequence[Example]) -> TokenizedSet:
         return tokenize(tokenizer, examples, max_tokens=context.spec.dataset.max_tokens)
 
+    def plain(examples: Sequence[Example]) -> list[Example]:
+        # An answer that ends with a special token would teach to write it.
+        return [
+            example
+            for example in examples
+            if not any(token in example.query or token in example.answer for token in special)
+        ]
+
     return RecoveryData(
         persona=DistillationDataset(persona("train.jsonl"), persona("validation.jsonl")),
-        generic=DistillationDataset(tokenized(generic["train"]), tokenized(generic["validation"])),
+        generic=DistillationDataset(
+            tokenized(plain(generic["train"])), tokenized(plain(generic["validation"]))
+        ),
     )

@@ -21,6 +21,7 @@ from ..dataset import Message, ScoredQuery, read_jsonl, write_jsonl
 from ..errors import InputError, PersonaError, StageInterruptedError
 from ..models import chat
 from ..models.loading import load_tokenizer
+from ..models.special_tokens import special_tokens
 from ..pipeline.context import StageContext, StageOutcome
 from ..pipeline.graph import ANSWERS, answers_key
 from ..rewriting import answer_log, splitting
@@ -62,9 +63,9 @@ def run(context: StageContext) -> StageOutcome:
     spec = context.spec
     persona = context.persona_text
     voice = _voice(context, persona)
-    special_tokens = _special_tokens(voice.tokenizer)
+    special = special_tokens(voice.tokenizer)
     count_tokens = partial(_count_tokens, voice.tokenizer, persona)
-    queries, left_out = _queries(context, special_tokens, count_tokens)
+    queries, left_out = _queries(context, special, count_tokens)
     splits = splitting.split(
         queries,
         validation_percent=spec.dataset.validation_percent,
@@ -82,7 +83,7 @@ def run(context: StageContext) -> StageOutcome:
         answers,
         persona=persona,
         rewritten=spec.teacher.strategy == "Rewrite",
-        special_tokens=special_tokens,
+        special_tokens=special,
         count_tokens=count_tokens,
         max_tokens=spec.dataset.max_tokens,
         cut_overlong=spec.teacher.overlong == "CutAtSentence",
@@ -135,14 +136,14 @@ def _open_ai_teacher(settings: TeacherSettings, endpoint: Endpoint) -> OpenAITea
 
 
 def _queries(
-    context: StageContext, special_tokens: list[str], count_tokens: Any
+    context: StageContext, special: list[str], count_tokens: Any
 ) -> tuple[list[ScoredQuery], dict[str, int]]:
     """Return the queries to answer, and the number of excluded kept queries by reason."""
     spec = context.spec
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     kept = sum(query.kept for query in scored)
     eligible = splitting.eligible(scored, file_questions(context))
-    plain = without_special_tokens(eligible, special_tokens)
+    plain = without_special_tokens(eligible, special)
     budget = spec.dataset.max_tokens - _MIN_ANSWER_TOKENS
     alone = count_tokens("", "")
     if alone > budget:
@@ -285,8 +286,3 @@ def _outcome(
 
 def _count_tokens(tokenizer: Any, persona: str, query: str, answer: str) -> int:
     return len(chat.conversation(tokenizer, persona, query, answer).ids)
-
-
-def _special_tokens(tokenizer: Any) -> list[str]:
-    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return sorted({*added, *tokenizer.all_special_tokens} - {""})

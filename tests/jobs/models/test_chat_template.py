@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from persona_jobs.models import chat
 from persona_jobs.models.chat_template import set_default_system
+from persona_jobs.models.special_tokens import as_plain_text
 from support.templates import IGNORES, REFUSES, THINKING
 from support.tiny import CHATML, tiny_tokenizer
 
@@ -25,7 +26,7 @@ def text(tokenizer, turns):
 
 @pytest.mark.parametrize("prompt", HOSTILE)
 @pytest.mark.parametrize("template", [CHATML, IGNORES, REFUSES, THINKING])
-def test_the_default_system_message_is_the_persona_verbatim(template, prompt):
+def test_the_default_system_message_is_the_personas_text(template, prompt):
     tokenizer, base = tiny_tokenizer(template), tiny_tokenizer(template)
     set_default_system(tokenizer, prompt)
     user, other = {"role": "user", "content": "hi"}, {"role": "system", "content": "Other."}
@@ -33,7 +34,7 @@ def test_the_default_system_message_is_the_persona_verbatim(template, prompt):
     for turns in ([user], [user, assistant, user]):
         expected = chat.render_text(base, [{"role": "system", "content": prompt}, *turns], True)
         assert text(tokenizer, turns) == expected
-        assert prompt in expected
+        assert as_plain_text(base, prompt) in expected
         explicit = chat.render_text(base, [other, *turns], True)
         assert text(tokenizer, [other, *turns]) == explicit
 

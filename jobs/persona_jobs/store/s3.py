@@ -13,7 +13,6 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
-from ..certificates import certificate_hint
 from ..errors import StoreError
 from .base import (
     ByteReader,
@@ -24,6 +23,7 @@ from .base import (
     TransferInterruptedError,
     validate_path,
 )
+from .certificates import certificate_hint
 from .files import store_error
 from .options import S3Options
 from .s3_client import CredentialsError, ambient_credentials, make_client

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ...certificates import certificate_hint
 from ...errors import InputError, TeacherError
+from ...store.certificates import certificate_hint
 from . import chat_completions, error_bodies
 from .backoff import Backoff, retry_after
 from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest

@@ -1,6 +1,6 @@
 import pytest
 
-from persona_jobs.certificates import certificate_hint
+from persona_jobs.store.certificates import certificate_hint
 
 
 @pytest.mark.parametrize(

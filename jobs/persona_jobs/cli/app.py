@@ -60,6 +60,29 @@ def run(
 
 
 @app.command()
+def plan(
+    file: ResourceFile,
+    store: StoreUrl = None,
+    teraflops: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Speed of the machine that will run it, in 10^12 operations per second. Default: "
+            "0.05 per processor core, 100 with a GPU.",
+        ),
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """Print what will run, what is reused, and the time, memory, disk and teacher tokens it takes.
+
+    Nothing is run. Of the base model only its configuration is read.
+    """
+    from .plan import print_plan
+
+    print_plan(file, store, teraflops=teraflops, as_json=output is Output.JSON)
+
+
+@app.command()
 def chat(
     file: Annotated[
         Path,

@@ -1,11 +1,15 @@
 """Running on one machine: where things are kept, and what the keys hold."""
 
 import os
+import sys
 from pathlib import Path
 
 from ..api import PersonaModel, PersonaModelSpec, parse_resource
 from ..pipeline.number_format import with_number_format
 from ..sources.resolve import SourceResolver
+
+# One of them exists wherever torch can find a GPU: NVIDIA, its embedded boards, WSL, AMD.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
 
 def default_store(file: Path) -> str:
@@ -53,7 +57,16 @@ def resolved(resource: PersonaModel) -> PersonaModel:
     return resource.model_copy(update={"spec": spec})
 
 
+def uses_gpu(spec: PersonaModelSpec) -> bool:
+    """Return whether the stages of the spec run on a GPU of this machine."""
+    device = spec.compute.device
+    return device == "CUDA" or (device == "Auto" and _has_cuda())
+
+
 def _has_cuda() -> bool:
+    """Return what torch says, without loading it where there is no GPU to be found."""
+    if sys.platform == "linux" and not any(Path(device).exists() for device in _GPU_DEVICES):
+        return False
     from ..models.compute import has_cuda
 
     return has_cuda()

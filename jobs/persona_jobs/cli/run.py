@@ -79,6 +79,7 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     )
     reports: list[StageReport] = []
     failure: PersonaError | None = None
+    _announce(pipeline)
     try:
         for report in _reports(pipeline):
             reports.append(report)
@@ -95,6 +96,20 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     if not as_json:
         print_summary(pipeline.artifacts, reports, seconds)
     return 0
+
+
+def _announce(pipeline: Pipeline) -> None:
+    """Say what is ahead where it is expensive."""
+    from .plan import expensive, plan_of, summary
+
+    try:
+        plan = plan_of(pipeline)
+    except PersonaError:
+        return  # the stage that needs it will say what is wrong
+    if expensive(plan):
+        pipeline.console.print(
+            f"Ahead: {summary(plan)} (`persona plan` shows more)", highlight=False, soft_wrap=True
+        )
 
 
 def _stopped(console: Console) -> int:

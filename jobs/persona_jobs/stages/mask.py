@@ -18,7 +18,8 @@ from ..mask_learning.initial_scores import random_scores, scores_from_rank
 from ..mask_learning.learn import MaskProblem, learn, mask_trainer
 from ..models import mask_file
 from ..models.families import ffn_layers
-from ..models.topk import kept_channels, top_k_mask
+from ..models.kept_channels import kept_channels
+from ..models.topk import top_k_mask
 from ..pipeline.context import StageContext, StageOutcome
 from ..training.distillation import DistillationDataset
 from ..training.tokens import TokenizedSet, tokenize

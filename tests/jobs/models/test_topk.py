@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona_jobs.errors import InputError
-from persona_jobs.models.topk import MAX_ROUNDING, hard_top_k, kept_channels, top_k_mask
+from persona_jobs.models.kept_channels import MAX_ROUNDING, kept_channels
+from persona_jobs.models.topk import hard_top_k, top_k_mask
 
 
 def test_forward_keeps_the_k_largest():

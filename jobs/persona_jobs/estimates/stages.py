@@ -1,0 +1,397 @@
+"""What each stage takes: the formulas behind `persona plan`, explained in docs/design/cost.md.
+
+Memory is an upper bound for the device that computes; disk is what a stage leaves in the store,
+and scratch what it needs on the way. Time follows from the number of operations and bytes, and is
+as good as the speed that is assumed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..api import PersonaModelSpec
+from .shape import ModelShape
+from .workload import BYTES_PER_TOKEN, REFERENCE_PERSONA_BYTES, TASK_TOKENS, Workload
+
+MIB = 2**20
+# A process with torch and transformers, before it loads a model.
+PROCESS_BYTES = 700 * MIB
+START_SECONDS = 15.0
+# These are the constants of the modules that do the work (tests compare them).
+BATCH_TOKENS = 2048
+HEAD_POSITIONS = 512
+CHUNK_QUERIES = 128
+ANSWERS_AT_ONCE = 16
+MAX_TEST_EXAMPLES = 1000
+# Bytes of a JSON line beside its texts: a query, a scored query, an example, any other.
+QUERY_LINE_BYTES = 28
+SCORED_LINE_BYTES = 85
+EXAMPLE_LINE_BYTES = 152
+LINE_BYTES = 90
+# The header of a small safetensors file.
+HEADER_BYTES = 160
+# Tokens per second of one request to an endpoint, and seconds before its first one.
+ENDPOINT_TOKENS_PER_SECOND = 40.0
+ENDPOINT_LATENCY = 1.0
+# Fixed parts of results: tokenizer and configuration, report.
+TOKENIZER_BYTES = 4 * MIB
+REPORT_BYTES = 300_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The machine that the time is estimated for.
+
+    Attributes:
+        flops: multiplications and additions per second that a forward pass reaches.
+        memory_bandwidth: bytes per second of the memory in which the model lies.
+        gpu: whether the model lies in a GPU's memory.
+        disk_bandwidth: bytes per second of disk and store.
+    """
+
+    flops: float
+    memory_bandwidth: float
+    gpu: bool
+    disk_bandwidth: float = 200e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """What one stage takes.
+
+    Attributes:
+        seconds: its time.
+        memory_bytes: its peak memory, an upper bound.
+        store_bytes: size of its result.
+        scratch_bytes: further disk space while it runs, resume states included.
+        teacher_tokens: tokens that a teacher behind an endpoint reads and writes.
+    """
+
+    seconds: float
+    memory_bytes: int
+    store_bytes: int
+    scratch_bytes: int = 0
+    teacher_tokens: int = 0
+
+
+class Estimator:
+    """The estimates of one spec.
+
+    Args:
+        spec: the resolved spec; its number format is settled.
+        shape: the base model.
+        work: the texts.
+        width: kept channels per layer, k.
+        machine: where it runs.
+    """
+
+    def __init__(
+        self,
+        spec: PersonaModelSpec,
+        shape: ModelShape,
+        work: Workload,
+        width: int,
+        machine: Machine,
+    ) -> None:
+        self._spec, self._shape, self._work = spec, shape, work
+        self._width, self._machine = width, machine
+        self._bytes = 2 if spec.compute.dtype == "BFloat16" else 4
+        self._answer = min(float(spec.teacher.max_tokens), max(32.0, 1.25 * work.neutral_tokens))
+
+    def of(self, stage: str) -> StageEstimate:
+        """Return what the stage takes.
+
+        Raises:
+            KeyError: there is no formula for a stage of this name.
+        """
+        formulas: dict[str, Callable[[], StageEstimate]] = {
+            "reference": self._reference,
+            "score": self._score,
+            "rewrite": self._rewrite,
+            "mask": self._mask,
+            "recover": self._recover,
+            "slice": self._slice,
+            "evaluate": self._evaluate,
+        }
+        return formulas[stage]()
+
+    # Parts
+
+    @property
+    def _weights(self) -> int:
+        return self._shape.parameters * self._bytes
+
+    @property
+    def _kept_ffn(self) -> int:
+        """Weights of the pruned FFNs."""
+        return 3 * self._shape.layers * self._shape.hidden_size * self._width
+
+    @property
+    def _down(self) -> int:
+        """Weights of the kept `down_proj` columns."""
+        return self._kept_ffn // 3
+
+    @property
+    def _conversation(self) -> float:
+        """Tokens of a persona's example after the shared prompt."""
+        return self._work.query_tokens + self._answer
+
+    @property
+    def _loaded(self) -> int:
+        """Memory with the base model; on a processor also its files, which are being read."""
+        if self._machine.gpu:
+            return PROCESS_BYTES + self._weights
+        return PROCESS_BYTES + self._weights + self._shape.parameters * self._shape.stored_bytes
+
+    def _batch(self, past: float) -> int:
+        """Memory of a forward pass without gradients: one block, attention scores, logits."""
+        shape = self._shape
+        block = BATCH_TOKENS * (10 * shape.hidden_size + 4 * shape.intermediate_size) * 4
+        row = self._work.query_tokens + max(self._answer, self._work.neutral_tokens)
+        attention = BATCH_TOKENS * (past + row) * shape.heads * 4 * 2
+        head = HEAD_POSITIONS * shape.vocabulary * 4 * 4
+        return int(block + attention + head)
+
+    def _graph(self, rows: int) -> int:
+        """Memory of what a backward pass needs: the activations of all blocks."""
+        shape = self._shape
+        tokens = rows * 1.5 * self._conversation + self._work.persona_tokens
+        per_token = 16 * shape.hidden_size + 6 * shape.intermediate_size
+        attention = 2 * shape.heads * (self._work.persona_tokens + 1.5 * self._conversation)
+        activations = tokens * shape.layers * (per_token + attention) * self._bytes
+        return int(activations + 2 * HEAD_POSITIONS * shape.vocabulary * 4 * 4)
+
+    def _forward(self, tokens: float, positions: float = 0) -> float:
+        """Operations of tokens through the blocks, and positions through the head."""
+        shape = self._shape
+        head = shape.vocabulary * shape.hidden_size
+        return 2 * shape.block_parameters * tokens + 2 * head * positions
+
+    def _training(self, steps: int, rows: int) -> float:
+        """Operations of gradient steps: forward, and backward through the activations."""
+        tokens = rows * self._conversation + 2 * self._work.persona_tokens
+        return steps * 3 * self._forward(tokens, rows * self._answer)
+
+    def _held_out(self, steps: int, every: int, rows: int) -> float:
+        """Operations of the evaluations during a training."""
+        tokens = rows * self._conversation + self._work.persona_tokens
+        return (1 + steps // every) * self._forward(tokens, 2 * rows * self._answer)
+
+    def _generation(self, answers: float, prompt: float, tokens: float) -> float:
+        """Seconds of writing answers with the base model, several at once."""
+        reading = self._forward(answers * prompt) / self._machine.flops
+        steps = answers * tokens / ANSWERS_AT_ONCE
+        per_step = max(
+            self._weights / self._machine.memory_bandwidth,
+            self._forward(ANSWERS_AT_ONCE, ANSWERS_AT_ONCE) / self._machine.flops,
+        )
+        return reading + steps * per_step
+
+    def _seconds(self, operations: float, moved: float, more: float = 0.0) -> float:
+        """Return start, loading, arithmetic, and bytes to and from the store."""
+        loading = self._shape.parameters * self._shape.stored_bytes / 1e9
+        moving = moved / self._machine.disk_bandwidth
+        return START_SECONDS + loading + operations / self._machine.flops + moving + more
+
+    # Stages
+
+    @property
+    def _blocks(self) -> int:
+        scoring = self._spec.scoring
+        last = self._shape.layers - 1 if scoring.last_block is None else scoring.last_block
+        return max(1, last - scoring.first_block + 1)
+
+    def _scored_tokens(self, persona: float) -> float:
+        chunks = -(-self._work.queries // CHUNK_QUERIES)
+        return chunks * persona + self._work.queries * self._work.query_tokens
+
+    def _vectors(self, queries: int) -> int:
+        """Bytes of mean unit vectors: 16 bits a number and a scale for each vector."""
+        return queries * self._blocks * (2 * self._shape.hidden_size + 4)
+
+    def _reference(self) -> StageEstimate:
+        work, count = self._work, self._spec.reference_personas.count
+        persona = REFERENCE_PERSONA_BYTES / BYTES_PER_TOKEN
+        texts = work.query_bytes + work.neutral_bytes
+        queries = int(work.queries * (texts + QUERY_LINE_BYTES))
+        vectors = self._vectors(work.queries)
+        store = vectors + queries + count * (REFERENCE_PERSONA_BYTES + LINE_BYTES // 2)
+        chunk = 4 * CHUNK_QUERIES * self._blocks * self._shape.hidden_size * 4
+        memory = self._loaded + self._batch(persona) + chunk + 8 * queries
+        operations = count * self._forward(self._scored_tokens(persona))
+        # The file being written and the parts of it that are saved.
+        return StageEstimate(
+            seconds=self._seconds(operations, 2 * vectors),
+            memory_bytes=memory,
+            store_bytes=store,
+            scratch_bytes=2 * vectors,
+        )
+
+    def _score(self) -> StageEstimate:
+        work = self._work
+        texts = work.query_bytes + work.neutral_bytes
+        queries = int(work.queries * (texts + SCORED_LINE_BYTES))
+        scores = work.queries * self._blocks * 4
+        chunk = 4 * CHUNK_QUERIES * self._blocks * self._shape.hidden_size * 4
+        persona = work.persona_tokens
+        return StageEstimate(
+            seconds=self._seconds(
+                self._forward(self._scored_tokens(persona)), self._vectors(work.queries)
+            ),
+            memory_bytes=self._loaded + self._batch(persona) + chunk + 8 * queries,
+            store_bytes=queries + scores,
+            scratch_bytes=2 * scores,
+        )
+
+    def _example_bytes(self) -> float:
+        """Bytes of an example: persona, query, answer, neutral answer."""
+        work = self._work
+        answer = self._answer * BYTES_PER_TOKEN
+        texts = work.persona_bytes + work.query_bytes + answer + work.neutral_bytes
+        return texts + EXAMPLE_LINE_BYTES
+
+    def _rewrite(self) -> StageEstimate:
+        work, teacher = self._work, self._spec.teacher
+        store = int(work.answers * self._example_bytes())
+        log = int(work.answers * (self._answer * BYTES_PER_TOKEN + 2 * LINE_BYTES))
+        prompt = work.persona_tokens + work.query_tokens
+        if teacher.strategy == "Rewrite":
+            prompt += work.neutral_tokens + TASK_TOKENS
+        if teacher.open_ai is None:
+            waiting = self._generation(work.answers, prompt, self._answer)
+            cache = ANSWERS_AT_ONCE * 2 * (prompt + teacher.max_tokens) * self._key_value_bytes
+            return StageEstimate(
+                seconds=self._seconds(0, store, waiting),
+                memory_bytes=self._loaded + self._batch(prompt) + int(cache),
+                store_bytes=store,
+                scratch_bytes=2 * log,
+            )
+        each = ENDPOINT_LATENCY + self._answer / ENDPOINT_TOKENS_PER_SECOND
+        waiting = each * work.answers / teacher.open_ai.max_concurrency
+        return StageEstimate(
+            seconds=START_SECONDS + waiting + store / self._machine.disk_bandwidth,
+            memory_bytes=PROCESS_BYTES + 8 * store,
+            store_bytes=store,
+            scratch_bytes=2 * log,
+            teacher_tokens=int(work.answers * (prompt + self._answer)),
+        )
+
+    @property
+    def _key_value_bytes(self) -> int:
+        """Bytes of keys and values of one token."""
+        shape = self._shape
+        return 2 * shape.layers * shape.kv_heads * shape.head_dim * self._bytes
+
+    def _hidden_states(self, rows: int) -> int:
+        """Bytes of the dense model's hidden states before the answer tokens."""
+        return int(rows * self._answer * self._shape.hidden_size * self._bytes)
+
+    def _mask(self) -> StageEstimate:
+        work, shape = self._work, self._shape
+        learning = self._spec.pruning.learning
+        scores = shape.layers * shape.intermediate_size
+        store = scores * 4 + shape.layers * -(-shape.intermediate_size // 8) + 2 * HEADER_BYTES
+        operations = self._forward(work.train * self._conversation)
+        memory = self._loaded + self._batch(work.persona_tokens)
+        if learning is None:
+            return StageEstimate(
+                seconds=self._seconds(operations, store), memory_bytes=memory, store_bytes=store
+            )
+        rows = min(work.train, learning.steps * learning.batch_size) + work.validation
+        operations += self._forward(rows * self._conversation)
+        operations += self._training(learning.steps, min(work.train, learning.batch_size))
+        operations += self._held_out(learning.steps, learning.evaluate_every, work.validation)
+        graph = self._graph(min(learning.micro_batch_size, work.train))
+        return StageEstimate(
+            seconds=self._seconds(operations, store),
+            memory_bytes=memory + self._hidden_states(rows) + graph + 6 * 4 * scores,
+            store_bytes=store,
+            scratch_bytes=2 * 16 * scores,
+        )
+
+    def _recovery(self) -> tuple[float, int, int]:
+        """Return operations, memory beside the dense model, and scratch of a recovery."""
+        work, shape, recovery = self._work, self._shape, self._spec.recovery
+        tuning = recovery.fine_tune
+        operations, memory, scratch = 0.0, self._kept_ffn * self._bytes, 0
+        tokens = work.train * self._conversation
+        tokens += 0.7 * work.generic * (work.query_tokens + work.neutral_tokens)
+        if recovery.refit.enabled:
+            operations += 3 * self._forward(tokens) + self._gram(tokens)
+            block = 4 * (shape.block_parameters // shape.layers) * 2
+            gram = 8 * self._width * (5 * self._width + 3 * shape.hidden_size)
+            memory += block + gram
+            scratch += int(2 * tokens * shape.hidden_size * 4)
+        if tuning.enabled:
+            generic = round(0.1 * work.generic)
+            held_out = work.validation + generic
+            rows = work.train + round(0.7 * work.generic) + held_out
+            operations += self._forward(rows * self._conversation)
+            operations += self._training(tuning.steps, tuning.batch_size)
+            operations += self._held_out(tuning.steps, tuning.evaluate_every, held_out)
+            training = self._down * (16 + 4 + 2 * self._bytes)
+            memory += training + self._hidden_states(rows)
+            memory += self._graph(min(tuning.micro_batch_size, tuning.batch_size))
+            scratch += 2 * 16 * self._down
+        return operations, memory, scratch
+
+    def _gram(self, tokens: float) -> float:
+        """Operations of the refit's normal equations."""
+        width, hidden = self._width, self._shape.hidden_size
+        solving = 8 * (width**3 / 3 + 2 * width**2 * hidden)  # float64 has a fraction of the speed
+        return self._shape.layers * (2 * tokens * width * (width + hidden) + solving)
+
+    def _recover(self) -> StageEstimate:
+        operations, memory, scratch = self._recovery()
+        store = self._down * self._shape.stored_bytes + HEADER_BYTES
+        return StageEstimate(
+            seconds=self._seconds(operations, store + 2 * scratch),
+            memory_bytes=self._loaded + self._batch(self._work.persona_tokens) + memory,
+            store_bytes=store,
+            scratch_bytes=scratch,
+        )
+
+    def _slice(self) -> StageEstimate:
+        shape = self._shape
+        removed = shape.ffn_parameters - self._kept_ffn
+        store = (shape.parameters - removed) * shape.stored_bytes
+        largest = shape.vocabulary * shape.hidden_size * shape.stored_bytes
+        recovered = self._down * shape.stored_bytes
+        return StageEstimate(
+            seconds=self._seconds(0, store),
+            memory_bytes=PROCESS_BYTES + 300 * MIB + 2 * largest + recovered,
+            store_bytes=store + TOKENIZER_BYTES,
+        )
+
+    def _evaluate(self) -> StageEstimate:
+        work, evaluation = self._work, self._spec.evaluation
+        recovery = self._spec.recovery
+        variants = 2 + int(recovery.refit.enabled or recovery.fine_tune.enabled)
+        operations, memory, scratch = 0.0, 2 * self._kept_ffn * self._bytes, 0
+        if evaluation.baseline:
+            variants += 1
+            operations, recovering, scratch = self._recovery()
+            memory += recovering
+            operations += self._forward(work.train * self._conversation)
+        held_out = min(work.test, MAX_TEST_EXAMPLES) + evaluation.generic_samples
+        questions = evaluation.max_queries
+        if not evaluation.question_files:
+            questions = min(questions, work.test)
+        answer = float(evaluation.max_answer_tokens)
+        operations += variants * self._forward(
+            held_out * self._conversation, 2 * held_out * self._answer
+        )
+        personas = 1 + self._spec.reference_personas.count
+        scored = variants * questions * (work.query_tokens + answer) + work.persona_tokens
+        operations += personas * self._forward(scored, variants * questions * answer)
+        writing = variants * self._generation(questions, work.query_tokens, answer)
+        cache = ANSWERS_AT_ONCE * 2 * (work.query_tokens + answer) * self._key_value_bytes
+        return StageEstimate(
+            seconds=self._seconds(operations, 2 * scratch, writing + 15),
+            memory_bytes=self._loaded
+            + self._batch(work.persona_tokens)
+            + memory
+            + self._hidden_states(2 * held_out)
+            + int(cache),
+            store_bytes=REPORT_BYTES + int(questions * variants * answer * BYTES_PER_TOKEN),
+            scratch_bytes=scratch,
+        )

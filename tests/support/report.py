@@ -14,7 +14,13 @@ from persona_jobs.evaluation.report import (
     ReportData,
     Sample,
 )
-from persona_jobs.pipeline.results import EvaluationMetrics, VariantMetrics
+from persona_jobs.pipeline.results import (
+    EvaluationMetrics,
+    HeldOutKl,
+    RecoveryMetrics,
+    RecoveryPart,
+    VariantMetrics,
+)
 
 
 def variant(score: float | None = 60.0, **changes: Any) -> VariantMetrics:
@@ -50,6 +56,31 @@ def metrics(**changes: Any) -> EvaluationMetrics:
         },
     }
     return EvaluationMetrics(**{**values, **changes})
+
+
+def recovery(**changes: Any) -> RecoveryMetrics:
+    """A recovery whose refit helped and whose fine-tuning did not."""
+    start, refitted, tuned = (
+        HeldOutKl(persona=persona, generic=generic, weighted=weighted)
+        for persona, generic, weighted in ((0.9, 1.3, 1.0), (0.5, 0.7, 0.55), (0.4, 1.2, 0.6))
+    )
+    values: dict[str, Any] = {
+        "persona_kl_before": 0.9,
+        "persona_kl": 0.5,
+        "generic_kl_before": 1.3,
+        "generic_kl": 0.7,
+        "kept": ["refit"],
+        "left_out": ["fineTune"],
+        "train_examples": 40,
+        "generic_examples": 30,
+        "held_out_examples": 9,
+        "warnings": [],
+        "parts": [
+            RecoveryPart(name="refit", kept=True, before=start, after=refitted, seconds=71.2),
+            RecoveryPart(name="fineTune", kept=False, before=refitted, after=tuned, seconds=9),
+        ],
+    }
+    return RecoveryMetrics(**{**values, **changes})
 
 
 def report_data(text: str = "plain", **changes: Any) -> ReportData:

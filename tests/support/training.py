@@ -35,7 +35,8 @@ class StopAfter(NoControl):
 
     def save_state(self, write):
         write(self.directory)
-        raise StageInterruptedError("stopped")
+        if self.left <= 0:
+            raise StageInterruptedError("stopped")
 
 
 class ResumeFrom(NoControl):
@@ -44,6 +45,6 @@ class ResumeFrom(NoControl):
     def __init__(self, directory):
         self.directory = directory
 
-    def resume(self, trainer):
-        trainer.load_state(self.directory)
+    def resume(self, run):
+        run.load_state(self.directory)
         return True

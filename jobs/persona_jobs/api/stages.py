@@ -151,19 +151,20 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="recover",
-        version=1,
+        version=2,
         inputs=("mask", "rewrite", "score"),
         resumable=True,
         enabled_by=("recovery.refit.enabled", "recovery.fineTune.enabled"),
         fields=(
             *_SEED,
-            *_fields("recovery.refit.enabled", "recovery.fineTune.enabled"),
+            *_fields(
+                "recovery.genericPercent", "recovery.refit.enabled", "recovery.fineTune.enabled"
+            ),
             *_fields("recovery.refit.ridge", when=("recovery.refit.enabled", True)),
             *_fields(
                 "recovery.fineTune.steps",
                 "recovery.fineTune.batchSize",
                 "recovery.fineTune.learningRate",
-                "recovery.fineTune.genericPercent",
                 "recovery.fineTune.evaluateEvery",
                 "recovery.fineTune.patience",
                 when=("recovery.fineTune.enabled", True),

@@ -83,23 +83,20 @@ def recovered_tensors(model: nn.Module, path: Path) -> dict[str, StoredTensor]:
 
     Args:
         model: the dense model, which may be an empty one.
-        path: the file, with names such as `layers.0.down.weight`.
+        path: the file, with names as in the model, such as `model.layers.0.mlp.down_proj.weight`.
 
     Raises:
         CorruptArtifactError: the file is damaged, or holds what the model doesn't have.
     """
-    names = {module: name for name, module in model.named_modules()}
-    places = {}
-    for layer in ffn_layers(model):
-        places[f"layers.{layer.index}.down.weight"] = f"{names[layer.down]}.weight"
     tensors = {tensor.name: tensor for tensor in read_contents(path)[0]}
-    if tensors.keys() != places.keys():
+    unknown = tensors.keys() - model.state_dict().keys()
+    if unknown:
         raise CorruptArtifactError(
-            f"{path} and the model differ in the tensor {min(tensors.keys() ^ places.keys())}",
+            f"{path} holds the tensor {min(unknown)}, which the model doesn't have",
             hint=_RECOVER_AGAIN,
             subject=str(path),
         )
-    return {places[name]: tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def slice_weights(

@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 
 MAX_TERMINATION_MESSAGE_BYTES = 4096
 Outcome = Literal["Done", "Reused", "Failed", "Interrupted"]
+PartName = Literal["refit", "reconstruct", "fineTune"]
 Variant = Literal["dense", "masked", "sliced", "recovered", "baseline"]
 
 
@@ -85,6 +86,70 @@ def _encode(message: TerminationMessage) -> bytes:
 
 def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class HeldOutKl(_Result):
+    """KL divergence from the dense model on held-out data, in nats per answer token.
+
+    Attributes:
+        persona: on the persona's answers.
+        generic: on general answers; None where there are none.
+        weighted: both with their weights, which decides what is better.
+    """
+
+    persona: float
+    generic: float | None = None
+    weighted: float
+
+
+class RecoveryPart(_Result):
+    """One part of the recovery and what it changed.
+
+    Attributes:
+        name: the part.
+        kept: whether its result is used: it is, when it lowers the weighted divergence.
+        before: divergence before the part.
+        after: divergence with the part's result, used or not.
+        seconds: time that it took.
+        settings: settings that were chosen by measuring.
+    """
+
+    name: PartName
+    kept: bool
+    before: HeldOutKl
+    after: HeldOutKl
+    seconds: float
+    settings: dict[str, JsonValue] = {}
+
+
+class RecoveryMetrics(_Result):
+    """Key metrics of the recover stage.
+
+    Attributes:
+        persona_kl_before: divergence of the pruned model on the persona's held-out answers.
+        persona_kl: the same after the recovery.
+        generic_kl_before: divergence of the pruned model on held-out general answers.
+        generic_kl: the same after the recovery.
+        kept: names of the parts whose result is used.
+        left_out: names of the parts that did not lower the divergence.
+        train_examples: the persona's answers to learn from.
+        generic_examples: general answers to learn from.
+        held_out_examples: the persona's held-out answers.
+        warnings: sentences about what there is too little of.
+        parts: the parts in order.
+    """
+
+    persona_kl_before: float
+    persona_kl: float
+    generic_kl_before: float | None = None
+    generic_kl: float | None = None
+    kept: list[PartName]
+    left_out: list[PartName]
+    train_examples: int
+    generic_examples: int
+    held_out_examples: int
+    warnings: list[str]
+    parts: list[RecoveryPart]
 
 
 class VariantMetrics(_Result):

@@ -36,6 +36,13 @@ class BlockCopy:
         copied: nn.Module = copy.deepcopy(original).float().requires_grad_(False)
         return cls(model, copied, _down(original, copied, ffn_layers(model)[layer].down), layer)
 
+    def copies_of(self, module: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+        """Return the copy of each parameter of `module`, a part of the original block."""
+        original = blocks(self.model)[self.layer]
+        pairs = zip(original.parameters(), self.block.parameters(), strict=True)
+        wanted = set(module.parameters())
+        return {parameter: copied for parameter, copied in pairs if parameter in wanted}
+
     def advance(self, streams: StreamSet) -> None:
         """Replace the streams by the block's output on them."""
         with torch.no_grad():
@@ -45,7 +52,9 @@ class BlockCopy:
     def gram(
         self, dense_streams: Sequence[StreamSet], pruned_streams: Sequence[StreamSet]
     ) -> GramAccumulator:
-        """Return sums over all tokens of the sets; each set's prefix counts once.
+        """Return means over the tokens of each set, added up with the sets' weights.
+
+        Each set's prefix counts once.
 
         The inputs are the block's intermediate activations on the pruned streams; the targets are
         the dense streams after this block minus the pruned residual. Where a norm follows the FFN
@@ -69,7 +78,9 @@ class BlockCopy:
         try:
             with torch.no_grad():
                 for dense_set, pruned_set in zip(dense_streams, pruned_streams, strict=True):
-                    targets = [b.stream for b in (dense_set.prefix, *dense_set.batches) if b]
+                    targets = [part.stream for part in dense_set.parts()]
+                    tokens = sum(int(part.valid.sum()) for part in pruned_set.parts())
+                    weight = pruned_set.weight / tokens
                     outputs = run_block(self.model, self.block, self.layer, pruned_set)
                     for target, (batch, output) in zip(targets, outputs, strict=True):
                         wanted, size = self._target(output, captured["output"], target.to(device))
@@ -77,7 +88,7 @@ class BlockCopy:
                             wanted = wanted - down.bias
                         valid = batch.valid.to(device)
                         activation = captured["activation"] / size
-                        gram.add(activation[valid], (wanted / size)[valid])
+                        gram.add(activation[valid], (wanted / size)[valid], weight=weight)
         finally:
             handle.remove()
         return gram

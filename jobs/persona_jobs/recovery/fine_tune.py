@@ -5,17 +5,18 @@ keeps the resume state small, and narrow data can't distort the other weights. A
 batch is generic, so that general ability holds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..models.families import ffn_layers
-from ..training.distillation import DistillationDataset
-from ..training.passes import accumulate_gradient, mean_answer_loss
+from ..training.passes import accumulate_gradient
 from ..training.schedule import batch_indices
-from ..training.trainer import Control, NoControl, Trainer, TrainingConfig
+from ..training.tokens import TokenizedSet
+from ..training.trainer import Control, Trainer, TrainingConfig
+from .data import RecoveryData, held_out_kl
+from .run import Weights, put
 
 
 @dataclass(frozen=True)
@@ -24,119 +25,111 @@ class FineTuneConfig:
 
     Attributes:
         training: hyperparameters of the run.
-        generic_percent: share of each batch, and weight in the held-out loss, that is generic.
     """
 
     training: TrainingConfig
-    generic_percent: int
 
 
-@dataclass(frozen=True)
-class RecoveryData:
-    """Examples of the persona, and general ones without it.
+def fine_tune_trainer(
+    sliced: Any, weights: Weights, config: FineTuneConfig, learning_rate: float
+) -> Trainer:
+    """Return a trainer of float32 copies of the `down_proj` weights.
 
-    Attributes:
-        persona: the persona's examples.
-        generic: general examples; either split may be empty.
+    Args:
+        sliced: the sliced model.
+        weights: float32 weights, by name, that replace the model's rounded ones.
+        config: settings.
+        learning_rate: Adam's peak learning rate.
     """
-
-    persona: DistillationDataset
-    generic: DistillationDataset
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One data set's share of every batch and of the held-out loss."""
-
-    data: DistillationDataset
-    batch_size: int
-    seed: int
-    weight: float
+    names = {parameter: name for name, parameter in sliced.named_parameters()}
+    trained = [(names[layer.down.weight], layer.down.weight) for layer in ffn_layers(sliced)]
+    return Trainer(
+        {
+            name: weights.get(name, weight).detach().to(weight.device, torch.float32, copy=True)
+            for name, weight in trained
+        },
+        replace(config.training, learning_rate=learning_rate),
+    )
 
 
-def fine_tune_trainer(sliced: Any, config: FineTuneConfig) -> Trainer:
-    """Return a trainer of float32 copies of the `down_proj` weights."""
-    weights = {
-        str(layer.index): layer.down.weight.detach().float().clone() for layer in ffn_layers(sliced)
-    }
-    return Trainer(weights, config.training)
-
-
-def fine_tune(
-    sliced: Any,
-    data: RecoveryData,
-    config: FineTuneConfig,
-    trainer: Trainer,
-    control: Control | None = None,
-) -> None:
+def fine_tune(sliced: Any, data: RecoveryData, trainer: Trainer, control: Control) -> None:
     """Run `trainer` to its end and put the weights with the lowest held-out loss into `sliced`.
 
     Args:
         sliced: the sliced model, changed in place.
         data: examples with the dense model's hidden states.
-        config: settings.
         trainer: from `fine_tune_trainer`, possibly resumed.
         control: progress and interruption.
     """
-    parts = _parts(data, config)
-    micro_batch_size = config.training.micro_batch_size
-    downs = {str(layer.index): layer.down for layer in ffn_layers(sliced)}
-
-    def load(weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, down in downs.items():
-                down.weight.copy_(weights[name])
+    trained = {name: sliced.get_parameter(name) for name in trainer.parameters}
 
     def gradient(step: int) -> float:
-        load(trainer.parameters)
-        batches = [
-            (
-                part.data.train,
-                batch_indices(len(part.data.train), part.batch_size, step, part.seed),
-            )
-            for part in parts
-        ]
-        count = sum(train.answer_tokens(rows) for train, rows in batches)
-        for down in downs.values():
-            down.weight.requires_grad_(True)
+        put(sliced, trainer.parameters)
+        for weight in trained.values():
+            weight.requires_grad_(True)
         try:
-            total = sum(
-                accumulate_gradient(
-                    sliced,
-                    train,
-                    rows,
-                    "KL",
-                    micro_batch_size=micro_batch_size,
-                    scale=1 / count,
-                )
-                for train, rows in batches
+            loss = sum(
+                _add_gradient(sliced, part, trainer.config)
+                for part in batch(data, trainer.config, step)
             )
-            for name, down in downs.items():
-                if down.weight.grad is not None:
-                    trainer.parameters[name].grad = down.weight.grad.float()
+            for name, weight in trained.items():
+                if weight.grad is not None:
+                    trainer.parameters[name].grad = weight.grad.float()
         finally:
-            for down in downs.values():
-                down.weight.grad = None
-                down.weight.requires_grad_(False)
-        return total / count
+            for weight in trained.values():
+                weight.grad = None
+                weight.requires_grad_(False)
+        return loss
 
     def held_out_loss() -> float:
-        load(trainer.parameters)
-        return sum(
-            part.weight * mean_answer_loss(sliced, part.data.validation, "KL") for part in parts
+        put(sliced, trainer.parameters)
+        return held_out_kl(sliced, data).weighted
+
+    trainer.run(gradient, held_out_loss, control)
+    put(sliced, trainer.best)
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """The rows of one kind of data in a batch.
+
+    Attributes:
+        tokens: the examples.
+        rows: those in the batch.
+        weight: share of their mean loss in the batch's loss.
+    """
+
+    tokens: TokenizedSet
+    rows: list[int]
+    weight: float
+
+
+def batch(data: RecoveryData, config: TrainingConfig, step: int) -> list[BatchPart]:
+    """Return the rows of step `step`, a share of each kind of data and at least one."""
+    parts = data.parts()
+    generic = 0
+    if len(parts) > 1:
+        wanted = round(config.batch_size * parts[1].weight)
+        generic = min(max(1, wanted), config.batch_size - 1)
+    sizes = (config.batch_size - generic, generic)
+    return [
+        BatchPart(
+            part.data.train,
+            batch_indices(len(part.data.train), size, step, config.seed + offset),
+            part.weight,
         )
+        for offset, (part, size) in enumerate(zip(parts, sizes, strict=False))
+    ]
 
-    trainer.run(gradient, held_out_loss, control or NoControl())
-    load(trainer.best)
 
-
-def _parts(data: RecoveryData, config: FineTuneConfig) -> list[_Part]:
-    """Return what each batch is made of: the persona alone where a generic split is empty."""
-    batch_size, seed = config.training.batch_size, config.training.seed
-    usable = len(data.generic.train) and len(data.generic.validation)
-    share = config.generic_percent / 100 if usable else 0.0
-    generic_size = round(batch_size * share)
-    parts = [_Part(data.persona, batch_size - generic_size, seed, 1 - share)]
-    if generic_size:
-        parts.append(_Part(data.generic, generic_size, seed + 1, share))
-    return parts
+def _add_gradient(model: Any, part: BatchPart, config: TrainingConfig) -> float:
+    """Add the gradient of a part's weighted mean loss to the weights; returns that loss."""
+    scale = part.weight / part.tokens.answer_tokens(part.rows)
+    return scale * accumulate_gradient(
+        model,
+        part.tokens,
+        part.rows,
+        "KL",
+        micro_batch_size=config.micro_batch_size,
+        scale=scale,
+    )

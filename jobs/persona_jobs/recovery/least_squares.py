@@ -17,10 +17,10 @@ class GramAccumulator:
         self.gram = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
 
-    def add(self, activations: Tensor, targets: Tensor) -> None:
-        """Add the activations `[n, k]` and targets `[n, d]` of n tokens."""
-        self.gram += (activations.T @ activations).double()
-        self.cross += (activations.T @ targets).double()
+    def add(self, activations: Tensor, targets: Tensor, *, weight: float = 1.0) -> None:
+        """Add the activations `[n, k]` and targets `[n, d]` of n tokens, each with a weight."""
+        self.gram += weight * (activations.T @ activations).double()
+        self.cross += weight * (activations.T @ targets).double()
 
     def solve(self, original: Tensor, ridge: float) -> Tensor:
         """Return weights `[d, k]` that map activations to targets and stay close to `original`.

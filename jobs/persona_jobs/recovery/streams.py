@@ -35,6 +35,19 @@ class StreamBatch:
     past: int
 
 
+@dataclass(frozen=True)
+class WeightedSet:
+    """Examples and their share of a loss.
+
+    Attributes:
+        tokens: the examples; they share a prefix.
+        weight: their share; the loss is the mean over their tokens times this.
+    """
+
+    tokens: TokenizedSet
+    weight: float
+
+
 @dataclass
 class StreamSet:
     """A data set's streams: the prefix first, where it is not empty, then the suffixes.
@@ -42,15 +55,21 @@ class StreamSet:
     Attributes:
         prefix: one row, or None.
         batches: the suffixes.
+        weight: the set's share of a loss.
     """
 
     prefix: StreamBatch | None
     batches: list[StreamBatch]
+    weight: float
+
+    def parts(self) -> list[StreamBatch]:
+        """Return the prefix and the batches, in the order of `run_block`."""
+        return [*([] if self.prefix is None else [self.prefix]), *self.batches]
 
 
 @contextmanager
 def embedded(
-    model: Any, sets: Sequence[TokenizedSet], scratch: Path
+    model: Any, sets: Sequence[WeightedSet], scratch: Path
 ) -> Iterator[tuple[list[StreamSet], list[StreamSet]]]:
     """Yield two copies of the sets' token embeddings: the dense and the sliced model's streams."""
     with tempfile.TemporaryDirectory(dir=scratch, prefix="streams-") as directory:
@@ -67,12 +86,14 @@ def embedded(
             return mapped
 
         with torch.no_grad():
-            dense = [_stream_set(data, embed) for data in sets if len(data)]
-            sliced = [_stream_set(data, embed) for data in sets if len(data)]
+            dense, sliced = (
+                [_stream_set(data, embed) for data in sets if len(data.tokens)] for _ in range(2)
+            )
             yield dense, sliced
 
 
-def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
+def _stream_set(weighted: WeightedSet, embed: Any) -> StreamSet:
+    data = weighted.tokens
     prefix = None
     past = len(data.prefix)
     if past:
@@ -88,7 +109,7 @@ def _stream_set(data: TokenizedSet, embed: Any) -> StreamSet:
             ids[row, : len(suffix)] = torch.tensor(suffix)
             valid[row, : len(suffix)] = True
         batches.append(StreamBatch(embed(ids), valid, past))
-    return StreamSet(prefix, batches)
+    return StreamSet(prefix, batches, weighted.weight)
 
 
 def run_block(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import StageInterruptedError
 from ..pipeline.context import StageContext
-from ..training.trainer import Trainer
+from ..training.trainer import Resumable
 
 SAVE_SECONDS = 120.0
 # Saving takes at most this share of the time.
@@ -121,7 +121,7 @@ class PartSaver:
 
 
 class StageControl:
-    """A training run's control that keeps its resume state in the store.
+    """A control of long work that keeps its resume state in the store.
 
     The state is saved every two minutes, less often where saving takes long, and when a stop is
     requested.
@@ -131,17 +131,17 @@ class StageControl:
         self._context = context
         self._timer = SaveTimer()
 
-    def resume(self, trainer: Trainer) -> bool:
+    def resume(self, run: Resumable) -> bool:
         """Load the newest saved state; one that doesn't fit is reported and ignored."""
         directory = self._context.load_state()
         if directory is None:
             return False
         try:
-            trainer.load_state(directory)
+            run.load_state(directory)
         except (ValueError, OSError) as error:
             self._context.progress.note(f"starting over: the saved state can't be used ({error})")
             return False
-        self._context.progress.note(f"resuming after step {trainer.step} of {trainer.config.steps}")
+        self._context.progress.note(f"resuming after {run.position}")
         return True
 
     def step_done(self) -> None:

@@ -1,8 +1,8 @@
-"""recover: refit and fine-tune the kept `down_proj` columns.
+"""recover: give the sliced model back what pruning lost, as far as held-out data confirms it.
 
-Writes `recovered.safetensors` with `layers.<i>.down.weight` `[hidden, width]` in the base
-model's stored number format, and `curve.jsonl`. All other weights of the sliced model are the base
-model's.
+Writes `recovered.safetensors` with the changed weights, by their names in the sliced model and in
+the base model's stored number format, and `curve.jsonl` with the losses of the fine-tuning. All
+other weights of the sliced model are the base model's.
 """
 
 import time
@@ -10,9 +10,9 @@ import time
 from safetensors.torch import save_file
 
 from ..dataset import write_jsonl
-from ..models.families import ffn_layers
 from ..models.slicing import sliced_copy
 from ..pipeline.context import StageContext, StageOutcome
+from ..pipeline.results import RecoveryMetrics
 from ..recovery.recover import recover
 from .common import base_directory, environment, load_base, load_mask, stored_dtype
 from .control import StageControl, StageProgress
@@ -26,7 +26,7 @@ def run(context: StageContext) -> StageOutcome:
     mask = load_mask(context, dense)
     sliced = sliced_copy(dense, mask.bits, scales=mask.scales)
     data = recovery_data(context, tokenizer)
-    trainer = recover(
+    recovered = recover(
         dense,
         sliced,
         data,
@@ -38,25 +38,28 @@ def run(context: StageContext) -> StageOutcome:
     dtype = stored_dtype(base_directory(context))
     save_file(
         {
-            f"layers.{layer.index}.down.weight": layer.down.weight.detach()
-            .to("cpu", dtype)
-            .contiguous()
-            for layer in ffn_layers(sliced)
+            name: weight.detach().to("cpu", dtype).contiguous()
+            for name, weight in recovered.weights.items()
         },
         context.output / "recovered.safetensors",
     )
-    curve = trainer.curve if trainer is not None else []
-    write_jsonl(context.output / "curve.jsonl", curve)
+    write_jsonl(context.output / "curve.jsonl", recovered.curve)
+    start, end = recovered.start, recovered.end
+    metrics = RecoveryMetrics(
+        persona_kl_before=start.persona,
+        persona_kl=end.persona,
+        generic_kl_before=start.generic,
+        generic_kl=end.generic,
+        kept=[part.name for part in recovered.parts if part.kept],
+        left_out=[part.name for part in recovered.parts if not part.kept],
+        train_examples=len(data.persona.train),
+        generic_examples=len(data.generic.train),
+        held_out_examples=len(data.persona.validation),
+        warnings=recovered.warnings,
+        parts=recovered.parts,
+    )
     return StageOutcome(
-        metrics={
-            "refit": context.spec.recovery.refit.enabled,
-            "fineTuneSteps": trainer.step if trainer is not None else 0,
-            "bestStep": trainer.best_step if trainer is not None else None,
-            "validationLossStart": curve[0].validation_loss if curve else None,
-            "validationLoss": trainer.best_loss if trainer is not None else None,
-            "trainExamples": len(data.persona.train),
-            "genericExamples": len(data.generic.train),
-        },
+        metrics=metrics.model_dump(mode="json", by_alias=True, exclude_none=True),
         timings={"recover": time.monotonic() - started},
         environment=environment(compute),
     )

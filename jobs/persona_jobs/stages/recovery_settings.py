@@ -7,8 +7,10 @@ from ..api import PersonaModelSpec
 from ..dataset import Example, ScoredQuery, generic_split, read_jsonl
 from ..models.special_tokens import special_tokens
 from ..pipeline.context import StageContext
-from ..recovery.fine_tune import FineTuneConfig, RecoveryData
-from ..recovery.recover import RecoveryConfig
+from ..recovery.data import RecoveryData
+from ..recovery.fine_tune import FineTuneConfig
+from ..recovery.recover import RecoveryConfig, RefitConfig
+from ..recovery.refit import RIDGES
 from ..training.distillation import DistillationDataset
 from ..training.tokens import TokenizedSet, tokenize
 from ..training.trainer import TrainingConfig
@@ -29,11 +31,11 @@ def recovery_config(spec: PersonaModelSpec) -> RecoveryConfig:
             evaluate_every=tuning.evaluate_every,
             patience=tuning.patience,
             seed=spec.seed,
-        ),
-        generic_percent=tuning.generic_percent,
+        )
     )
+    ridges = RIDGES if refit.ridge is None else (float(refit.ridge),)
     return RecoveryConfig(
-        ridge=float(refit.ridge) if refit.enabled else None,
+        refit=RefitConfig(ridges) if refit.enabled else None,
         fine_tune=fine_tune if tuning.enabled else None,
     )
 
@@ -63,4 +65,5 @@ def recovery_data(context: StageContext, tokenizer: Any) -> RecoveryData:
         generic=DistillationDataset(
             tokenized(plain(generic["train"])), tokenized(plain(generic["validation"]))
         ),
+        generic_percent=context.spec.recovery.generic_percent,
     )

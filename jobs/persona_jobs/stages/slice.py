@@ -1,9 +1,9 @@
 """slice: prune the model's channels and write a plain Hugging Face checkpoint.
 
 The base model's weights are sliced in their stored number format, so what is kept is byte for byte
-the base model's, except the recovered `down_proj` columns. They are streamed from file to file: the
-stage needs little memory, however large the model. The persona's text becomes the chat template's
-default system message.
+the base model's, except the recovered weights. They are streamed from file to file: the stage needs
+little memory, however large the model. The persona's text becomes the chat template's default
+system message.
 """
 
 from ..models.checkpoint import save_tokenizer, write_config

@@ -52,11 +52,22 @@ class TrainingConfig:
     seed: int
 
 
+class Resumable(Protocol):
+    """Work that can be saved and resumed."""
+
+    @property
+    def position(self) -> str:
+        """How far it is, such as `step 4 of 10`."""
+
+    def load_state(self, directory: Path) -> None:
+        """Resume from the state in `directory`; raises ValueError when it doesn't fit."""
+
+
 class Control(Protocol):
     """Interruption and resume state of a run, as its caller wants them."""
 
-    def resume(self, trainer: "Trainer") -> bool:
-        """Load the newest saved state into the trainer; returns whether there was one."""
+    def resume(self, run: Resumable) -> bool:
+        """Load the newest saved state into the run; returns whether there was one."""
 
     def step_done(self) -> None:
         """Take note that one more step is done."""
@@ -74,7 +85,7 @@ class NoControl:
 
     save_due = False
 
-    def resume(self, trainer: "Trainer") -> bool:
+    def resume(self, run: Resumable) -> bool:
         """Start from the beginning."""
         return False
 
@@ -128,6 +139,11 @@ class Trainer:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+    @property
+    def position(self) -> str:
+        """How far the run is."""
+        return f"step {self.step} of {self.config.steps}"
 
     @property
     def best_step(self) -> int:

@@ -49,6 +49,7 @@ def rerun_by(path, value):
         ("pruning.straightThrough.steps", 10, "mask"),
         ("pruning.method", "ActivationNorm", "mask"),
         ("recovery.refit.ridge", "0.2", "recover"),
+        ("recovery.genericPercent", 40, "recover"),
         ("recovery.fineTune.enabled", False, "recover"),
         ("evaluation.maxQueries", 7, "evaluate"),
     ],

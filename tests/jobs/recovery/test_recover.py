@@ -1,46 +1,34 @@
-"""Refit and fine-tuning together, with resume."""
+"""The parts of the recovery together: what helps is kept, and a stopped run resumes."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from persona_jobs.dataset import Example
-from persona_jobs.errors import StageInterruptedError
-from persona_jobs.models.families import ffn_layers
+from persona_jobs.errors import InputError, StageInterruptedError
 from persona_jobs.models.slicing import slice_model
 from persona_jobs.models.topk import top_k_mask
 from persona_jobs.pipeline.context import SilentProgress
-from persona_jobs.recovery.fine_tune import FineTuneConfig, RecoveryData
-from persona_jobs.recovery.recover import RecoveryConfig, recover
+from persona_jobs.recovery.fine_tune import FineTuneConfig
+from persona_jobs.recovery.recover import RecoveryConfig, RefitConfig, recover
 from persona_jobs.training.distillation import DistillationDataset
 from persona_jobs.training.passes import mean_answer_loss, with_dense_hidden_states
-from persona_jobs.training.tokens import tokenize
-from support.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from support.recovery import EMPTY, recovery_data, tokens
+from support.tiny import FAMILIES, tiny_model
 from support.training import ResumeFrom, StopAfter, training_config
 
+REFIT = RefitConfig((0.1,))
 TUNING = FineTuneConfig(
     training=training_config(steps=8, learning_rate=0.003, evaluate_every=2, patience=9, warmup=1),
-    generic_percent=25,
 )
-
-
-def examples(system, count):
-    return [Example.of(system, f"Question {n}?", f"Answer {n * n}, aye.") for n in range(count)]
+BOTH = RecoveryConfig(RefitConfig((0.01, 0.1, 1.0)), TUNING)
 
 
 @pytest.fixture(scope="module")
 def data():
-    tokenizer = tiny_tokenizer()
-
-    def tokens(items):
-        return tokenize(tokenizer, items, max_tokens=500)
-
-    persona, generic = examples("You are a captain.", 10), examples(None, 8)
-    return RecoveryData(
-        persona=DistillationDataset(tokens(persona[:7]), tokens(persona[7:])),
-        generic=DistillationDataset(tokens(generic[:5]), tokens(generic[5:])),
-    )
+    return recovery_data()
 
 
 def slice_of(dense):
@@ -50,73 +38,183 @@ def slice_of(dense):
     return sliced
 
 
-def weights(model):
-    return [layer.down.weight.clone() for layer in ffn_layers(model)]
+def measured(dense, model, data):
+    """The weighted held-out divergence, computed from its definition."""
+    kl = [
+        mean_answer_loss(model, with_dense_hidden_states(dense, part.validation), "KL")
+        for part in (data.persona, data.generic)
+    ]
+    return kl[0] * (1 - data.generic_percent / 100) + kl[1] * data.generic_percent / 100
+
+
+def changed(model, other):
+    return {n for n, p in model.named_parameters() if not torch.equal(p, other.get_parameter(n))}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_part_lowers_the_kl(family, data, tmp_path):
+def test_each_part_lowers_the_divergence(family, data, tmp_path):
     dense = tiny_model(family)
-    validation = with_dense_hidden_states(dense, data.persona.validation)
-
-    def kl(model):
-        return mean_answer_loss(model, validation, "KL")
-
     sliced, refitted, tuned = (slice_of(dense) for _ in range(3))
-    assert recover(dense, refitted, data, RecoveryConfig(0.1, None), scratch=tmp_path) is None
-    trainer = recover(dense, tuned, data, RecoveryConfig(0.1, TUNING), scratch=tmp_path)
-    assert kl(refitted) < kl(sliced)
-    assert kl(tuned) < kl(refitted)
-    assert trainer.curve[0].validation_loss > trainer.best_loss
-    changed = {
-        n for n, p in tuned.named_parameters() if not torch.equal(p, sliced.get_parameter(n))
-    }
-    assert changed == {n for n, _ in sliced.named_parameters() if n.endswith("down_proj.weight")}
+    recover(dense, refitted, data, RecoveryConfig(REFIT, None), scratch=tmp_path)
+    config = RecoveryConfig(REFIT, TUNING)
+    result = recover(dense, tuned, data, config, scratch=tmp_path)
+    assert [part.name for part in result.parts if part.kept] == ["refit", "fineTune"]
+    refit, fine_tune = result.parts
+    steps = (refit.before, refit.after, fine_tune.before, fine_tune.after)
+    models = (sliced, refitted, refitted, tuned)
+    for step, model in zip(steps, models, strict=True):
+        assert step.weighted == pytest.approx(measured(dense, model, data), rel=1e-4)
+    assert refit.before.weighted > refit.after.weighted > fine_tune.after.weighted
+    assert (result.start, result.end) == (refit.before, fine_tune.after)
+    assert result.curve[0].validation_loss == pytest.approx(refit.after.weighted, rel=1e-4)
+    downs = {n for n, _ in sliced.named_parameters() if n.endswith("down_proj.weight")}
+    assert changed(tuned, sliced) == downs == set(result.weights)
+    for name, weight in result.weights.items():
+        assert torch.equal(weight, tuned.get_parameter(name))
     assert not any(p.requires_grad for p in tuned.parameters())
 
 
-def test_without_generic_examples_the_persona_alone_is_used(data, tmp_path):
+def wrong_answers(count):
+    """Examples to learn from that have nothing to do with the held-out ones."""
+    return tokens([Example.of("%%%", "~" * (9 + n), "^" * 30) for n in range(count)])
+
+
+def test_parts_that_do_not_help_are_left_out_and_reported(data, tmp_path):
     dense = tiny_model()
-    empty = tokenize(tiny_tokenizer(), [], max_tokens=500)
-    alone = RecoveryData(data.persona, DistillationDataset(empty, empty))
+    narrow = replace(
+        data,
+        persona=replace(data.persona, train=wrong_answers(2)),
+        generic=replace(data.generic, train=wrong_answers(2)),
+    )
+    diverging = replace(TUNING, training=replace(TUNING.training, learning_rate=1.0))
+    sliced, expected = slice_of(dense), slice_of(dense)
+    config = RecoveryConfig(RefitConfig((1e-6,)), diverging)
+    result = recover(dense, sliced, narrow, config, scratch=tmp_path)
+    assert [(part.name, part.kept) for part in result.parts] == [
+        ("refit", False),
+        ("fineTune", False),
+    ]
+    assert result.parts[0].after.weighted > result.parts[0].before.weighted
+    assert result.end == result.start
+    assert result.weights == {}
+    assert changed(sliced, expected) == set()
+
+
+def test_the_ridge_with_the_lowest_divergence_on_held_out_data_is_taken(data, tmp_path):
+    dense = tiny_model()
     sliced = slice_of(dense)
-    trainer = recover(dense, sliced, alone, RecoveryConfig(None, TUNING), scratch=tmp_path)
-    assert trainer.best_loss < trainer.curve[0].validation_loss
+    config = RecoveryConfig(RefitConfig((0.001, 0.1, 1000.0)), None)
+    result = recover(dense, sliced, data, config, scratch=tmp_path)
+    settings = result.parts[0].settings
+    assert list(settings["tried"]) == ["0.001", "0.1", "1000.0"]
+    lowest = min(settings["tried"].values())
+    assert settings["tried"][settings["ridge"]] == lowest
+    assert result.end.weighted == pytest.approx(lowest, abs=1e-4)
+    assert measured(dense, sliced, data) == pytest.approx(lowest, abs=1e-3)
+    alone = slice_of(dense)
+    middle = RecoveryConfig(RefitConfig((0.1,)), None)
+    end = recover(dense, alone, data, middle, scratch=tmp_path).end.weighted
+    assert settings["tried"]["0.1"] == pytest.approx(end, abs=1e-4)
 
 
-def test_a_resumed_recovery_ends_with_the_same_weights(data, tmp_path):
+def test_without_generic_examples_the_persona_alone_is_used_and_it_says_so(data, tmp_path):
     dense = tiny_model()
-    config = RecoveryConfig(0.1, TUNING)
+    alone = replace(data, generic=DistillationDataset(EMPTY, EMPTY))
+    result = recover(dense, slice_of(dense), alone, RecoveryConfig(None, TUNING), scratch=tmp_path)
+    assert result.end.generic is None
+    assert result.end.weighted == result.end.persona < result.start.persona
+    assert any("general instructions" in warning for warning in result.warnings)
+    assert any("3 held-out answers of the persona" in warning for warning in result.warnings)
+
+
+def test_enough_data_brings_no_warning(tmp_path):
+    data = recovery_data(persona=(9, 8), generic=(9, 8))
+    dense = tiny_model()
+    config = RecoveryConfig(REFIT, None)
+    assert recover(dense, slice_of(dense), data, config, scratch=tmp_path).warnings == []
+
+
+def test_without_held_out_answers_nothing_is_recovered(data, tmp_path):
+    blind = replace(data, persona=replace(data.persona, validation=EMPTY))
+    dense = tiny_model()
+    with pytest.raises(InputError, match="no held-out answers"):
+        recover(dense, slice_of(dense), blind, BOTH, scratch=tmp_path)
+
+
+class Parts(SilentProgress):
+    def __init__(self):
+        self.begun = []
+
+    def begin(self, what, total):
+        self.begun.append(what)
+
+
+class StopAtBlock(StopAfter):
+    """A control that stops after some blocks."""
+
+    @property
+    def save_due(self):
+        self.left -= 1
+        return self.left == 0
+
+
+class StopWithin(Parts):
+    """Progress that is interrupted at a moment at which no state was saved."""
+
+    def __init__(self, what, units):
+        super().__init__()
+        self.what, self.left = what, units
+
+    def advance(self, count=1):
+        if self.begun[-1] == self.what:
+            self.left -= count
+            if self.left < 0:
+                raise StageInterruptedError("stopped")
+
+
+REFITTING = ["dense reference", "refitted layers", "ridges", "fine-tuning steps"]
+TUNING_ONLY = ["dense reference", "fine-tuning steps"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "steps", "progress", "begun"),
+    [
+        (StopAtBlock, 2, Parts(), REFITTING),
+        (StopAfter, 2, Parts(), TUNING_ONLY),
+        (StopAfter, 99, StopWithin("refitted layers", 1), REFITTING),
+    ],
+    ids=["between-blocks", "between-steps", "interrupted"],
+)
+def test_a_resumed_recovery_ends_with_the_same_weights(
+    data, tmp_path, stop, steps, progress, begun
+):
+    dense = tiny_model()
     whole = slice_of(dense)
-    recover(dense, whole, data, config, scratch=tmp_path)
+    expected = recover(dense, whole, data, BOTH, scratch=tmp_path)
     state = tmp_path / "state"
     state.mkdir()
-    interrupted = slice_of(dense)
     with pytest.raises(StageInterruptedError):
         recover(
             dense,
-            interrupted,
+            slice_of(dense),
             data,
-            config,
+            BOTH,
             scratch=tmp_path,
-            control=StopAfter(3, state),
+            progress=progress,
+            control=stop(steps, state),
         )
-    parts = []
-
-    class Parts(SilentProgress):
-        def begin(self, what, total):
-            parts.append(what)
-
-    resumed = slice_of(dense)
-    recover(
+    resumed, progress = slice_of(dense), Parts()
+    result = recover(
         dense,
         resumed,
         data,
-        config,
+        BOTH,
         scratch=tmp_path,
-        progress=Parts(),
+        progress=progress,
         control=ResumeFrom(state),
     )
-    assert parts == ["dense reference", "fine-tuning steps"]
-    for one, other in zip(weights(resumed), weights(whole), strict=True):
-        assert torch.equal(one, other)
+    assert progress.begun == begun
+    assert changed(resumed, whole) == set()
+    assert result.curve == expected.curve
+    without_time = [part.model_copy(update={"seconds": 0.0}) for part in result.parts]
+    assert without_time == [p.model_copy(update={"seconds": 0.0}) for p in expected.parts]

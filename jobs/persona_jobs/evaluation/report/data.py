@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ...dataset import CurvePoint
-from ...pipeline.results import EvaluationMetrics, Variant
+from ...pipeline.results import EvaluationMetrics, RecoveryMetrics, Variant
 from ..bootstrap import Interval
 
 
@@ -102,6 +102,7 @@ class ReportData:
         differences: persona score minus the dense model's, by variant.
         answer_losses: mean loss of each variant's answers under the dense model, in nats per token.
         curves: losses of the learning stages, in order.
+        recovery: what the recover stage reports, or None without it.
         kept: kept channels.
         ranking: persona sensitivity of the queries, or None.
         samples: questions and answers.
@@ -121,5 +122,6 @@ class ReportData:
     differences: Mapping[Variant, Interval] = field(default_factory=dict)
     answer_losses: Mapping[Variant, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
+    recovery: RecoveryMetrics | None = None
     notes: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from ...pipeline.results import EvaluationMetrics, Variant, VariantMetrics
+from ...pipeline.results import EvaluationMetrics, PartName, Variant, VariantMetrics
 from . import charts
 from .data import ReportData
 
@@ -32,6 +32,12 @@ FIGURES: dict[str, str] = {
     "Decode": "how fast it writes an answer",
 }
 
+PART_NAMES: dict[PartName, str] = {
+    "refit": "Refit",
+    "reconstruct": "Reconstruction",
+    "fineTune": "Fine-tuning",
+}
+
 
 def render(data: ReportData) -> str:
     """Return the whole page: no scripts, nothing fetched, every text escaped."""
@@ -49,6 +55,7 @@ def render(data: ReportData) -> str:
         dense=metrics.variants.get("dense"),
         descriptions=DESCRIPTIONS,
         figures=FIGURES,
+        part_names=PART_NAMES,
         columns=_columns(metrics, data.answer_losses),
         tiles=_tiles(metrics),
         shown_variants=_shown_variants(data),

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from ...dataset import CurvePoint, ScoredQuery, read_jsonl
+from ...errors import CorruptArtifactError
 from ...evaluation.bootstrap import Interval
 from ...evaluation.report import Curve, KeptChannels, ReportData
 from ...evaluation.report.parts import (
@@ -17,7 +18,7 @@ from ...evaluation.report.parts import (
 )
 from ...evaluation.samples import SampleLine
 from ...pipeline.context import StageContext
-from ...pipeline.results import EvaluationMetrics, Variant
+from ...pipeline.results import EvaluationMetrics, RecoveryMetrics, Variant
 from .variants import Models
 
 CURVES: tuple[tuple[str, str], ...] = (
@@ -65,6 +66,7 @@ def report_data(
         differences=differences,
         answer_losses=mean_losses(samples),
         curves=_curves(context),
+        recovery=_recovery(context),
         notes=notes,
         environment=environment_rows(environment),
     )
@@ -80,3 +82,23 @@ def _curves(context: StageContext) -> list[Curve]:
             path = context.input_file(stage, "curve.jsonl")
             curves.append(Curve(title, read_jsonl(path, CurvePoint)))
     return curves
+
+
+def _recovery(context: StageContext) -> RecoveryMetrics | None:
+    """Return what the recover stage reports, or None without it.
+
+    Raises:
+        CorruptArtifactError: its record is not valid.
+    """
+    key = context.planned.inputs.get("recover")
+    manifest = None if key is None else context.artifacts.manifest("recover", key)
+    if manifest is None:
+        return None
+    try:
+        return RecoveryMetrics.model_validate(manifest.metrics)
+    except ValidationError:
+        raise CorruptArtifactError(
+            "The record of the recover stage lacks its metrics",
+            hint="Delete the recover stage's folder in the store and run again",
+            subject="manifest.json",
+        ) from None

@@ -18,7 +18,7 @@ from ...pipeline.context import StageContext
 from ...pipeline.graph import recovers
 from ...pipeline.results import Variant
 from ...recovery.recover import recover
-from ...training.trainer import Trainer
+from ...training.trainer import Resumable
 from ..common import base_directory, load_mask
 from ..control import StageProgress
 from ..recovery_settings import recovery_config, recovery_data
@@ -109,7 +109,7 @@ class _Interruptible:
     def __init__(self, context: StageContext) -> None:
         self._context = context
 
-    def resume(self, _: Trainer) -> bool:
+    def resume(self, _: Resumable) -> bool:
         """Start from the beginning."""
         return False
 

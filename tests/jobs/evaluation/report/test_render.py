@@ -4,7 +4,7 @@ import pytest
 
 from persona_jobs.evaluation.report import Curve, KeptChannels, render
 from persona_jobs.evaluation.report.render import printable
-from support.report import metrics, report_data, variant
+from support.report import metrics, recovery, report_data, variant
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)">'"&amp;{{ 7*7 }}</style>
 </pre><a href="javascript:alert(3)">"""
@@ -55,6 +55,15 @@ def test_hostile_texts_are_shown_as_texts():
     # Persona, base model, query, source, two answers, ranking, note, environment, settings.
     assert "".join(page.text).count("<script>alert(1)</script>") >= 12
     assert "{{ 7*7 }}" in "".join(page.text)
+
+
+def test_every_part_of_the_recovery_is_shown_with_what_it_changed():
+    warned = recovery(warnings=[HOSTILE])
+    text = " ".join(Page(render(report_data(recovery=warned))).text)
+    words = " ".join(text.split())
+    assert "Refit 0.900 → 0.500 1.300 → 0.700 1.000 → 0.550 71 used" in words
+    assert "Fine-tuning 0.500 → 0.400 0.700 → 1.200 0.550 → 0.600 9 left out" in words
+    assert "<script>alert(1)</script>" in words
 
 
 def test_page_loads_nothing():

@@ -22,11 +22,13 @@ from persona_jobs.pipeline.results import EvaluationMetrics
 from persona_jobs.pipeline.runner import planned_stage
 from persona_jobs.stages.evaluate import stage as evaluate
 from persona_jobs.store import StageArtifacts, StageManifest, open_store
+from support.report import recovery
 from support.tiny import save_checkpoint, tiny_model, tiny_tokenizer
 
 PERSONA = "You are <script>alert('Mara')</script>, who talks of the sea."
 REFERENCES = ["You are a monk.", "You are a strict governess.", PERSONA]
 WIDTH = 40
+RECOVERY = recovery().model_dump(mode="json", by_alias=True)
 
 
 def _mask() -> torch.Tensor:
@@ -83,7 +85,10 @@ class World:
                 directory.mkdir(parents=True, exist_ok=True)
                 getattr(self, stage.name)(directory)
                 manifest = StageManifest(
-                    stage=stage.name, stage_version=stage.version, key=stage.key
+                    stage=stage.name,
+                    stage_version=stage.version,
+                    key=stage.key,
+                    metrics=RECOVERY if stage.name == "recover" else {},
                 )
                 self.artifacts.publish(manifest, directory)
         for name in ("output", "scratch"):
@@ -164,6 +169,7 @@ def world(tmp_path: Path) -> Callable[..., World]:
 def test_every_variant_is_measured(world: Callable[..., World]):
     made = world()
     outcome = made.run()
+    assert "<h2>Recovery</h2>" in made.report
     metrics = made.metrics
     assert outcome.metrics == metrics.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert outcome.environment["dtype"] == "float32"
@@ -268,6 +274,7 @@ def test_without_recovery_and_baseline(world: Callable[..., World]):
     assert list(made.metrics.variants) == ["dense", "masked", "sliced"]
     assert made.metrics.served == "sliced"
     assert "recovery switched off" in made.report
+    assert "<h2>Recovery</h2>" not in made.report
     assert "not by activation RMS" not in made.report
 
 

@@ -61,7 +61,6 @@ def _run(options: argparse.Namespace, report: ProcessReport) -> None:
         scratch_root=scratch,
         progress=LogProgress(options.stage),
         stop=stop,
-        hf_token=os.environ.get("HF_TOKEN"),
     )
     if options.stage == STAGE_NAMES[-1]:
         record_revision(store, resource)

@@ -36,7 +36,7 @@ def _resolve(report: ProcessReport) -> None:
     manifest = required_setting(os.environ.get("PERSONA_MANIFEST"), "PERSONA_MANIFEST")
     spec = load_resource(Path(manifest)).manifest()["spec"]
     cache = Path(os.environ.get("PERSONA_CACHE") or tempfile.gettempdir())
-    found = SourceResolver(cache).look_up(spec)
+    found = SourceResolver(cache, os.environ).look_up(spec)
     for name, digest in found.items():
         logger.info("spec.%s is at %s", name, digest)
     report.results = {"sources": dict(found)}

@@ -113,7 +113,12 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("teacher", "openAI"): {"baseURL": "https://teacher.example/v1", "model": "m"},
     ("teacher", "openAI", "apiKeySecretRef"): {"name": "s", "key": "k"},
     ("baseModel",): {"uri": "hf://org/model"},
-    ("baseModel", "tokenSecretRef"): {"name": "s", "key": "k"},
+    ("baseModel", "credentialsSecretRef"): {"name": "s"},
+    ("instructions", "credentialsSecretRef"): {"name": "s"},
+    ("referencePersonas", "credentialsSecretRef"): {"name": "s"},
+    ("evaluation", "questionFiles", "[]", "credentialsSecretRef"): {"name": "s"},
+    ("instructions",): {"uri": "hf://org/data"},
+    ("referencePersonas",): {"uri": "s3://bucket/personas.jsonl"},
     ("persona", "configMapRef"): {"name": "c", "key": "k"},
     ("serving", "autoscaling"): {"maxReplicas": 1000},
     ("serving", "env", "[]"): {"name": "A", "value": "b"},
@@ -164,6 +169,15 @@ URI_MESSAGES = {
     "referencePersonas.uri": "must start with one of builtin://, hf://, s3://, file://",
     "evaluation.questionFiles[].uri": "must start with one of s3://, file://",
     "storage.uri": "must start with one of s3://, file://",
+    **{
+        f"{source}.endpoint": f"must start with one of http://, https://{NO_LOGIN}"
+        for source in (
+            "baseModel",
+            "instructions",
+            "referencePersonas",
+            "evaluation.questionFiles[]",
+        )
+    },
     "storage.endpoint": f"must start with one of http://, https://{NO_LOGIN}",
     "teacher.openAI.baseURL": f"must start with one of http://, https://{NO_LOGIN}",
 }
@@ -484,7 +498,7 @@ def test_base_model_is_immutable(api, stored, base_model):
 def test_other_fields_of_the_spec_are_mutable(api, stored):
     url, before = stored
     changed = {
-        "baseModel": {"tokenSecretRef": {"name": "hf", "key": "token"}},
+        "baseModel": {"credentialsSecretRef": {"name": "hf"}},
         "persona": {"text": "You are a lighthouse keeper."},
         "pruning": {"sparsityPercent": 50},
     }

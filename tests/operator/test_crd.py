@@ -274,9 +274,8 @@ def test_what_a_recipe_may_give_is_required_by_rule_only():
     spec = root()["properties"]["spec"]
     assert spec["required"] == ["persona"]
     assert "required" not in spec["properties"]["baseModel"]
-    assert spec["properties"]["baseModel"]["properties"]["tokenSecretRef"]["required"] == [
-        "name",
-        "key",
+    assert spec["properties"]["baseModel"]["properties"]["credentialsSecretRef"]["required"] == [
+        "name"
     ]
     rules = {item["message"]: item["rule"] for item in spec["x-kubernetes-validations"]}
     assert rules["teacher.openAI.model is required"] == (

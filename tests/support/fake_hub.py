@@ -10,10 +10,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """A server of models by name; `errors` maps a name to (HTTP status, hub error code)."""
+    """A server of models and data sets by name.
+
+    `errors` maps a name to (HTTP status, hub error code), and `tokens` are those it was sent.
+    """
 
     def __init__(self) -> None:
         self.models: dict[str, dict[str, bytes]] = {}
+        self.tokens: set[str | None] = set()
         self.errors: dict[str, tuple[int, str]] = {}
         self.fetched: list[str] = []
         hub = self
@@ -39,7 +43,9 @@ class FakeHub:
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path).strip("/")
-        parts = path.removeprefix("api/").removeprefix("models/").split("/")
+        self.tokens.add(request.headers.get("Authorization"))
+        inner = path.removeprefix("api/").removeprefix("models/").removeprefix("datasets/")
+        parts = inner.split("/")
         name = "/".join(parts[:2])
         if name in self.errors:
             status, code = self.errors[name]

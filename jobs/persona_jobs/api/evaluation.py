@@ -5,10 +5,10 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from .common import HubRevision, LabelName, Number, SpecModel, cel, validations
-from .sources import FileUri
+from .sources import FileUri, RemoteSource
 
 
-class QuestionFile(SpecModel):
+class QuestionFile(RemoteSource):
     """A file with questions for the evaluation; they are kept out of the training data."""
 
     uri: FileUri

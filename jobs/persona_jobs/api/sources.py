@@ -1,10 +1,10 @@
 """Where the base model, the instructions and the reference personas come from."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
-from .common import HubRevision, SecretKeyRef, SpecModel, UriOf
+from .common import HubRevision, SecretRef, SpecModel, UriOf, cel, validations
 
 ModelUri = Annotated[str, UriOf("hf", "s3", "file", "pkg")]
 DataUri = Annotated[str, UriOf("builtin", "hf", "s3", "file")]
@@ -13,7 +13,43 @@ FileUri = Annotated[str, UriOf("s3", "file")]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class BaseModelSource(SpecModel):
+_OWN_SERVER = "endpoint and credentialsSecretRef go with hf:// and s3:// sources"
+
+
+class RemoteSource(SpecModel):
+    """What all sources have: the server and the credentials of their own."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            cel(
+                "(!has(self.endpoint) && !has(self.credentialsSecretRef)) || !has(self.uri) || "
+                "self.uri.startsWith('hf://') || self.uri.startsWith('s3://')",
+                _OWN_SERVER,
+            )
+        )
+    )
+
+    uri: str
+    """Where the source is."""
+    endpoint: Annotated[str, UriOf("http", "https")] | None = None
+    """URL of the hub or S3 server that the source is on. Default: the Hugging Face hub for
+    `hf://`, `spec.storage.endpoint` for `s3://`."""
+    credentials_secret_ref: SecretRef | None = None
+    """Secret with credentials for this source alone: HF_TOKEN for `hf://`, AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY for `s3://`. On a laptop set the same variables with the source's prefix:
+    BASE_MODEL_, INSTRUCTIONS_, REFERENCE_PERSONAS_, QUESTION_FILES_0_ and so on. Default: HF_TOKEN
+    of the environment for the usual hub, the store's credentials for the store's server, and none
+    for an endpoint of its own."""
+
+    @model_validator(mode="after")
+    def _own_server(self) -> Self:
+        own = self.endpoint or self.credentials_secret_ref
+        if own and not self.uri.startswith(("hf://", "s3://")):
+            raise ValueError(_OWN_SERVER)
+        return self
+
+
+class BaseModelSource(RemoteSource):
     """The dense model that is pruned for the persona."""
 
     uri: ModelUri
@@ -24,8 +60,6 @@ class BaseModelSource(SpecModel):
     """Commit, branch or tag of an `hf://` model; for any other source a digest of its content, as
     `status.sources` shows it, or a label. Only a commit or a digest pins the content; whatever is
     not pinned is looked up once, before planning."""
-    token_secret_ref: SecretKeyRef | None = None
-    """Secret key with a Hugging Face token for gated models. On a laptop set HF_TOKEN instead."""
 
 
 class InstructionColumns(SpecModel):
@@ -39,7 +73,7 @@ class InstructionColumns(SpecModel):
     """Column with the neutral reference answer."""
 
 
-class Instructions(SpecModel):
+class Instructions(RemoteSource):
     """General instructions with neutral answers; those that evoke the persona become its training
     data, the others preserve its general ability."""
 
@@ -56,7 +90,7 @@ class Instructions(SpecModel):
     """Use at most this many instructions, the first ones of the data."""
 
 
-class ReferencePersonas(SpecModel):
+class ReferencePersonas(RemoteSource):
     """Personas that the target is compared with when queries are scored."""
 
     uri: DataUri = "builtin://general"

@@ -205,7 +205,14 @@ RESUMABLE_STAGES: frozenset[str] = frozenset(stage.name for stage in STAGES if s
 UNKEYED_FIELDS: dict[str, str] = {
     "recipeRef.": "replaced by the recipe's fields before planning",
     "persona.configMapRef.": "replaced by the text that it names before planning",
-    "baseModel.tokenSecretRef.": "gives access to the model; does not choose it",
+    **{
+        f"{source}.{field}": reason
+        for source in ("baseModel", "instructions", "referencePersonas", "evaluation.questionFiles")
+        for field, reason in {
+            "endpoint": "where the content comes from; the revision says which content it is",
+            "credentialsSecretRef.": "gives access to the content; does not choose it",
+        }.items()
+    },
     "teacher.openAI.apiKeySecretRef.": "gives access to the teacher; does not choose it",
     "teacher.openAI.maxConcurrency": "how the endpoint is called, not what it answers",
     "teacher.openAI.timeoutSeconds": "how the endpoint is called, not what it answers",

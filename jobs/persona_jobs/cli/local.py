@@ -51,7 +51,7 @@ def resolved(resource: PersonaModel) -> PersonaModel:
     """
     apply_storage_settings(resource.spec)
     document = resource.manifest()
-    SourceResolver(default_cache()).resolve(document["spec"])
+    SourceResolver(default_cache(), os.environ).resolve(document["spec"])
     resource = parse_resource(document)
     spec = with_number_format(resource.spec, _has_cuda)
     return resource.model_copy(update={"spec": spec})

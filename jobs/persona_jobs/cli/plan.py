@@ -17,6 +17,7 @@ from ..estimates.stages import Estimator, Machine, StageEstimate
 from ..estimates.workload import workload
 from ..models.kept_channels import kept_channels
 from ..sources import instructions
+from ..sources.access import source_access
 from ..sources.model_shape import model_shape
 from ..store import StageArtifacts, stage_path
 from ..store.artifacts import RESUME_FOLDER
@@ -123,7 +124,7 @@ def plan_of(pipeline: Pipeline, *, teraflops: float | None = None) -> Plan:
         source.uri,
         source.revision if source.uri.startswith("hf://") else None,
         cache_dir=pipeline.cache,
-        token=os.environ.get("HF_TOKEN"),
+        access=source_access("baseModel", source.endpoint, os.environ),
     )
     found, known = _instructions(pipeline)
     work = workload(spec, found, known)
@@ -189,6 +190,7 @@ def _read_instructions(spec: PersonaModelSpec, cache: Path) -> list[Instruction]
         columns=instructions.Columns(columns.instruction, columns.input, columns.output),
         limit=source.max_samples,
         cache_dir=cache,
+        access=source_access("instructions", source.endpoint, os.environ),
     ).instructions
 
 

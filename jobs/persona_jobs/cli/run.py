@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -148,7 +147,6 @@ def _run(pipeline: Pipeline, stage: PlannedStage, progress: Any) -> StageReport:
         cache=pipeline.cache,
         progress=progress,
         stop=pipeline.stop,
-        hf_token=os.environ.get("HF_TOKEN"),
     )
 
 

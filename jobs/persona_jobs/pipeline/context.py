@@ -97,7 +97,6 @@ class StageContext:
         cache: base models and verified downloads, kept between runs.
         progress: receiver of progress.
         stop: set when the process is asked to stop.
-        hf_token: Hugging Face token for gated models, or None.
     """
 
     spec: PersonaModelSpec
@@ -108,7 +107,6 @@ class StageContext:
     cache: Path
     progress: Progress = field(default_factory=SilentProgress)
     stop: StopFlag = field(default_factory=StopFlag)
-    hf_token: str | None = field(default=None, repr=False)
 
     @property
     def persona_text(self) -> str:

@@ -132,6 +132,17 @@ def digest_of(revision: str | None) -> str | None:
     return found.group() if found else None
 
 
+def variable_prefix(name: str) -> str:
+    """Return the prefix of the environment variables with a source's own credentials.
+
+    Args:
+        name: path of the source below `spec`: `baseModel` has `BASE_MODEL_`,
+            `evaluation.questionFiles[0]` has `QUESTION_FILES_0_`.
+    """
+    words = re.findall(r"[A-Z]?[a-z]+|[0-9]+", name.rpartition(".")[2])
+    return "_".join(words).upper() + "_"
+
+
 @cache
 def builtin_digest(name: str) -> str:
     """Return the digest of a packaged data file."""

@@ -83,7 +83,6 @@ def run_stage(
     scratch_root: Path | None = None,
     progress: Progress | None = None,
     stop: StopFlag | None = None,
-    hf_token: str | None = None,
 ) -> StageReport:
     """Make the stage's result unless the store has it, and publish it.
 
@@ -106,7 +105,6 @@ def run_stage(
             cache=cache,
             progress=progress or SilentProgress(),
             stop=stop,
-            hf_token=hf_token,
         )
         context.output.mkdir()
         context.scratch.mkdir()

@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..store import ObjectNotFoundError, open_store
 from ..store.urls import file_url_path
 from . import gguf
+from .access import SourceAccess
 from .checkpoint import check_checkpoint, check_config
 from .gguf_contents import shard_names
 from .hub import hub_errors, split_hf_uri
@@ -36,7 +37,7 @@ def resolve(
     revision: str | None = None,
     *,
     cache_dir: Path,
-    token: str | None = None,
+    access: SourceAccess | None = None,
 ) -> Path:
     """Return a local directory with a plain, checked Hugging Face safetensors checkpoint.
 
@@ -46,15 +47,16 @@ def resolve(
             `pkg://import_name/model.gguf` (a file inside an installed package).
         revision: branch, tag or commit; only for `hf://`.
         cache_dir: where downloads and conversions are kept.
-        token: the hub's access token; None uses the environment's.
+        access: how the source is reached; None for the usual servers and credentials.
 
     Raises:
         InputError: the URI is malformed, or the model does not exist or has an unusable format.
         CorruptArtifactError: a file is truncated or malformed.
         StoreError: the hub or the bucket can't be reached, or the cache can't be written.
     """
+    access = access or SourceAccess()
     if uri.startswith("hf://"):
-        directory = _from_hub(uri, revision, cache_dir, token)
+        directory = _from_hub(uri, revision, cache_dir, access)
     elif revision:
         raise InputError(
             f"The revision {revision} is set for {uri}, but only hf:// has revisions",
@@ -62,7 +64,7 @@ def resolve(
             subject=uri,
         )
     elif uri.startswith("s3://"):
-        directory = _from_bucket(uri, cache_dir)
+        directory = _from_bucket(uri, cache_dir, access)
     elif uri.startswith("file://"):
         directory = _from_disk(file_url_path(uri), uri, cache_dir)
     elif uri.startswith("pkg://"):
@@ -77,7 +79,7 @@ def resolve(
     return directory
 
 
-def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None) -> Path:
+def _from_hub(uri: str, revision: str | None, cache_dir: Path, access: SourceAccess) -> Path:
     segments, revision = split_hf_uri(uri, revision)
     if len(segments) > 2:
         raise InputError(
@@ -85,7 +87,7 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None
             hint="Use hf://organization/name",
             subject=uri,
         )
-    with hub_errors(uri, revision):
+    with hub_errors(uri, revision, access.prefix):
         from huggingface_hub import snapshot_download
 
         def snapshot(patterns: tuple[str, ...]) -> Path:
@@ -94,7 +96,8 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None
                     "/".join(segments),
                     revision=revision,
                     cache_dir=hub_cache_dir(cache_dir),
-                    token=token,
+                    token=access.token,
+                    endpoint=access.endpoint,
                     allow_patterns=list(patterns),
                     ignore_patterns=list(UNWANTED),
                 )
@@ -103,7 +106,7 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None
         config = snapshot(("config.json",))
     if (config / "config.json").is_file():
         check_config(config)  # an unusable model is refused before its weights are fetched
-    with hub_errors(uri, revision):
+    with hub_errors(uri, revision, access.prefix):
         return snapshot(WANTED)
 
 
@@ -129,10 +132,10 @@ def _from_disk(path: Path, uri: str, cache_dir: Path) -> Path:
     return gguf.convert(path, cache_dir)
 
 
-def _from_bucket(uri: str, cache_dir: Path) -> Path:
+def _from_bucket(uri: str, cache_dir: Path, access: SourceAccess) -> Path:
     if uri.endswith(".gguf"):
-        return gguf.convert(_gguf_from_bucket(uri, cache_dir), cache_dir)
-    store = open_store(uri)
+        return gguf.convert(_gguf_from_bucket(uri, cache_dir, access), cache_dir)
+    store = open_store(uri, access.s3)
     names = [name for name in store.list() if wanted(name)]
     if not names:
         raise InputError(
@@ -140,7 +143,8 @@ def _from_bucket(uri: str, cache_dir: Path) -> Path:
             hint="Correct the bucket or the prefix",
             subject=uri,
         )
-    folder = downloads_dir(cache_dir) / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    location = access.location(store.url)
+    folder = downloads_dir(cache_dir) / hashlib.sha256(location.encode()).hexdigest()[:16]
     for name in sorted(names, key=lambda name: name != "config.json"):
         fetch_object(store, name, folder / name)
         if name == "config.json":
@@ -151,14 +155,15 @@ def _from_bucket(uri: str, cache_dir: Path) -> Path:
     return folder
 
 
-def _gguf_from_bucket(uri: str, cache_dir: Path) -> Path:
+def _gguf_from_bucket(uri: str, cache_dir: Path, access: SourceAccess) -> Path:
     """Return the local path of a GGUF object, with its other shards beside it."""
     folder, _, name = uri.rpartition("/")
     names = shard_names(name)
     if len(names) == 1:
-        return data_file(uri, cache_dir=cache_dir)
-    local = downloads_dir(cache_dir) / hashlib.sha256(folder.encode()).hexdigest()[:16]
-    store = open_store(folder)
+        return data_file(uri, cache_dir=cache_dir, access=access)
+    location = access.location(folder)
+    local = downloads_dir(cache_dir) / hashlib.sha256(location.encode()).hexdigest()[:16]
+    store = open_store(folder, access.s3)
     for shard in names:
         try:
             fetch_object(store, shard, local / shard)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .access import SourceAccess
 from .reading import data_file, json_object, json_records, read_text
 
 MAX_QUESTION_CHARACTERS = 8_000
@@ -30,7 +31,9 @@ class EvaluationSet:
     eval_prompt: str | None = None
 
 
-def load(uri: str, *, cache_dir: Path | None = None) -> EvaluationSet:
+def load(
+    uri: str, *, cache_dir: Path | None = None, access: SourceAccess | None = None
+) -> EvaluationSet:
     """Read an evaluation file.
 
     The file is one JSON object with `questions` and the optional fields `persona_description`,
@@ -40,13 +43,14 @@ def load(uri: str, *, cache_dir: Path | None = None) -> EvaluationSet:
     Args:
         uri: a `file://` or `s3://` file.
         cache_dir: where downloads are kept.
+        access: how the source is reached; None for the usual servers and credentials.
 
     Raises:
         InputError: the file is malformed, a field has the wrong type, there is no question, or
             `eval_prompt` lacks a placeholder.
         StoreError: the file can't be read now.
     """
-    path = data_file(uri, cache_dir=cache_dir)
+    path = data_file(uri, cache_dir=cache_dir, access=access or SourceAccess())
     if _is_lines(path):
         questions = tuple(
             _question(record.get("query") if isinstance(record, dict) else None, number, path)

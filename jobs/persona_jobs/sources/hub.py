@@ -34,8 +34,13 @@ def split_hf_uri(uri: str, revision: str | None) -> tuple[list[str], str | None]
 
 
 @contextmanager
-def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
+def hub_errors(uri: str, revision: str | None, prefix: str) -> Iterator[None]:
     """Turn the exceptions of the hub's libraries into one clear error.
+
+    Args:
+        uri: the source.
+        revision: its revision.
+        prefix: what the name of the variable with its token begins with.
 
     Raises:
         InputError: retrying can't help: the repository is missing or gated, or the hub is offline
@@ -59,13 +64,14 @@ def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
     except GatedRepoError:
         raise InputError(
             f"{uri} is gated",
-            hint="Accept its terms on the hub and set HF_TOKEN to a token that may read it",
+            hint="Accept its terms on the hub, and set "
+            f"{prefix}HF_TOKEN to a token that may read it",
             subject=uri,
         ) from None
     except RepositoryNotFoundError:
         raise InputError(
             f"{uri} does not exist on the hub, or it is private",
-            hint="Correct the name, or set HF_TOKEN to a token that may read it",
+            hint=f"Correct the name, or set {prefix}HF_TOKEN to a token that may read it",
             subject=uri,
         ) from None
     except RevisionNotFoundError:
@@ -89,7 +95,7 @@ def hub_errors(uri: str, revision: str | None) -> Iterator[None]:
         if status in {401, 403}:
             raise InputError(
                 f"The hub refuses {uri} (HTTP {status})",
-                hint="Set HF_TOKEN to a token that may read it",
+                hint=f"Set {prefix}HF_TOKEN to a token that may read it",
                 subject=uri,
             ) from None
         raise _unreachable(uri, error) from None

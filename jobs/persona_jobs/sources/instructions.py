@@ -8,6 +8,8 @@ from typing import Any
 from ..dataset import Instruction, normalize_query
 from ..errors import CorruptArtifactError, InputError
 from ..reasoning import without_reasoning
+from .access import SourceAccess
+from .base_model import hub_cache_dir
 from .hub import hub_errors, split_hf_uri
 from .reading import builtin_file, data_file, json_records
 
@@ -70,7 +72,7 @@ def load(
     limit: int | None = None,
     minimum: int = 1,
     cache_dir: Path | None = None,
-    token: str | None = None,
+    access: SourceAccess | None = None,
 ) -> InstructionSet:
     """Read instructions.
 
@@ -86,7 +88,7 @@ def load(
         limit: largest number of usable instructions to read; None for all.
         minimum: smallest number of usable instructions that is no error.
         cache_dir: where downloads are kept.
-        token: the hub's access token; None uses the environment's.
+        access: how the source is reached; None for the usual servers and credentials.
 
     Raises:
         InputError: the file or its columns do not exist, the data is malformed, or too few
@@ -94,14 +96,14 @@ def load(
         CorruptArtifactError: the Parquet file is truncated.
         StoreError: the source can't be read now.
     """
-    columns = columns or Columns()
+    columns, access = columns or Columns(), access or SourceAccess()
     if uri.startswith("hf://"):
-        name, records = uri, _hub_records(uri, revision, split, token)
+        name, records = uri, _hub_records(uri, revision, split, access, cache_dir)
     else:
         if uri.startswith("builtin://"):
             path = builtin_file(uri, "instructions.jsonl")
         else:
-            path = data_file(uri, cache_dir=cache_dir)
+            path = data_file(uri, cache_dir=cache_dir, access=access)
         name = uri if uri.startswith("builtin://") else str(path)
         records = _parquet_records(path) if path.suffix == ".parquet" else json_records(path)
     report = Report()
@@ -197,8 +199,25 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Any]]:
         ) from None
 
 
+def _hub_folder(
+    repository: str, revision: str | None, access: SourceAccess, cache_dir: Path | None
+) -> str:
+    """Return a local copy of a data set's repository at another hub."""
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(
+        repository,
+        repo_type="dataset",
+        revision=revision,
+        cache_dir=cache_dir and hub_cache_dir(cache_dir),
+        token=access.token,
+        endpoint=access.endpoint,
+        ignore_patterns=["*.py"],
+    )
+
+
 def _hub_records(
-    uri: str, revision: str | None, split: str, token: str | None
+    uri: str, revision: str | None, split: str, access: SourceAccess, cache_dir: Path | None
 ) -> Iterator[tuple[int, Any]]:
     segments, revision = split_hf_uri(uri, revision)
     if len(segments) > 3:
@@ -207,17 +226,18 @@ def _hub_records(
             hint="Use hf://organization/name/configuration",
             subject=uri,
         )
-    with hub_errors(uri, revision):
+    with hub_errors(uri, revision, access.prefix):
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
 
+        # `datasets` asks one hub for everything; from any other one all files are fetched first.
+        repository = "/".join(segments[:2])
+        where: dict[str, Any] = {"path": repository, "revision": revision, "token": access.token}
+        if access.endpoint is not None:
+            where = {"path": _hub_folder(repository, revision, access, cache_dir)}
         try:
             data = load_dataset(
-                "/".join(segments[:2]),
-                name=segments[2] if len(segments) == 3 else None,
-                split=split,
-                revision=revision,
-                token=token,
+                **where, name=segments[2] if len(segments) == 3 else None, split=split
             )
         except (FileNotFoundError, DatasetsError, ValueError) as error:
             raise InputError(

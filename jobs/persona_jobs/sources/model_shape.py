@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..estimates.shape import ModelShape, from_config, from_gguf
 from ..store import ObjectNotFoundError, Store, open_store
 from ..store.urls import file_url_path
+from .access import SourceAccess
 from .base_model import hub_cache_dir
 from .checkpoint import check_config
 from .hub import hub_errors, split_hf_uri
@@ -20,7 +21,7 @@ _HEADER_BYTES = 64 << 20
 
 
 def model_shape(
-    uri: str, revision: str | None, *, cache_dir: Path, token: str | None = None
+    uri: str, revision: str | None, *, cache_dir: Path, access: SourceAccess | None = None
 ) -> ModelShape:
     """Return the shape of a base model; reads `config.json`, or the header of a GGUF file.
 
@@ -28,22 +29,23 @@ def model_shape(
         uri: as in `base_model.resolve`.
         revision: branch, tag or commit; only for `hf://`.
         cache_dir: where downloads from the hub are kept.
-        token: the hub's access token; None uses the environment's.
+        access: how the source is reached; None for the usual servers and credentials.
 
     Raises:
         InputError: the model does not exist or can't be pruned.
         StoreError: the hub or the bucket can't be reached.
     """
+    access = access or SourceAccess()
     with tempfile.TemporaryDirectory() as temporary:
         if uri.startswith("hf://"):
-            return _of_directory(_from_hub(uri, revision, cache_dir, token), uri)
+            return _of_directory(_from_hub(uri, revision, cache_dir, access), uri)
         if uri.startswith("s3://"):
             if uri.endswith(".gguf"):
-                store, name = s3_object(uri)
+                store, name = s3_object(uri, access)
                 return _of_gguf(_header(store, name, Path(temporary)), uri)
             config = Path(temporary) / "config.json"
             try:
-                config.write_bytes(open_store(uri).read_bytes(config.name))
+                config.write_bytes(open_store(uri, access.s3).read_bytes(config.name))
             except ObjectNotFoundError:
                 raise InputError(
                     f"{uri} contains no checkpoint",
@@ -55,9 +57,9 @@ def model_shape(
         return _of_directory(path, uri) if path.is_dir() else _of_gguf(path, uri)
 
 
-def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None) -> Path:
+def _from_hub(uri: str, revision: str | None, cache_dir: Path, access: SourceAccess) -> Path:
     segments, revision = split_hf_uri(uri, revision)
-    with hub_errors(uri, revision):
+    with hub_errors(uri, revision, access.prefix):
         from huggingface_hub import hf_hub_download
 
         config = hf_hub_download(
@@ -65,7 +67,8 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, token: str | None
             "config.json",
             revision=revision,
             cache_dir=hub_cache_dir(cache_dir),
-            token=token,
+            token=access.token,
+            endpoint=access.endpoint,
         )
     return Path(config).parent
 

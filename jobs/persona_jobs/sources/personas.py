@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..dataset import ReferencePersona
 from ..errors import InputError
+from .access import SourceAccess
 from .reading import builtin_file, data_file, json_records
 
 MAX_TEXT_BYTES = 64 * 1024
@@ -14,6 +15,7 @@ def load(
     *,
     count: int | None = None,
     cache_dir: Path | None = None,
+    access: SourceAccess | None = None,
 ) -> list[ReferencePersona]:
     """Return the first `count` reference personas of a source.
 
@@ -22,6 +24,7 @@ def load(
             array): objects with `name` and `text`, or plain strings.
         count: number of personas to return; None for all.
         cache_dir: where downloads are kept.
+        access: how the source is reached; None for the usual servers and credentials.
 
     Raises:
         InputError: a record is malformed, or there are fewer personas than `count`.
@@ -30,7 +33,7 @@ def load(
     if uri.startswith("builtin://"):
         path = builtin_file(uri, "reference_personas.jsonl")
     else:
-        path = data_file(uri, cache_dir=cache_dir)
+        path = data_file(uri, cache_dir=cache_dir, access=access or SourceAccess())
     personas: dict[str, ReferencePersona] = {}
     for number, record in json_records(path):
         persona = _persona(record, number, path)

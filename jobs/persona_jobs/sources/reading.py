@@ -11,14 +11,16 @@ from ..errors import InputError
 from ..store import ObjectNotFoundError, Store, download, open_store
 from ..store.files import store_error
 from ..store.urls import file_url_path, split_s3_url
+from .access import SourceAccess
 
 
-def data_file(uri: str, *, cache_dir: Path | None) -> Path:
+def data_file(uri: str, *, cache_dir: Path | None, access: SourceAccess) -> Path:
     """Return a local path for a `file://` or `s3://` data file.
 
     Args:
         uri: the file; S3 objects are downloaded.
         cache_dir: where downloads are kept; None for the user's cache folder.
+        access: how the bucket is reached.
 
     Raises:
         InputError: the URI has another scheme, or the file does not exist.
@@ -31,8 +33,9 @@ def data_file(uri: str, *, cache_dir: Path | None) -> Path:
             raise InputError(f"{path} {state}", hint="Correct the path", subject=uri)
         return path
     if uri.startswith("s3://"):
-        store, name = s3_object(uri)
-        local = downloads_dir(cache_dir) / sha256(uri.encode()).hexdigest()[:16] / name
+        store, name = s3_object(uri, access)
+        folder = sha256(access.location(uri).encode()).hexdigest()[:16]
+        local = downloads_dir(cache_dir) / folder / name
         try:
             fetch_object(store, name, local)
         except ObjectNotFoundError:
@@ -46,7 +49,7 @@ def data_file(uri: str, *, cache_dir: Path | None) -> Path:
     )
 
 
-def s3_object(uri: str) -> tuple[Store, str]:
+def s3_object(uri: str, access: SourceAccess) -> tuple[Store, str]:
     """Return the store of an object's folder and the object's name in it.
 
     Raises:
@@ -56,7 +59,7 @@ def s3_object(uri: str) -> tuple[Store, str]:
     folder, _, name = key.rpartition("/")
     if not name:
         raise InputError(f"{uri} names no object", hint="Use s3://bucket/key", subject=uri)
-    return open_store(f"s3://{bucket}/{folder}".rstrip("/")), name
+    return open_store(f"s3://{bucket}/{folder}".rstrip("/"), access.s3), name
 
 
 def downloads_dir(cache_dir: Path | None) -> Path:

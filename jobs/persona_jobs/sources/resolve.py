@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..pipeline.pins import BUILTIN_FILES, Source, pin_sources, sources
 from ..store import open_store
 from ..store.files import sha256_file, store_error
 from ..store.urls import file_url_path
+from .access import SourceAccess, source_access
 from .base_model import hub_cache_dir, wanted
 from .gguf_contents import shard_names, shards
 from .hub import hub_errors, split_hf_uri
@@ -28,10 +29,12 @@ class SourceResolver:
 
     Args:
         cache_dir: where checksums of large files are kept between runs.
+        environ: the environment variables, which hold the credentials of the sources.
     """
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, environ: Mapping[str, str]) -> None:
         self._cache_dir = cache_dir
+        self._environ = environ
 
     def resolve(self, spec: dict[str, Any]) -> None:
         """Pin every source of a spec, in place: an `hf://` source to a commit, others to a digest.
@@ -90,22 +93,25 @@ class SourceResolver:
                 )
 
     def _look_up(self, source: Source) -> str:
+        access = source_access(source.name, source.fields.get("endpoint"), self._environ)
         if source.is_on_hub:
-            segments, revision = split_hf_uri(source.uri, source.fields.get("revision"))
-            name = "/".join(segments[:2])
-            return self._commit(name, revision or "main", source.kind, source.uri)
-        return self._digest(source)
+            return self._commit(source, access)
+        return self._digest(source, access)
 
-    def _commit(self, name: str, revision: str, kind: str, uri: str) -> str:
+    def _commit(self, source: Source, access: SourceAccess) -> str:
+        segments, written = split_hf_uri(source.uri, source.fields.get("revision"))
+        name, revision = "/".join(segments[:2]), written or "main"
         try:
-            with hub_errors(uri, revision):
+            with hub_errors(source.uri, revision, access.prefix):
                 from huggingface_hub import HfApi
 
-                info = HfApi().repo_info(name, revision=revision, repo_type=kind)
+                hub = HfApi(endpoint=access.endpoint, token=access.token)
+                info = hub.repo_info(name, revision=revision, repo_type=source.kind)
                 return str(info.sha)
         except (InputError, StoreError) as error:
-            commit = self._cached_commit(name, revision, kind)
-            if commit is None or not _is_offline(error):
+            commit = self._cached_commit(name, revision, source.kind)
+            # The cache doesn't say which hub a branch's commit is from.
+            if commit is None or access.endpoint is not None or not _is_offline(error):
                 raise
             return commit
 
@@ -120,10 +126,10 @@ class SourceResolver:
         except OSError:
             return None
 
-    def _digest(self, source: Source) -> str:
+    def _digest(self, source: Source, access: SourceAccess) -> str:
         uri, is_model = source.uri, source.kind == "model"
         if uri.startswith("s3://"):
-            return _bucket_digest(uri, is_model=is_model)
+            return _bucket_digest(uri, access, is_model=is_model)
         if uri.startswith("builtin://"):
             path = builtin_file(uri, BUILTIN_FILES[source.name])
         else:
@@ -164,13 +170,13 @@ class SourceResolver:
         return checksum
 
 
-def _bucket_digest(uri: str, *, is_model: bool) -> str:
+def _bucket_digest(uri: str, access: SourceAccess, *, is_model: bool) -> str:
     """Return a digest of the objects' tags and sizes, without reading them."""
     if is_model and not uri.endswith(".gguf"):
-        store = open_store(uri)
+        store = open_store(uri, access.s3)
         names = sorted(name for name in store.list() if wanted(name))
     else:
-        store, name = s3_object(uri)
+        store, name = s3_object(uri, access)
         names = shard_names(name) if is_model else [name]
     found = [(name, stat) for name in names if (stat := store.stat(name))]
     lines = [f"{name} {stat.etag} {stat.size}\n" for name, stat in found]

@@ -16,6 +16,7 @@ from ..models.stopping import stop_between_blocks
 from ..pipeline.context import StageContext
 from ..pipeline.pins import sources
 from ..sources import base_model, evaluation_files
+from ..sources.access import source_access
 from ..sources.resolve import SourceResolver
 
 
@@ -27,7 +28,7 @@ def base_directory(context: StageContext) -> Path:
             source.uri,
             hub_revision(source.uri, source.revision),
             cache_dir=context.cache,
-            token=context.hf_token,
+            access=source_access("baseModel", source.endpoint, os.environ),
         )
 
 
@@ -45,7 +46,7 @@ def unchanged(context: StageContext, name: str) -> Iterator[None]:
     """
     spec = context.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     source = next(item for item in sources(spec) if item.name == name)
-    with SourceResolver(context.cache).unchanged(source):
+    with SourceResolver(context.cache, os.environ).unchanged(source):
         yield
 
 
@@ -118,6 +119,9 @@ def question_files(context: StageContext) -> dict[str, tuple[str, ...]]:
     """Return the questions of each question file by its URI."""
     found = {}
     for index, file in enumerate(context.spec.evaluation.question_files):
-        with unchanged(context, f"evaluation.questionFiles[{index}]"):
-            found[file.uri] = evaluation_files.load(file.uri, cache_dir=context.cache).questions
+        name = f"evaluation.questionFiles[{index}]"
+        access = source_access(name, file.endpoint, os.environ)
+        with unchanged(context, name):
+            loaded = evaluation_files.load(file.uri, cache_dir=context.cache, access=access)
+        found[file.uri] = loaded.questions
     return found

@@ -4,6 +4,8 @@ Writes `queries.jsonl`, `personas.jsonl` and `reference.safetensors` with one me
 query and block (see `scoring.sensitivity` and `scoring.mean_unit_file`).
 """
 
+import os
+
 import torch
 
 from ..dataset import ReferencePersona, write_jsonl
@@ -14,6 +16,7 @@ from ..scoring.last_token import chunks, last_token_hidden_states
 from ..scoring.mean_unit_file import MeanUnitFile
 from ..scoring.sensitivity import accumulate, block_range
 from ..sources import instructions, personas
+from ..sources.access import source_access
 from .common import environment, hub_revision, load_base, unchanged
 from .control import PartSaver
 
@@ -96,14 +99,15 @@ def _instructions(context: StageContext) -> instructions.InstructionSet:
             limit=source.max_samples,
             minimum=MINIMUM_QUERIES,
             cache_dir=context.cache,
-            token=context.hf_token,
+            access=source_access("instructions", source.endpoint, os.environ),
         )
 
 
 def _references(context: StageContext) -> list[ReferencePersona]:
     source = context.spec.reference_personas
+    access = source_access("referencePersonas", source.endpoint, os.environ)
     with unchanged(context, "referencePersonas"):
-        return personas.load(source.uri, count=source.count, cache_dir=context.cache)
+        return personas.load(source.uri, count=source.count, cache_dir=context.cache, access=access)
 
 
 def _block_range(context: StageContext, count: int) -> range:

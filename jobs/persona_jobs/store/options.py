@@ -20,6 +20,8 @@ class S3Options:
         ca_bundle: PEM file of the certificate authorities to trust; None for the usual ones.
         connect_timeout: seconds to reach the server.
         read_timeout: seconds to wait for the next byte from the server.
+        ambient: whether a pod's or a machine's own credentials count where there is no key pair.
+        prefix: what the names of the variables with these values begin with; hints name them.
         attempts: how often one request is tried in all, with growing pauses in between.
     """
 
@@ -31,6 +33,8 @@ class S3Options:
     access_key: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
+    ambient: bool = True
+    prefix: str = ""
     connect_timeout: float = 5.0
     read_timeout: float = 60.0
     attempts: int = 4

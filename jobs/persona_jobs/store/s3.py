@@ -73,6 +73,7 @@ class S3Store(Store):
         self._endpoint, self._client = make_client(options, credentials)
         self._ambient = credentials is not None
         self._ca_bundle = options.ca_bundle
+        self._prefix = options.prefix
         self._bucket_seen = False
 
     def read_bytes(self, path: str) -> bytes:
@@ -258,7 +259,7 @@ class S3Store(Store):
             hint = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and check the S3 server"
         return StoreError(
             f"Can't {action} {target} at {self._endpoint}: {code}{detail}",
-            hint=hint,
+            hint=hint.replace("AWS_", f"{self._prefix}AWS_"),
             subject=self.url,
         )
 

@@ -183,6 +183,8 @@ def ambient_credentials(options: S3Options) -> Any:
 
     Its methods raise `CredentialsError`.
     """
+    if not options.ambient:
+        return None
     if any(
         os.environ.get(name)
         for name in (

@@ -7,7 +7,7 @@ from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec
 from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import PlannedStage
-from persona_jobs.pipeline.pins import RESOLVE
+from persona_jobs.pipeline.pins import RESOLVE, sources, variable_prefix
 
 from ..labels import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from ..profiles import resolve_profile, serving_profile, stage_profile
@@ -82,8 +82,6 @@ class Context:
     def stage_job(self, stage: PlannedStage, attempt: int) -> StageJob:
         """Return the values of the Job of one attempt of a stage."""
         secrets: dict[str, SecretKeyRef] = {}
-        if self.spec.base_model.token_secret_ref:
-            secrets["HF_TOKEN"] = self.spec.base_model.token_secret_ref
         teacher = self.spec.teacher.open_ai
         if stage.name == "rewrite" and teacher and teacher.api_key_secret_ref:
             secrets["OPENAI_API_KEY"] = teacher.api_key_secret_ref
@@ -99,6 +97,7 @@ class Context:
             cache=self.settings.cache,
             env=self.settings.env,
             secrets=secrets,
+            source_secrets=self._source_secrets(),
             security_context=self.settings.security_context,
             queue_labels={
                 name: self.persona.labels[name]
@@ -106,6 +105,12 @@ class Context:
                 if QUEUE_LABEL in self.persona.labels and name in self.persona.labels
             },
         )
+
+    def _source_secrets(self) -> dict[str, str]:
+        """Return the Secrets of the sources by the prefix of their environment variables."""
+        document = self.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+        secrets = {item.name: item.fields.get("credentialsSecretRef") for item in sources(document)}
+        return {variable_prefix(name): ref["name"] for name, ref in secrets.items() if ref}
 
     def _profile(self, stage: str) -> Profile:
         if stage == RESOLVE:

@@ -66,6 +66,8 @@ class StageJob:
         cache: volume of downloaded base models.
         env: further plain environment.
         secrets: environment variables from Secret keys.
+        source_secrets: Secrets with the credentials of single sources, by the prefix of their
+            environment variables.
         security_context: whether the operator or the platform sets users and groups.
         queue_labels: Kueue's labels; a queued Job starts suspended.
     """
@@ -81,6 +83,7 @@ class StageJob:
     cache: Volume | None = None
     env: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, SecretKeyRef] = field(default_factory=dict)
+    source_secrets: dict[str, str] = field(default_factory=dict)
     security_context: SecurityContext = "Restricted"
     queue_labels: dict[str, str] = field(default_factory=dict)
 
@@ -145,6 +148,16 @@ def template_checksum(job: StageJob) -> str:
     return built
 
 
+def _credentials(job: StageJob) -> Manifest:
+    """Return the `envFrom` field, nothing where there are no credentials."""
+    own = [
+        {"prefix": prefix, "secretRef": {"name": name}}
+        for prefix, name in job.source_secrets.items()
+    ]
+    given = [*store_credentials(job.store).get("envFrom", []), *own]
+    return {"envFrom": given} if given else {}
+
+
 def _process(stage: str) -> Manifest:
     if stage == RESOLVE:
         return {"command": ["python", "-m", "persona_jobs.resolve"]}
@@ -192,7 +205,7 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
         "imagePullPolicy": job.images.pull_policy,
         **_process(job.stage),
         "env": [*environment(variables), *store_environment(job.store), *secrets],
-        **store_credentials(job.store),
+        **_credentials(job),
         "resources": resources(profile),
         "securityContext": container_security(),
         "terminationMessagePolicy": "File",

@@ -51,6 +51,13 @@ def test_a_dumped_manifest_is_the_same_manifest():
         ("spec.persona.text", "a\x1b[31m", "control character U+001B"),
         ("spec.persona.text", "a\ud800", "U+D800"),
         ("spec.persona.configMapRef", {"name": "a", "key": "b"}, "exactly one of text and"),
+        ("spec.baseModel.endpoint", "https://user:key@hub.example", "hold no user name or"),
+        ("spec.instructions.endpoint", "https://s3.example", "go with hf:// and s3:// sources"),
+        (
+            "spec.referencePersonas.credentialsSecretRef",
+            {"name": "own"},
+            "go with hf:// and s3:// sources",
+        ),
         ("spec.pruning.sparsityPercent", 0, "greater than or equal to 1"),
         ("spec.pruning.sparsityPercent", 91, "less than or equal to 90"),
         ("spec.pruning.sparsityPercent", "25", "valid integer"),

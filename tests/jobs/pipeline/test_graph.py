@@ -70,7 +70,8 @@ def test_a_change_reruns_its_stage_and_all_that_read_it(path, value, first):
         ("storage.uri", "s3://bucket/x"),
         ("suspend", True),
         ("artifactPolicy", "Delete"),
-        ("baseModel.tokenSecretRef", {"name": "hub", "key": "token"}),
+        ("baseModel.endpoint", "https://hub.example"),
+        ("baseModel.credentialsSecretRef", {"name": "hub"}),
     ],
 )
 def test_what_decides_no_result_reruns_nothing(path, value):

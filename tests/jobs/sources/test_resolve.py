@@ -33,7 +33,7 @@ def spec(**given: Any) -> dict[str, Any]:
 
 def resolved(cache: Path, **given: Any) -> dict[str, Any]:
     document = copy.deepcopy(spec(**given))
-    SourceResolver(cache).resolve(document)
+    SourceResolver(cache, os.environ).resolve(document)
     return document
 
 
@@ -55,7 +55,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     found = Hub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: found)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda **_: found)
     return found
 
 
@@ -136,7 +136,7 @@ def test_a_missing_shard_of_a_split_gguf_file_ends_planning(tmp_path: Path) -> N
 
 def test_every_shard_in_a_bucket_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path / "bucket")
-    monkeypatch.setattr(reading, "open_store", lambda _uri: store)
+    monkeypatch.setattr(reading, "open_store", lambda *_: store)
     source = {"uri": f"s3://bucket/models/{SHARDS[0]}"}
     for name in SHARDS:
         store.write_bytes(name, b"one")
@@ -167,7 +167,7 @@ def test_objects_in_a_bucket_are_stamped_by_their_tags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FileStore(tmp_path / "bucket")
-    monkeypatch.setattr(resolve, "open_store", lambda _uri: store)
+    monkeypatch.setattr(resolve, "open_store", lambda *_: store)
     source = {"uri": "s3://bucket/model"}
     with pytest.raises(InputError, match="s3://bucket/model does not exist"):
         resolved(tmp_path, baseModel=source)
@@ -194,7 +194,7 @@ def test_resolving_local_sources_needs_no_torch() -> None:
 def check(cache: Path, source: dict[str, str]) -> None:
     """Read a base model that was resolved before."""
     [base, *_] = sources(spec(baseModel=source))
-    with SourceResolver(cache).unchanged(base):
+    with SourceResolver(cache, os.environ).unchanged(base):
         pass
 
 
@@ -228,7 +228,7 @@ def test_an_object_that_changes_while_it_is_read_is_refused(bucket: Store, tmp_p
     [base, *_] = sources(spec(baseModel=pinned))
     with (
         pytest.raises(InputError, match="has changed"),
-        SourceResolver(tmp_path).unchanged(base),
+        SourceResolver(tmp_path, os.environ).unchanged(base),
     ):
         bucket.write_bytes("model.safetensors", b"another")
     with pytest.raises(InputError, match="has changed"):

@@ -1,5 +1,6 @@
 """What all stages do before they compute anything."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from persona_jobs.pipeline.runner import run_stage
 from persona_jobs.sources.resolve import SourceResolver
 from persona_jobs.store import StageArtifacts, open_store
 from support.local_pipeline import manifest
+from support.s3_server import S3Server
 
 
 def pinned(folder: Path) -> PersonaModelSpec:
@@ -21,7 +23,7 @@ def pinned(folder: Path) -> PersonaModelSpec:
         folder, "http://teacher/v1", evaluation={"questionFiles": [{"uri": questions.as_uri()}]}
     )
     resolved = parse_resource(document).manifest()
-    SourceResolver(folder / "cache").resolve(resolved["spec"])
+    SourceResolver(folder / "cache", {}).resolve(resolved["spec"])
     return parse_resource(resolved).spec
 
 
@@ -30,6 +32,34 @@ def run(folder: Path, spec: PersonaModelSpec, *names: str) -> None:
     for stage in plan(spec):
         if stage.name in names:
             run_stage(spec, stage, artifacts, cache=folder / "cache")
+
+
+def test_a_stage_reads_a_source_from_a_server_of_its_own(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = manifest(tmp_path, "http://teacher/v1")
+    store = open_store(f"s3://sources/{tmp_path.name}", s3_server.options())
+    store.upload("instructions.jsonl", tmp_path / "instructions.jsonl")
+    document["spec"]["instructions"] = {
+        "uri": f"s3://sources/{tmp_path.name}/instructions.jsonl",
+        "endpoint": s3_server.endpoint,
+    }
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "of-the-store")
+        monkeypatch.setenv(f"INSTRUCTIONS_{name}", s3_server.environment()[name])
+    resolved = parse_resource(document).manifest()
+    SourceResolver(tmp_path / "cache", os.environ).resolve(resolved["spec"])
+    spec = parse_resource(resolved).spec
+    run(tmp_path, spec, "reference")
+    reference = plan(spec)[0]
+    made = StageArtifacts(open_store((tmp_path / "store").as_uri())).manifest(
+        "reference", reference.key
+    )
+    assert made is not None
+    assert made.metrics["queries"] == 60
+    assert made.parameters["instructions.revision"].startswith("etag:")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_the_retry_annotation_starts_another_attempt(world: World) -> None:
 def test_a_changed_spec_starts_another_attempt(world: World) -> None:
     world.fail("reference")
     world.edit("captain", baseModel={
-        "uri": "hf://org/model", "revision": COMMIT, "tokenSecretRef": {"name": "hub", "key": "t"},
+        "uri": "hf://org/model", "revision": COMMIT, "credentialsSecretRef": {"name": "hub"},
     })  # fmt: skip
     world.run()
     assert world.condition().status == "True"

@@ -78,7 +78,9 @@ class Controller:
         self._profiles = ProfilesFile(settings.profiles_file, settings.profiles)
         self._queue = WorkQueue(self._work)
         self._warnings = WarningEvents(api)
-        self._rollouts = RolloutQueue(time.monotonic)
+        self._rollouts = RolloutQueue(
+            time.monotonic, lambda: [key for _, key in owned.rollout_waits()]
+        )
         self._failures: dict[PersonaKey, int] = {}
         self._resynced: dict[PersonaKey, float] = {}
         self._waiting: dict[PersonaKey, set[tuple[str, str]]] = {}

@@ -21,8 +21,9 @@ async def start(settings: kopf.OperatorSettings, memo: Runtime, **indexes: Any) 
     """Configure kopf and start the controller."""
     kopf_settings.configure(settings)
     others = tuple(indexes[name] for name in ("config_maps", "services", "hpas", "pdbs"))
-    jobs, pods, deployments = (indexes[name] for name in ("jobs", "pods", "deployments"))
-    await memo.start(Indexes(jobs, pods, deployments, others))
+    names = ("jobs", "pods", "deployments", "rollout_waits")
+    jobs, pods, deployments, rollout_waits = (indexes[name] for name in names)
+    await memo.start(Indexes(jobs, pods, deployments, rollout_waits, others))
 
 
 @kopf.on.cleanup()
@@ -53,6 +54,12 @@ def pods(body: kopf.Body, **_: Any) -> Any:
 def deployments(body: kopf.Body, **_: Any) -> Any:
     """Index Deployments by persona."""
     return owned_objects.index_deployment(body)
+
+
+@kopf.index(*PERSONAS)
+def rollout_waits(body: kopf.Body, **_: Any) -> Any:
+    """Index PersonaModels whose roll-out waits for others."""
+    return owned_objects.index_rollout_wait(body)
 
 
 @kopf.index("v1", "configmaps")

@@ -11,6 +11,8 @@ from .reconcile import Deployment, Job, Pod
 Raw = Mapping[str, Any]
 PersonaKey = tuple[str, str]
 """Namespace and name of a PersonaModel."""
+RolloutWait = tuple[str, PersonaKey]
+"""Since when a PersonaModel's roll-out waits for others, and which it is."""
 ALL = ("all",)
 
 
@@ -29,12 +31,14 @@ class Indexes:
         jobs: Jobs by persona, by stage and key, and all.
         pods: pods by Job and by serving persona.
         deployments: Deployments by persona, and all.
+        rollout_waits: PersonaModels whose roll-out waits, all under one key.
         others: (kind, name, checksum) of all other objects by persona, one index per kind.
     """
 
     jobs: Index
     pods: Index
     deployments: Index
+    rollout_waits: Index
     others: tuple[Index, ...]
 
 
@@ -61,6 +65,15 @@ def index_deployment(document: Raw) -> dict[tuple[str, ...], Deployment]:
     """Return the index entries of a Deployment."""
     entries = [(document["metadata"]["namespace"], persona_of(document)), ALL]
     return dict.fromkeys(entries, Deployment.from_object(document))
+
+
+def index_rollout_wait(document: Raw) -> dict[tuple[str, ...], RolloutWait] | None:
+    """Return the index entry of a PersonaModel whose new serving pods wait for those of others."""
+    since = ((document.get("status") or {}).get("serving") or {}).get("rolloutWaitingSince")
+    if not since:
+        return None
+    metadata = document["metadata"]
+    return {ALL: (str(since), (metadata["namespace"], metadata["name"]))}
 
 
 def index_other(kind: str, document: Raw) -> dict[PersonaKey, tuple[str, str, str]]:
@@ -119,6 +132,10 @@ class OwnedObjects:
         """Return the PersonaModels whose serving pods are being replaced, in all namespaces."""
         found: Iterable[Deployment] = self.indexes.deployments.get(ALL, ())
         return {(item.namespace, item.name) for item in found if item.rolling_out}
+
+    def rollout_waits(self) -> list[RolloutWait]:
+        """Return the PersonaModels whose roll-out waits, in all namespaces, the longest first."""
+        return sorted(self.indexes.rollout_waits.get(ALL, ()))
 
     def checksums(self, persona: PersonaKey) -> dict[tuple[str, str], str]:
         """Return the checksums of the persona's other objects by kind and name."""

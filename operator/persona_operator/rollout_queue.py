@@ -1,6 +1,6 @@
 """Whose serving pods are replaced next, where the number at once is limited."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 from .owned_objects import PersonaKey
@@ -18,10 +18,15 @@ class RolloutQueue:
 
     Args:
         clock: returns the seconds of a steady clock.
+        waited: returns those that waited before this process started, the longest first; called
+            once, when the first one asks or is recorded.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], waited: Callable[[], Iterable[PersonaKey]]
+    ) -> None:
         self._clock = clock
+        self._waited: Callable[[], Iterable[PersonaKey]] | None = waited
         self._waiting: dict[PersonaKey, float] = {}
         self._started: dict[PersonaKey, float] = {}
 
@@ -32,6 +37,7 @@ class RolloutQueue:
             persona: the PersonaModel that asks.
             rolling_out: those whose pods are being replaced, as the watches show them.
         """
+        self._restore()
         now = self._clock()
         self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         self._started = {key: until for key, until in self._started.items() if until > now}
@@ -40,9 +46,15 @@ class RolloutQueue:
 
     def record(self, persona: PersonaKey, plan: Plan) -> None:
         """Record whether a PersonaModel waits, starts, or does neither."""
+        self._restore()
         if plan.rollout == "Waits":
             self._waiting[persona] = self._clock() + FORGET_SECONDS
             return
         self._waiting.pop(persona, None)
         if plan.rollout == "Starts":
             self._started[persona] = self._clock() + START_SECONDS
+
+    def _restore(self) -> None:
+        if self._waited is not None:
+            self._waiting = dict.fromkeys(self._waited(), self._clock() + FORGET_SECONDS)
+            self._waited = None

@@ -3,7 +3,14 @@
 from typing import Any
 
 from persona_operator.expectations import Expectations
-from persona_operator.owned_objects import Indexes, OwnedObjects, index_job, index_pod
+from persona_operator.owned_objects import (
+    ALL,
+    Indexes,
+    OwnedObjects,
+    index_job,
+    index_pod,
+    index_rollout_wait,
+)
 from support.operator_world import World, persona_document
 
 
@@ -16,7 +23,7 @@ def _indexes(jobs: list[Any], pods: list[Any]) -> Indexes:
     for document in pods:
         for key, pod in index_pod(document).items():
             by_pod.setdefault(key, []).append(pod)
-    return Indexes(by_key, by_pod, {}, ())
+    return Indexes(by_key, by_pod, {}, {}, ())
 
 
 def test_a_job_counts_from_the_decision_to_create_it() -> None:
@@ -51,3 +58,21 @@ def test_a_watched_job_replaces_its_reservation() -> None:
     assert owned.jobs(("stories", "captain"), [])[0].suspended
     owned.expectations.fulfil("stories", job.name)
     assert not owned.jobs(("stories", "captain"), [])[0].suspended
+
+
+def test_those_that_waited_longest_for_their_roll_out_are_first() -> None:
+    documents = [
+        {
+            "metadata": {"namespace": "stories", "name": name},
+            "status": {"serving": {"rolloutWaitingSince": since} if since else {}},
+        }
+        for name, since in (
+            ("late", "2026-01-01T00:00:09Z"),
+            ("early", "2026-01-01T00:00:01Z"),
+            ("serves", None),
+        )
+    ]
+    entries = [index_rollout_wait(document) for document in [*documents, {"metadata": {}}]]
+    waiting = [entry[ALL] for entry in entries if entry]
+    owned = OwnedObjects(Indexes({}, {}, {}, {ALL: waiting}, ()), Expectations(lambda: 0.0))
+    assert [name for _, (_, name) in owned.rollout_waits()] == ["early", "late"]

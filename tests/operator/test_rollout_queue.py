@@ -18,7 +18,7 @@ class Clock:
 
 
 def test_whoever_asked_first_is_first() -> None:
-    queue = RolloutQueue(Clock())
+    queue = RolloutQueue(Clock(), list)
     for persona in (A, B, C, A):
         queue.record(persona, WAITS)
     assert [queue.ahead(persona, {("x", "y")}) for persona in (A, B, C)] == [1, 2, 3]
@@ -26,7 +26,7 @@ def test_whoever_asked_first_is_first() -> None:
 
 def test_a_start_counts_before_a_watch_shows_it_and_once() -> None:
     clock = Clock()
-    queue = RolloutQueue(clock)
+    queue = RolloutQueue(clock, list)
     queue.record(A, WAITS)
     queue.record(A, STARTS)
     assert queue.ahead(B, set()) == queue.ahead(B, {A}) == 1
@@ -37,10 +37,25 @@ def test_a_start_counts_before_a_watch_shows_it_and_once() -> None:
 
 def test_one_that_no_longer_waits_holds_up_nobody() -> None:
     clock = Clock()
-    queue = RolloutQueue(clock)
+    queue = RolloutQueue(clock, list)
     queue.record(A, WAITS)
     queue.record(B, WAITS)
     queue.record(A, Plan((), STATUS))
     assert queue.ahead(C, set()) == 1
     clock.now = FORGET_SECONDS
     assert queue.ahead(C, set()) == 0
+
+
+def test_a_new_process_continues_in_the_order_of_before() -> None:
+    clock = Clock()
+    queue = RolloutQueue(clock, lambda: [B, C, A])
+    # The first to be reconciled after the start is not the first in the queue.
+    assert queue.ahead(A, set()) == 2
+    queue.record(A, WAITS)
+    assert [queue.ahead(persona, set()) for persona in (B, C, A)] == [0, 1, 2]
+    queue.record(B, STARTS)
+    assert [queue.ahead(persona, set()) for persona in (C, A)] == [1, 2]
+    # C is not reconciled any more, so it holds up nobody.
+    clock.now = FORGET_SECONDS
+    queue.record(A, WAITS)
+    assert queue.ahead(A, set()) == 0

@@ -188,6 +188,8 @@ class ServingStatus(StatusModel):
     same, these pods stay, whatever the administrator changes."""
     template: str | None = None
     """Template of the pods that took traffic last, as JSON."""
+    rollout_waiting_since: str | None = None
+    """Since when new pods wait for those of other PersonaModels to be replaced."""
     failed_rollout: FailedRollout | None = None
     """The roll-out that was taken back, until the PersonaModel or its retry annotation changes."""
 

@@ -16,6 +16,7 @@ from .observed import Deployment
 from .plan import Apply, Delete, PlanBuilder
 from .progress import is_stalled
 from .rollouts import WAIT_SECONDS, Rollout, must_wait, replaces_pods, wanted_rollout
+from .times import format_time
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ def _held_back(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serv
         return Serving(status, False, "RolloutFailed", message, stalled=True)
     if builder.rollout == "Waits":
         builder.wake(WAIT_SECONDS)
-        status = _status(context, before, deployment)
+        since = before.rollout_waiting_since if before else None
+        status = _status(context, before, deployment).model_copy(
+            update={"rollout_waiting_since": since or format_time(context.now)}
+        )
         message = (
             f"Revision {rollout.revision} is rolled out after other PersonaModels: at most "
             f"{context.settings.max_parallel_rollouts} replace their serving pods at once."

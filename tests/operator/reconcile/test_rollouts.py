@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from persona_operator.reconcile import Apply
+from persona_operator.reconcile.times import parse_time
 from support.fake_cluster import Raw, success_message
 from support.operator_world import NAMESPACE, World, persona_document, settings
 
@@ -321,8 +322,16 @@ def test_a_rollout_waits_for_others_and_keeps_the_former_pods(world: World) -> N
     assert (ready.status, ready.reason) == ("Unknown", "WaitingForRollout")
     assert "at most 2 replace their serving pods at once" in ready.message
     assert world.condition("Available").status == "True"
+    since = world.persona().status.serving.rollout_waiting_since
+    assert parse_time(since) == world.cluster.now.replace(microsecond=0)
+    world.cluster.advance(100)
+    world.edit("captain", serving={"maxContextTokens": 2048})
+    world.step()
+    # The time decides who is next after the operator's restart.
+    assert world.persona().status.serving.rollout_waiting_since == since
     world.rollouts_ahead = 1
     assert world.step().rollout == "Starts"
+    assert world.persona().status.serving.rollout_waiting_since is None
     assert template(world) != before["spec"]["template"]
     assert world.step().rollout is None
 

@@ -15,7 +15,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
 
 def test_schema_knows_the_values_and_the_settings():
-    assert set(VALUES) | {"global"} == set(SCHEMA["properties"])
+    assert set(VALUES) | {"enabled", "global"} == set(SCHEMA["properties"])
     for section in ("store", "operator", "image", "metrics"):
         assert set(VALUES[section]) == set(SCHEMA["properties"][section]["properties"]), section
 

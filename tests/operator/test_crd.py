@@ -261,9 +261,12 @@ def test_chart_copy_is_the_same_definition():
     assert yaml.safe_load(files[CRD_PATH]) == custom_resource_definition()
     chart = files[CHART_CRD_PATH]
     lines = chart.splitlines()
-    assert lines[0] == "{{- if .Values.crds.install }}"
+    assert lines[:2] == [
+        '{{- include "persona-pruner.values" . -}}',
+        "{{- if .Values.crds.install }}",
+    ]
     assert lines[-1] == "{{- end }}"
-    body = "\n".join(lines[1:-1])
+    body = "\n".join(lines[2:-1])
     assert "{{" not in body
     definition = yaml.safe_load(body)
     assert definition["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}

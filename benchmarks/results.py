@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import platform
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,22 @@ import torch
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the folder for the results."""
     parser.add_argument("--output", type=Path, help="folder for NAME.json with the results")
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a function returns, and the seconds of processor time it took.
+
+    On a shared machine, wall time would measure the other processes too.
+    """
+    start = time.process_time()
+    result = function()
+    return result, time.process_time() - start
+
+
+def memory(field: str) -> float:
+    """Return this process's memory in MiB; `ru_maxrss` would begin with that of the parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def report(

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from results import add_output, report
+from results import add_output, memory, report
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
@@ -91,12 +91,6 @@ def in_this_process(way: str, base: Path, target: Path) -> None:
     {"streamed": streamed, "plain": plain}[way](base, target)
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "peakMiB": memory("VmHWM") - before}))
-
-
-def memory(field: str) -> float:
-    """Return this process's memory in MiB; `ru_maxrss` would begin with that of the parent."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def main() -> None:

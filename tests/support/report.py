@@ -14,6 +14,7 @@ from persona_jobs.evaluation.report import (
     ReportData,
     Sample,
 )
+from persona_jobs.evaluation.speed import Speed
 from persona_jobs.pipeline.results import (
     EvaluationMetrics,
     HeldOutKl,
@@ -108,6 +109,7 @@ def report_data(text: str = "plain", **changes: Any) -> ReportData:
         ],
         "settings": text,
         "differences": {"recovered": Interval(-10.0, -20.0, 1.5)},
+        "speeds": {"dense": Speed(400.0, 20.0, (390.0, 1410.5), (18.25, 21.0), rounds=9)},
         "answer_losses": {"dense": 1.5, "recovered": 2.25},
         "curves": [
             Curve(text, [CurvePoint(step=s, train_loss=1 / (s + 1)) for s in range(5)]),

@@ -1,10 +1,11 @@
 """Prefill and decode speed for a batch of one, with the models measured in alternation.
 
-Alternation spreads other load of the machine over all models; medians drop outliers.
+Alternation spreads other load of the machine over all models; medians drop outliers, and the range
+of the rounds shows how much they can be trusted.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -40,16 +41,20 @@ class Runnable:
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the rounds.
+    """Medians over the rounds, and their range.
 
     Attributes:
         prefill: prompt tokens per second.
         decode: generated tokens per second.
+        prefill_range: of the slowest and the fastest round.
+        decode_range: of the slowest and the fastest round.
         rounds: measurements of each model.
     """
 
     prefill: float
     decode: float
+    prefill_range: tuple[float, float]
+    decode_range: tuple[float, float]
     rounds: int
 
 
@@ -79,14 +84,20 @@ def measure(
         for name, one in models.items():
             before_each()
             times[name].append(_once(one, lengths[name], DECODE_TOKENS))
-    return {
-        name: Speed(
-            prefill=lengths[name] / median(prefill for prefill, _ in measured),
-            decode=DECODE_TOKENS / median(decode for _, decode in measured),
-            rounds=len(measured),
-        )
-        for name, measured in times.items()
-    }
+    return {name: _speed(measured, lengths[name]) for name, measured in times.items()}
+
+
+def _speed(seconds: Sequence[tuple[float, float]], prompt_tokens: int) -> Speed:
+    """Return the speed from the seconds of prefill and decoding in each round."""
+    prefill = [prompt_tokens / first for first, _ in seconds]
+    decode = [DECODE_TOKENS / second for _, second in seconds]
+    return Speed(
+        prefill=median(prefill),
+        decode=median(decode),
+        prefill_range=(min(prefill), max(prefill)),
+        decode_range=(min(decode), max(decode)),
+        rounds=len(seconds),
+    )
 
 
 def _prompt_length(model: Any) -> int:

@@ -43,6 +43,27 @@ def test_models_alternate_and_run_in_their_context(setting: Any):
     assert all(s.prefill > 0 and s.decode > 0 and s.rounds == 3 for s in speeds.values())
 
 
+def test_the_speed_is_the_median_with_the_slowest_and_the_fastest_round(
+    setting: Any, monkeypatch: pytest.MonkeyPatch
+):
+    setting(min_rounds=3, max_rounds=3, prompt_tokens=16, decode_tokens=4)
+    seconds = iter([(9.0, 9.0), (2.0, 1.0), (1.0, 4.0), (4.0, 2.0)])  # the first warms up
+    clock, reading = [0.0], []
+
+    def now(_: torch.device) -> float:
+        if not reading:
+            prefill, decode = next(seconds)
+            reading.extend([clock[0] + prefill, clock[0] + prefill + decode])
+            return clock[0]
+        clock[0] = reading.pop(0)
+        return clock[0]
+
+    monkeypatch.setattr(speed, "_now", now)
+    found = measure({"a": Runnable(tiny_model())}, before_each=nothing)["a"]
+    assert (found.prefill, found.prefill_range) == (8.0, (4.0, 16.0))
+    assert (found.decode, found.decode_range) == (2.0, (1.0, 4.0))
+
+
 def test_time_budget_ends_the_rounds(setting: Any):
     setting(min_rounds=2, max_rounds=1000, budget_seconds=0.0, prompt_tokens=8, decode_tokens=2)
     speeds = measure({"a": Runnable(tiny_model())}, before_each=nothing)

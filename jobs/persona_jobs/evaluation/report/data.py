@@ -7,6 +7,7 @@ from datetime import datetime
 from ...dataset import CurvePoint
 from ...pipeline.results import EvaluationMetrics, RecoveryMetrics, Variant
 from ..bootstrap import Interval
+from ..speed import Speed
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class ReportData:
         created_at: when the evaluation ended.
         metrics: the measurements.
         differences: persona score minus the dense model's, by variant.
+        speeds: prefill and decode speed, by variant.
         answer_losses: mean loss of each variant's answers under the dense model, in nats per token.
         curves: losses of the learning stages, in order.
         recovery: what the recover stage reports, or None without it.
@@ -120,6 +122,7 @@ class ReportData:
     samples: Sequence[Sample]
     settings: str
     differences: Mapping[Variant, Interval] = field(default_factory=dict)
+    speeds: Mapping[Variant, Speed] = field(default_factory=dict)
     answer_losses: Mapping[Variant, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     recovery: RecoveryMetrics | None = None

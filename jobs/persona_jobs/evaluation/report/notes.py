@@ -41,8 +41,8 @@ def measurement_notes(
         f"Persona loss and KL use {persona_examples} held-out conversations of the persona, "
         f"generic loss and KL {generic_examples} held-out instructions without the persona.",
         f"Speed is measured with a prompt of {PROMPT_TOKENS} tokens and {DECODE_TOKENS} decoded "
-        f"tokens for a batch of one: medians of {speed_rounds} alternating rounds. The baseline "
-        "has the sliced model's shapes and is not timed.",
+        f"tokens for a batch of one: medians of {speed_rounds} alternating rounds, with the "
+        "slowest and the fastest. The baseline has the sliced model's shapes and is not timed.",
     ]
     if mask_difference is not None:
         notes.append(

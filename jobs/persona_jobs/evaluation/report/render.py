@@ -1,12 +1,12 @@
 """The report as one HTML page."""
 
 import unicodedata
-from collections.abc import Mapping
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
 from ...pipeline.results import EvaluationMetrics, PartName, Variant, VariantMetrics
+from ..speed import Speed
 from . import charts
 from .data import ReportData
 
@@ -56,7 +56,7 @@ def render(data: ReportData) -> str:
         descriptions=DESCRIPTIONS,
         figures=FIGURES,
         part_names=PART_NAMES,
-        columns=_columns(metrics, data.answer_losses),
+        columns=_columns(data),
         tiles=_tiles(metrics),
         shown_variants=_shown_variants(data),
         loss_curves=[(c.title, charts.loss_curve(c)) for c in data.curves],
@@ -97,20 +97,18 @@ def _shown_variants(data: ReportData) -> list[Variant]:
     ]
 
 
-def _columns(
-    metrics: EvaluationMetrics, answer_losses: Mapping[Variant, float]
-) -> list[dict[str, object]]:
+def _columns(data: ReportData) -> list[dict[str, object]]:
     """Return the rows of the table of variants: one per measurement, one cell per variant."""
+    metrics, answer_losses = data.metrics, data.answer_losses
     dense = metrics.variants.get("dense")
 
     def row(label: str, unit: str, name: str, form: str) -> dict[str, object]:
         cells = []
-        for variant in metrics.variants.values():
+        for key, variant in metrics.variants.items():
             value = getattr(variant, name)
             base = None if dense is None or variant is dense else getattr(dense, name)
-            interval = ""
-            if name == "persona_score" and variant.persona_score_low is not None:
-                interval = f"{variant.persona_score_low:.1f} – {variant.persona_score_high:.1f}"
+            low, high = _range(variant, data.speeds.get(key), name)
+            interval = "" if low is None else f"{low:,.1f} – {high:,.1f}"
             cells.append(
                 {
                     "value": "–" if value is None else format(value, form),
@@ -141,6 +139,20 @@ def _columns(
         row("Prefill", "tokens per second", "prefill_tokens_per_second", ",.1f"),
         row("Decode", "tokens per second, batch of one", "decode_tokens_per_second", ",.1f"),
     ]
+
+
+def _range(
+    variant: VariantMetrics, speed: Speed | None, name: str
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the interval of the score, or the slowest and fastest round of a speed."""
+    low, high = variant.persona_score_low, variant.persona_score_high
+    if name == "persona_score" and low is not None and high is not None:
+        return low, high
+    if name == "prefill_tokens_per_second" and speed is not None:
+        return speed.prefill_range
+    if name == "decode_tokens_per_second" and speed is not None:
+        return speed.decode_range
+    return None, None
 
 
 def _tiles(metrics: EvaluationMetrics) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from ...evaluation.report.parts import (
     shown_samples,
 )
 from ...evaluation.samples import SampleLine
+from ...evaluation.speed import Speed
 from ...pipeline.context import StageContext
 from ...pipeline.results import EvaluationMetrics, RecoveryMetrics, Variant
 from .variants import Models
@@ -35,6 +36,7 @@ def report_data(
     *,
     queries: Sequence[ScoredQuery],
     differences: Mapping[Variant, Interval],
+    speeds: Mapping[Variant, Speed],
     notes: Sequence[str],
     environment: Mapping[str, JsonValue],
 ) -> ReportData:
@@ -47,6 +49,7 @@ def report_data(
         samples: questions and answers.
         queries: all queries with their persona sensitivity.
         differences: persona score minus the dense model's.
+        speeds: prefill and decode speed, by variant.
         notes: how the figures were measured.
         environment: device, number format and threads.
     """
@@ -67,6 +70,7 @@ def report_data(
         answer_losses=mean_losses(samples),
         curves=_curves(context),
         recovery=_recovery(context),
+        speeds=speeds,
         notes=notes,
         environment=environment_rows(environment),
     )

@@ -145,6 +145,7 @@ def run(context: StageContext) -> StageOutcome:
         samples,
         queries=queries,
         differences=against_dense,
+        speeds=speeds,
         notes=notes,
         environment=environment(compute),
     )

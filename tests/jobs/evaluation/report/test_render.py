@@ -85,6 +85,8 @@ def test_table_has_values_intervals_and_ratios():
     text = " ".join(" ".join(Page(render(report_data())).text).split())
     assert "Persona score 0–100, higher is better 80.0" in text
     assert "65.0 – 75.0" in text  # interval of the recovered model
+    assert "390.0 – 1,410.5" in text  # slowest and fastest round of the dense model's prefill
+    assert "18.2 – 21.0" in text  # and of its decoding
     assert "0.75× dense" in text  # parameters of the sliced one
     assert "under the dense model 1.500 – – 2.250 –" in text
     assert "-10.0 -20.0 to +1.5" in text  # paired difference

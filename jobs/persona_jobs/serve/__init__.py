@@ -3,10 +3,13 @@
 - `protocol`: requests and answers of the chat completions API, validated.
 - `api_errors`: errors in the API's form.
 - `prompt`: messages to token ids, within the context length.
-- `sampling`: a request's settings as a generation configuration.
+- `sampling`: a request's settings, and the choice of a token by them.
 - `text_stream`: text of a growing token sequence, and stop strings.
-- `engine`: the model and the loop that generates one answer.
-- `scheduler`: the bounded queue in front of the engine, and the thread that runs it.
+- `token_bytes`, `logprobs`: tokens and their log-probabilities in the API's form.
+- `engine`: the model and its tokenizer.
+- `batch`: the requests that the model works on at the same time.
+- `answer`: the text of one answer, made of its tokens.
+- `scheduler`: the bounded queue in front of the batch, and the thread that runs it.
 - `chat`: the chat completions endpoint, streamed and in one piece.
 - `cpus`: the number of processors that the container may use.
 - `metrics`: the metrics that Prometheus reads.

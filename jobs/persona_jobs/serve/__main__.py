@@ -45,8 +45,17 @@ def _parser() -> argparse.ArgumentParser:
         help="token limit of an answer whose request sets none (default: 1024)",
     )  # fmt: skip
     add(
+        "--max-batch", type=_positive, default=16, metavar="N",
+        help="requests that are answered at the same time (default: 16)",
+    )  # fmt: skip
+    add(
+        "--max-batch-tokens", type=_positive, default=16_384, metavar="N",
+        help="tokens of all conversations in memory, answers at their limits included; at least "
+        "one whole context (default: 16384)",
+    )  # fmt: skip
+    add(
         "--max-queue", type=_natural, default=16, metavar="N",
-        help="requests that may wait while one is running; further ones get 429 (default: 16)",
+        help="requests that may wait for that; further ones get 429 (default: 16)",
     )  # fmt: skip
     add(
         "--shutdown-delay", type=_seconds, default=5.0, metavar="SECONDS",
@@ -121,6 +130,7 @@ def run(options: argparse.Namespace) -> None:
     from .app import Service, ServiceOptions, create_app
     from .cpus import usable_cpus
     from .engine import Engine
+    from .scheduler import Limits
     from .server import Server, listen
 
     if "OMP_NUM_THREADS" not in os.environ:
@@ -132,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
             model=options.served_model_name or options.model.resolve().name,
             fingerprint=fingerprint(options.model, chosen.dtype_name, chosen.device.type),
             dtype=chosen.dtype_name,
-            max_queue=options.max_queue,
+            limits=Limits(options.max_batch, options.max_batch_tokens, options.max_queue),
             default_max_tokens=options.default_max_tokens,
         ),
         on_failure=lambda: server.stop(),  # noqa: PLW0108 - defined below

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,11 +16,12 @@ from starlette.responses import JSONResponse, Response
 
 from ..errors import OutOfMemoryError, is_out_of_memory
 from .api_errors import ApiError
+from .batch import warm_up
 from .chat import ChatEndpoint
 from .engine import Engine
 from .metrics import Metrics
 from .protocol import ChatCompletion, ChatRequest, ModelCard, ModelList
-from .scheduler import Scheduler
+from .scheduler import Limits, Scheduler
 
 LOADING_RETRY_SECONDS = 5
 
@@ -35,7 +36,7 @@ class ServiceOptions:
         model: the name that requests use for the model.
         fingerprint: identifies the weights and the number format.
         dtype: number format of the weights, as torch names it.
-        max_queue: requests that may wait while one is running.
+        limits: how many requests are answered at the same time, and how many may wait.
         default_max_tokens: token limit of an answer whose request sets none.
         max_body_bytes: size limit of a request body.
     """
@@ -43,7 +44,7 @@ class ServiceOptions:
     model: str
     fingerprint: str = "fp_unknown"
     dtype: str = "float32"
-    max_queue: int = 16
+    limits: Limits = field(default_factory=Limits)
     default_max_tokens: int = 1024
     max_body_bytes: int = 4 * 2**20
 
@@ -79,7 +80,7 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(self._model_thread, self._load)
-            await loop.run_in_executor(self._model_thread, engine.warm_up)
+            await loop.run_in_executor(self._model_thread, warm_up, engine)
         except Exception as error:  # any error ends the process
             self.failure = error
             if is_out_of_memory(error):
@@ -91,9 +92,7 @@ class Service:
             self._on_failure()
             return
         options = self.options
-        self.scheduler = Scheduler(
-            engine, self.metrics, self._model_thread, max_queue=options.max_queue
-        )
+        self.scheduler = Scheduler(engine, self.metrics, self._model_thread, options.limits)
         self._chat = ChatEndpoint(
             self.scheduler,
             self.metrics,

@@ -5,7 +5,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,7 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from . import prompt as prompts
 from . import sampling
+from .answer import Event, Finished, Piece
 from .api_errors import CLIENT_CLOSED_REQUEST, ApiError, from_validation
+from .batch import Token
+from .logprobs import choice_logprobs
 from .metrics import Metrics
 from .protocol import (
     DONE_EVENT,
@@ -26,13 +29,15 @@ from .protocol import (
     ChatCompletionChunk,
     ChatRequest,
     Choice,
+    ChoiceLogprobs,
     ChunkChoice,
     Delta,
     FinishReason,
     Usage,
     sse,
 )
-from .scheduler import Event, Finished, Scheduler, Ticket
+from .scheduler import Scheduler, Ticket
+from .token_bytes import TokenBytes
 
 T = TypeVar("T")
 
@@ -55,6 +60,11 @@ class _Exchange:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     include_usage: bool = False
+    token_bytes: TokenBytes | None = None
+
+    def logprobs(self, tokens: Sequence[Token]) -> ChoiceLogprobs | None:
+        """Return the tokens' log-probabilities; None if the request asks for none."""
+        return None if self.token_bytes is None else choice_logprobs(tokens, self.token_bytes)
 
     @property
     def usage(self) -> Usage:
@@ -65,9 +75,15 @@ class _Exchange:
         )
 
     def chunk(
-        self, delta: Delta | None, finish_reason: FinishReason | None = None
+        self,
+        delta: Delta | None,
+        finish_reason: FinishReason | None = None,
+        tokens: Sequence[Token] = (),
     ) -> ChatCompletionChunk:
-        choices = [] if delta is None else [ChunkChoice(delta=delta, finish_reason=finish_reason)]
+        choices = []
+        if delta is not None:
+            logprobs = self.logprobs(tokens) if tokens else None
+            choices = [ChunkChoice(delta=delta, logprobs=logprobs, finish_reason=finish_reason)]
         return ChatCompletionChunk(
             id=self.id,
             created=self.created,
@@ -162,7 +178,12 @@ class ChatEndpoint:
         )
         prompt = await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, build)
         self._metrics.prompt_tokens.observe(len(prompt.ids))
-        ticket.start(prompt, sampling.of_request(chat, engine.defaults), chat.stop_strings)
+        ticket.start(
+            prompt,
+            sampling.of_request(chat, engine.defaults),
+            stops=chat.stop_strings,
+            top_logprobs=chat.likeliest_tokens,
+        )
         return _Exchange(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             created=int(time.time()),
@@ -171,18 +192,24 @@ class ChatEndpoint:
             ticket=ticket,
             prompt_tokens=len(prompt.ids),
             include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
+            token_bytes=engine.token_bytes if chat.logprobs else None,
         )
 
     async def _complete(self, request: Request, exchange: _Exchange) -> Response:
-        text, end = await _unless_disconnected(_collect(exchange.ticket), request.receive)
+        pieces, end = await _unless_disconnected(_collect(exchange.ticket), request.receive)
         exchange.ticket.close()
         exchange.completion_tokens = end.completion_tokens
         self.finished(exchange, 200)
+        choice = Choice(
+            message=AnswerMessage(content="".join(piece.text for piece in pieces)),
+            logprobs=exchange.logprobs([token for piece in pieces for token in piece.tokens]),
+            finish_reason=end.reason,
+        )
         answer = ChatCompletion(
             id=exchange.id,
             created=exchange.created,
             model=exchange.model,
-            choices=[Choice(message=AnswerMessage(content=text), finish_reason=end.reason)],
+            choices=[choice],
             usage=exchange.usage,
             system_fingerprint=exchange.fingerprint,
         )
@@ -191,8 +218,8 @@ class ChatEndpoint:
     async def _stream(self, exchange: _Exchange, first: Event) -> AsyncIterator[bytes]:
         yield exchange.chunk(Delta(role="assistant", content="")).event()
         event = first
-        while isinstance(event, str):
-            yield exchange.chunk(Delta(content=event)).event()
+        while isinstance(event, Piece):
+            yield exchange.chunk(Delta(content=event.text), tokens=event.tokens).event()
             event = await exchange.ticket.events.get()
         if isinstance(event, ApiError):
             yield sse(event.body())
@@ -267,7 +294,7 @@ class _EventStream(Response):
         return status
 
 
-async def _first(ticket: Ticket) -> str | Finished:
+async def _first(ticket: Ticket) -> Piece | Finished:
     """Return the first event."""
     event = await ticket.events.get()
     if isinstance(event, ApiError):
@@ -275,14 +302,14 @@ async def _first(ticket: Ticket) -> str | Finished:
     return event
 
 
-async def _collect(ticket: Ticket) -> tuple[str, Finished]:
-    """Return the complete text and how it ended."""
-    text: list[str] = []
-    while isinstance(event := await ticket.events.get(), str):
-        text.append(event)
+async def _collect(ticket: Ticket) -> tuple[list[Piece], Finished]:
+    """Return the whole answer and how it ended."""
+    pieces: list[Piece] = []
+    while isinstance(event := await ticket.events.get(), Piece):
+        pieces.append(event)
     if isinstance(event, ApiError):
         raise event
-    return "".join(text), event
+    return pieces, event
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -8,11 +8,20 @@ but is not implemented is refused, not ignored. Settings that have no effect her
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 MAX_MESSAGES = 4096
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 1024
+MAX_TOP_LOGPROBS = 20
+MAX_INT = 2**31 - 1
 
 Role = Literal["system", "developer", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -42,18 +51,25 @@ class TextPart(_Strict):
 
 
 class Message(_Strict):
-    """One turn of the conversation."""
+    """One turn of the conversation; only an assistant's may have no content."""
 
     role: Role
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1)] | None
     name: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _content_of_a_question(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.data.get("role") not in {None, "assistant"}:
+            raise ValueError("The turn has no text")
+        return value
 
     @property
     def text(self) -> str:
         """Return the content as one string."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content)
+        return "".join(part.text for part in self.content or ())
 
 
 class StreamOptions(_Strict):
@@ -80,22 +96,22 @@ class ChatRequest(_Strict):
     model: str | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | list[str] | None = None
     n: int | None = 1
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     # Accepted only with a value that has no effect.
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
@@ -121,9 +137,7 @@ class ChatRequest(_Strict):
             raise ValueError("Only n=1 is supported. Send the request again for another answer")
         return value
 
-    @field_validator(
-        "logprobs", "top_logprobs", "logit_bias", "tools", "functions", "function_call"
-    )
+    @field_validator("logit_bias", "tools", "functions", "function_call")
     @classmethod
     def _not_available(cls, value: Any) -> Any:
         if value and value not in ("none", "auto"):
@@ -155,15 +169,22 @@ class ChatRequest(_Strict):
         return value
 
     @model_validator(mode="after")
-    def _options_of_a_stream(self) -> Self:
+    def _options_that_need_another(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed when logprobs is true")
         return self
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """Return the stop strings, in order."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def likeliest_tokens(self) -> int | None:
+        """Return how many of the likeliest tokens are asked for; None: no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def token_limit(self) -> int | None:
@@ -179,6 +200,27 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class TopLogprob(BaseModel):
+    """A token that could have been chosen, with its log-probability in nats."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer; `top_logprobs` are the likeliest tokens in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(BaseModel):
+    """The log-probabilities of an answer or of a part of it."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
 class AnswerMessage(BaseModel):
     """The generated turn."""
 
@@ -192,7 +234,7 @@ class Choice(BaseModel):
 
     index: int = 0
     message: AnswerMessage
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishReason
 
 
@@ -220,6 +262,7 @@ class ChunkChoice(BaseModel):
 
     index: int = 0
     delta: Delta
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 

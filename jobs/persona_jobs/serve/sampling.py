@@ -1,13 +1,18 @@
 """Sampling settings: a request's own ones, and the checkpoint's defaults for the others."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from torch import Tensor
 
+from ..models.sampling import draw_uniforms, next_tokens, row_stream
 from .protocol import ChatRequest
+
+MIN_TEMPERATURE = 0.01
+"""Lower temperatures but 0 are raised to this one: the scores divided by them may be infinite."""
 
 
 @dataclass(frozen=True)
@@ -66,39 +71,84 @@ def of_request(request: ChatRequest, defaults: Sampling) -> Sampling:
         "seed",
     )
     asked = {name: value for name in names if (value := getattr(request, name)) is not None}
-    return replace(defaults, **{"seed": secrets.randbits(63), **asked})
+    chosen = replace(defaults, **{"seed": secrets.randbits(63), **asked})
+    if 0 < chosen.temperature < MIN_TEMPERATURE:
+        chosen = replace(chosen, temperature=MIN_TEMPERATURE)
+    return chosen
 
 
-def generation_config(sampling: Sampling, max_new_tokens: int) -> GenerationConfig:
-    """Return the settings as a generation configuration of transformers."""
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        num_beams=1,
-        do_sample=sampling.temperature > 0,
-        repetition_penalty=sampling.repetition_penalty,
-    )
-    if sampling.temperature > 0:
-        config.temperature = sampling.temperature
-        config.top_p = sampling.top_p
-        config.top_k = sampling.top_k
-        config.min_p = sampling.min_p or None
-    return config
+class TokenChooser:
+    """The choice of one answer's tokens, with a stream of random numbers of its own.
 
-
-class AnswerPenalties(LogitsProcessor):  # type: ignore[misc]
-    """Presence and frequency penalties over the generated tokens.
-
-    https://platform.openai.com/docs/api-reference/chat/create: score[t] -= presence * (count > 0)
-    + frequency * count, where count is the number of times that token t is in the answer.
+    Args:
+        sampling: the settings.
+        prompt: token ids of the conversation.
     """
 
-    def __init__(self, prompt_tokens: int, presence: float, frequency: float) -> None:
-        self._prompt_tokens = prompt_tokens
-        self._presence = presence
-        self._frequency = frequency
+    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+        self._sampling = sampling
+        self._prompt = prompt
+        self._stream = row_stream(sampling.seed, 0)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores [1, vocabulary] minus the penalties; `input_ids` is [1, tokens]."""
-        answer = input_ids[0, self._prompt_tokens :]
-        counts = torch.bincount(answer, minlength=scores.shape[-1]).to(scores.dtype)
-        return scores - self._frequency * counts - self._presence * (counts > 0).to(scores.dtype)
+    def choose(self, logits: Tensor, answer: Sequence[int]) -> int:
+        """Return the next token.
+
+        Args:
+            logits: the model's scores, `[vocabulary]`.
+            answer: the tokens of the answer so far.
+        """
+        scores = penalized(logits.float(), self._prompt, answer, self._sampling)
+        if self._sampling.temperature == 0:
+            return int(scores.argmax())
+        scores, tokens = candidates(scores / self._sampling.temperature, self._sampling)
+        uniforms = draw_uniforms([self._stream], len(scores))
+        chosen = int(next_tokens(scores.unsqueeze(0), 1.0, uniforms))
+        return chosen if tokens is None else int(tokens[chosen])
+
+
+def penalized(
+    scores: Tensor, prompt: Sequence[int], answer: Sequence[int], sampling: Sampling
+) -> Tensor:
+    """Return the scores `[vocabulary]` with all penalties applied.
+
+    The repetition penalty (CTRL, arXiv:1909.05858) is for all tokens of prompt and answer. The
+    others are OpenAI's (https://platform.openai.com/docs/api-reference/chat/create): score[t] -=
+    presence * (count > 0) + frequency * count, where count is how often token t is in the answer.
+    """
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*prompt, *answer}), device=scores.device)
+        found = scores[seen]
+        factor = sampling.repetition_penalty
+        scores = scores.index_copy(0, seen, torch.where(found < 0, found * factor, found / factor))
+    if answer and (sampling.presence_penalty or sampling.frequency_penalty):
+        ids = torch.tensor(answer, device=scores.device)
+        counts = torch.bincount(ids, minlength=len(scores)).to(scores.dtype)
+        scores = scores - sampling.frequency_penalty * counts
+        scores = scores - sampling.presence_penalty * (counts > 0).to(scores.dtype)
+    return scores
+
+
+def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
+    """Return the scores of the tokens that `top_k`, `top_p` and `min_p` keep, and their ids.
+
+    Each of the three, in this order, keeps at least the most likely token; `top_p` counts the
+    probabilities of what `top_k` kept. (Top-p: arXiv:1904.09751; min-p: arXiv:2407.01082)
+
+    Args:
+        scores: `[vocabulary]`, divided by the temperature.
+        sampling: the settings.
+
+    Returns:
+        Scores `[kept]` and token ids `[kept]`, the likeliest first; None for all ids in order.
+    """
+    if sampling.top_k == 0 and sampling.top_p >= 1 and sampling.min_p == 0:
+        return scores, None
+    limit = min(sampling.top_k or len(scores), len(scores))
+    values, tokens = scores.topk(limit) if limit < len(scores) else scores.sort(descending=True)
+    probabilities = values.softmax(-1)
+    keep = torch.ones_like(probabilities, dtype=torch.bool)
+    if sampling.top_p < 1:
+        keep &= probabilities.cumsum(-1) - probabilities < sampling.top_p
+    keep &= probabilities >= sampling.min_p * probabilities[0]
+    keep[0] = True
+    return values[keep], tokens[keep]

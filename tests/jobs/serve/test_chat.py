@@ -9,6 +9,7 @@ import torch
 
 from persona_jobs.serve.app import Service, ServiceOptions, create_app
 from persona_jobs.serve.engine import Engine
+from persona_jobs.serve.scheduler import Limits
 from support.serving import MODEL, PERSONA, serving
 from support.tiny import tiny_model
 
@@ -248,18 +249,13 @@ async def test_running_out_of_memory_during_the_load_is_reported(dtype, hint):
     assert service.failure.hint == hint
 
 
-class GatedEngine(Engine):
-    """An engine that waits for a permit before each token."""
+def gate(engine, permits):
+    """Make the model wait for a permit before each step."""
 
-    permits = None
+    def wait(_module, _args):
+        assert permits.acquire(timeout=30)
 
-    def generate(self, prompt, *, on_token, **settings):
-        def gated(token):
-            if self.permits is not None:
-                assert self.permits.acquire(timeout=30)
-            return on_token(token)
-
-        super().generate(prompt, on_token=gated, **settings)
+    engine.model.model.register_forward_pre_hook(wait)
 
 
 async def until(condition):
@@ -278,9 +274,10 @@ async def sample(client, name):
 
 
 async def test_a_full_queue_refuses_requests_without_blocking_the_event_loop(tokenizer):
-    engine = GatedEngine(tiny_model(), tokenizer)
-    async with serving(engine, max_queue=2) as client:
-        engine.permits = threading.Semaphore(0)
+    engine = Engine(tiny_model(), tokenizer)
+    async with serving(engine, limits=Limits(batch=1, queue=2)) as client:
+        permits = threading.Semaphore(0)
+        gate(engine, permits)
         scheduler = client.service.scheduler
         running = [asyncio.create_task(client.post(URL, json=body(max_tokens=2)))]
         await until(lambda: scheduler.active == 1)
@@ -295,26 +292,27 @@ async def test_a_full_queue_refuses_requests_without_blocking_the_event_loop(tok
         assert (await client.get("/healthz")).status_code == 200
         assert await sample(client, "persona_serving_queue_depth") == 2
         assert await sample(client, "persona_serving_requests_running") == 1
-        engine.permits.release(100)
+        permits.release(10_000)
         assert [(await task).status_code for task in running] == [200] * 3
         assert (await client.post(URL, json=body(max_tokens=2))).status_code == 200
         assert await sample(client, "persona_serving_queue_depth") == 0
 
 
 async def test_stopping_ends_requests_with_an_error(tokenizer):
-    engine = GatedEngine(tiny_model(), tokenizer)
-    async with serving(engine) as client:
-        engine.permits = threading.Semaphore(1)
+    engine = Engine(tiny_model(), tokenizer)
+    async with serving(engine, limits=Limits(batch=1)) as client:
+        permits = threading.Semaphore(3)
+        gate(engine, permits)
         scheduler = client.service.scheduler
         # The first token's text reaches the client, so its stream has begun with status 200.
         streamed = asyncio.create_task(client.post(URL, json=body(stream=True)))
-        await until(lambda: engine.permits._value == 0)
+        await until(lambda: permits._value == 0)
         waiting = asyncio.create_task(client.post(URL, json=body()))
         await until(lambda: scheduler.active == 2)
         client.service.abort_requests()
         answer = await waiting
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_stopping")
-        engine.permits.release(100)
+        permits.release(10_000)
         response = await streamed
         if response.status_code == 200:
             assert json.loads(events(response)[-1])["error"]["code"] == "server_stopping"
@@ -323,15 +321,13 @@ async def test_stopping_ends_requests_with_an_error(tokenizer):
         assert (await client.post(URL, json=body())).status_code == 503
 
 
-class FailingEngine(Engine):
-    """An engine that fails on request."""
+def failing(engine, error):
+    """Make the model raise an error; returns how to end that."""
 
-    error = None
+    def fail(_module, _args):
+        raise error
 
-    def generate(self, prompt, **settings):
-        if self.error is not None:
-            raise self.error
-        super().generate(prompt, **settings)
+    return engine.model.model.register_forward_pre_hook(fail).remove
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -343,22 +339,22 @@ class FailingEngine(Engine):
     ],
 )
 async def test_a_failed_generation_has_its_own_status(tokenizer, error, status, code, stream):
-    engine = FailingEngine(tiny_model(), tokenizer)
+    engine = Engine(tiny_model(), tokenizer)
     async with serving(engine) as client:
-        engine.error = error
+        repair = failing(engine, error)
         response = await client.post(URL, json=body(stream=stream))
         assert response.status_code == status
         assert response.json()["error"]["code"] == code
         assert "some cause" not in response.text
-        engine.error = None
+        repair()
         assert (await client.post(URL, json=body())).status_code == 200
         assert (await client.get("/healthz")).status_code == 200
 
 
 async def test_a_broken_device_fails_the_liveness_probe(tokenizer):
-    engine = FailingEngine(tiny_model(), tokenizer)
+    engine = Engine(tiny_model(), tokenizer)
     async with serving(engine) as client:
-        engine.error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+        failing(engine, torch.AcceleratorError("CUDA error: device-side assert triggered"))
         assert (await client.post(URL, json=body())).status_code == 500
         assert (await client.get("/healthz")).status_code == 503
 

@@ -113,7 +113,7 @@ def wait_for(client, name, expected):
 
 
 def test_text_is_streamed_in_pieces_and_a_disconnect_frees_the_model(serve):
-    server, client = serve("--max-queue", 5)
+    server, client = serve("--max-queue", 5, "--max-batch", 1)
     # A reader that leaves within the stream.
     with client.stream("POST", URL, json=body(max_tokens=60000, stream=True)) as response:
         lines = response.iter_lines()
@@ -141,7 +141,7 @@ def test_text_is_streamed_in_pieces_and_a_disconnect_frees_the_model(serve):
 
 
 def test_sigterm_lets_running_requests_finish(serve):
-    server, client = serve("--shutdown-delay", 3, "--shutdown-timeout", 60)
+    server, client = serve("--shutdown-delay", 3, "--shutdown-timeout", 60, "--max-batch", 1)
     answers = []
 
     def ask():

@@ -220,7 +220,8 @@ class Settings(SettingsModel):
     env: dict[str, str] = {}
     """Further environment of stages and serving pods, such as HTTPS_PROXY or HF_ENDPOINT."""
     profiles: dict[str, Profile] = {}
-    """Resource profiles by name: `default`, `serving`, the name of a stage, or any other."""
+    """Resource profiles by name: `default`, `serving`, `resolve`, the name of a stage, or any
+    other."""
     profiles_file: Path | None = None
     """YAML file with the profiles, instead of `profiles`; read again when it changes."""
     retry: Retry = Retry()

@@ -36,7 +36,7 @@ def test_a_missing_text_is_reported_and_planning_starts_when_it_appears(cook: Pe
     )
     assert condition["status"] != "True"
     put_text(cook.cluster, cook.namespace, "You are a ship's cook. You speak of broth and salt.")
-    cook.until("planned", cook.keys, seconds=60)
+    cook.until_reason("Suspended", seconds=60)
 
 
 def test_a_suspended_persona_starts_nothing_until_it_is_resumed(cook: Persona, recorder: Recorder):

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
 from ..errors import InputError, StageInterruptedError
-from ..store import StageArtifacts
+from ..store import StageArtifacts, StageManifest
 from .graph import PlannedStage
 
 
@@ -132,6 +132,12 @@ class StageContext:
         """
         self.progress.advance(count)
         self.stop.check()
+
+    def input_manifests(self) -> list[StageManifest]:
+        """Return the records of the stages whose results are read, of those that are finished."""
+        inputs = self.planned.inputs.items()
+        found = (self.artifacts.manifest(stage, key) for stage, key in inputs)
+        return [manifest for manifest in found if manifest is not None]
 
     def input_file(self, stage: str, name: str) -> Path:
         """Return the verified local path of a file that `stage` made."""

@@ -30,6 +30,7 @@ from ..errors import (
 from ..store import StageArtifacts, StageManifest, stage_path
 from .context import Progress, SilentProgress, StageContext, StageOutcome, StopFlag, jsonable
 from .graph import PlannedStage, plan
+from .inputs import check_number_format, check_parameters
 from .memory import lowerable_batch_size
 from .results import Outcome
 
@@ -106,6 +107,7 @@ def run_stage(
             progress=progress or SilentProgress(),
             stop=stop,
         )
+        _check_inputs(context)
         context.output.mkdir()
         context.scratch.mkdir()
         outcome = _stage_function(planned.name)(context)
@@ -113,6 +115,14 @@ def run_stage(
         manifest = artifacts.publish(_manifest(planned, outcome, seconds), context.output)
     artifacts.clear_state(planned.name, planned.key)
     return _report(planned, artifacts, manifest, "Done")
+
+
+def _check_inputs(context: StageContext) -> None:
+    spec = context.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    manifests = context.input_manifests()
+    check_parameters(manifests, spec)
+    if context.spec.compute.dtype != "Auto":
+        check_number_format(manifests, context.spec.compute.dtype.lower())
 
 
 def _stage_function(name: str) -> Callable[[StageContext], StageOutcome]:

@@ -14,6 +14,7 @@ from ..models.compute import Compute, resolve
 from ..models.loading import load
 from ..models.stopping import stop_between_blocks
 from ..pipeline.context import StageContext
+from ..pipeline.inputs import check_number_format
 from ..pipeline.pins import sources
 from ..sources import base_model, evaluation_files
 from ..sources.access import source_access
@@ -70,8 +71,15 @@ def hub_revision(uri: str, revision: str | None) -> str | None:
 
 
 def chosen_compute(context: StageContext) -> Compute:
-    """Return the device and number format that spec and hardware ask for."""
-    return resolve(context.spec.compute.device, context.spec.compute.dtype)
+    """Return the device and number format that spec and hardware ask for.
+
+    Raises:
+        InputError: a stage whose result is read computed in another number format, or the spec
+            asks for a GPU and there is none.
+    """
+    compute = resolve(context.spec.compute.device, context.spec.compute.dtype)
+    check_number_format(context.input_manifests(), compute.dtype_name)
+    return compute
 
 
 def load_base(context: StageContext) -> tuple[Any, Any, Compute]:

@@ -1,5 +1,6 @@
 """What all stages do before they compute anything."""
 
+import json
 import os
 from pathlib import Path
 
@@ -84,3 +85,44 @@ def test_a_stage_refuses_a_source_that_changed_after_planning(
     with pytest.raises(InputError, match="has changed since it was resolved") as error:
         run(tmp_path, spec, *stages)
     assert error.value.subject == field
+
+
+# Results of other stages that contradict the spec
+
+
+def rewrite_record(folder: Path, spec: PersonaModelSpec, **changes: object) -> None:
+    """Change what the record of the reference stage says."""
+    key = plan(spec)[0].key
+    file = folder / "store" / "stages" / "reference" / key / "manifest.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, **changes}))
+
+
+def test_a_stage_refuses_results_of_another_number_format(tmp_path: Path) -> None:
+    spec = pinned(tmp_path)
+    run(tmp_path, spec, "reference")
+    rewrite_record(tmp_path, spec, environment={"device": "cpu", "dtype": "bfloat16"})
+    with pytest.raises(InputError, match=r"reference computed in bfloat16, but .* in float32"):
+        run(tmp_path, spec, "score")
+    rewrite_record(tmp_path, spec, environment={"device": "cpu", "dtype": "float32"})
+    run(tmp_path, spec, "score")
+
+
+def test_an_open_number_format_is_compared_when_the_stage_chooses_it(tmp_path: Path) -> None:
+    spec = pinned(tmp_path)
+    auto = spec.model_copy(update={"compute": spec.compute.model_copy(update={"dtype": "Auto"})})
+    run(tmp_path, auto, "reference")
+    rewrite_record(tmp_path, auto, environment={"device": "cuda", "dtype": "bfloat16"})
+    with pytest.raises(InputError, match=r"reference computed in bfloat16, but .* in float32"):
+        run(tmp_path, auto, "score")
+
+
+def test_a_stage_refuses_results_of_another_base_model(tmp_path: Path) -> None:
+    spec = pinned(tmp_path)
+    run(tmp_path, spec, "reference")
+    parameters = {**plan(spec)[0].parameters, "baseModel.revision": f"sha256:{'0' * 64}"}
+    rewrite_record(tmp_path, spec, parameters=parameters)
+    with pytest.raises(InputError, match=r"reference was made with baseModel\.revision") as error:
+        run(tmp_path, spec, "score")
+    assert error.value.subject == "spec.baseModel.revision"
+    assert error.value.exit_code == 2

@@ -226,6 +226,29 @@ def test_the_lookup_gets_no_device_and_little_memory() -> None:
     assert container["command"] == ["python", "-m", "persona_jobs.resolve"]
 
 
+def test_the_lookup_and_the_stages_get_each_sources_own_credentials() -> None:
+    world = World()
+    endpoint = {"endpoint": "https://s3.example", "credentialsSecretRef": {"name": "questions"}}
+    questions = [{"uri": "s3://data/a.json"}, {"uri": "s3://data/b.json", **endpoint}]
+    model = {"uri": "hf://org/model", "credentialsSecretRef": {"name": "hub"}}
+    world.add(unpinned(baseModel=model, evaluation={"questionFiles": questions}))
+    wanted = [
+        {"secretRef": {"name": "store"}},
+        {"prefix": "BASE_MODEL_", "secretRef": {"name": "hub"}},
+        {"prefix": "QUESTION_FILES_1_", "secretRef": {"name": "questions"}},
+    ]
+    world.step()
+    found = {f"evaluation.questionFiles[{index}]": ETAG for index in range(2)}
+    world.cluster.finish(world.job("resolve"), 0, lookup_message(baseModel=MODEL, **found))
+    world.step()
+    world.step()
+    for stage in ("resolve", "reference"):
+        [container] = world.job(stage)["spec"]["template"]["spec"]["containers"]
+        assert container["envFrom"] == wanted
+    assert "hub" not in str(world.persona().status)
+    assert "s3.example" not in str(world.persona().status)
+
+
 def test_an_administrator_may_give_the_lookup_a_profile() -> None:
     world = World(settings(profiles={"default": {"memory": "64Gi"}, "resolve": {"memory": "2Gi"}}))
     world.add(unpinned())

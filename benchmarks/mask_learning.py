@@ -28,7 +28,7 @@ from scoring import persona_texts
 from persona_jobs.cli.local import default_cache
 from persona_jobs.dataset import Example
 from persona_jobs.mask_learning.initial_scores import random_scores
-from persona_jobs.mask_learning.learn import MaskProblem, score_gradient
+from persona_jobs.mask_learning.learn import SCORES, MaskProblem, add_gradient
 from persona_jobs.models.compute import resolve
 from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.loading import load
@@ -104,7 +104,9 @@ def in_this_process(way: str, options: argparse.Namespace, target: Path) -> None
         problem = MaskProblem(model, DistillationDataset(data, data), kept, "KL")
         before = memory("VmRSS")
         _, seconds = timed(
-            lambda: score_gradient(problem, scores, rows, micro_batch_size=options.micro_batch)
+            lambda: add_gradient(
+                problem, {SCORES: scores}, rows, micro_batch_size=options.micro_batch
+            )
         )
         gradient = scores.grad
     save_file({"gradient": gradient}, target)

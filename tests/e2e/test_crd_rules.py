@@ -193,6 +193,10 @@ def with_learning(**settings: Any) -> dict[str, Any]:
     return {"pruning": {"straightThrough": settings}}
 
 
+def with_surgeon(**settings: Any) -> dict[str, Any]:
+    return {"pruning": {"method": "OptimalBrainSurgeon", "optimalBrainSurgeon": settings}}
+
+
 RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
     ("persona", "set exactly one of text and configMapRef"): (
         [{"persona": ANSWER}, {"persona": {"configMapRef": {"name": "texts", "key": "captain"}}}],
@@ -239,6 +243,20 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
             {"pruning": {"method": "ActivationNorm"}},
         ],
         [{"pruning": {"method": "ActivationNorm", "straightThrough": {"steps": 3}}}],
+    ),
+    ("pruning", "optimalBrainSurgeon goes with method OptimalBrainSurgeon only"): (
+        [
+            {"pruning": {"method": "OptimalBrainSurgeon"}},
+            {"pruning": {"method": "OptimalBrainSurgeon", "optimalBrainSurgeon": {"ridge": "1"}}},
+        ],
+        [
+            {"pruning": {"optimalBrainSurgeon": {"ridge": "1"}}},
+            {"pruning": {"method": "ActivationNorm", "optimalBrainSurgeon": {"ridge": "1"}}},
+        ],
+    ),
+    ("pruning.optimalBrainSurgeon.ridge", "must be between 0.000001 and 1000"): (
+        [with_surgeon(ridge=r) for r in ("0.000001", "0.3", "1000")],
+        [with_surgeon(ridge=r) for r in ("0", "1000.1")],
     ),
     ("serving", "set replicas or autoscaling, not both"): (
         [{"serving": {"replicas": 2}}, {"serving": {"autoscaling": {"maxReplicas": 2}}}],

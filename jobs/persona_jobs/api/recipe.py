@@ -14,6 +14,7 @@ from ..errors import InputError
 from .common import DNS_SUBDOMAIN
 from .field_errors import describe_errors, invalid_fields
 from .persona_model import Metadata, PersonaModelSpec
+from .training import METHOD_MEMBERS
 
 RECIPE_KIND = "PersonaRecipe"
 RECIPE_PLURAL = "personarecipes"
@@ -23,7 +24,7 @@ OWN_FIELDS = ("persona", "recipeRef")
 UNIONS: Mapping[str, frozenset[str]] = {"serving": frozenset({"replicas", "autoscaling"})}
 # Objects with a field that chooses one of their members: that field, and the member by its value.
 DISCRIMINATED: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "pruning": ("method", {"StraightThrough": "straightThrough"}),
+    "pruning": ("method", METHOD_MEMBERS),
 }
 
 _PLACEHOLDER_PERSONA = {"text": "A persona."}

@@ -35,6 +35,19 @@ class KeyField:
 
 
 @dataclass(frozen=True)
+class OptionalInput:
+    """A stage whose result is read only where a field of the spec has a value.
+
+    Attributes:
+        name: the stage.
+        when: path and value of the field.
+    """
+
+    name: str
+    when: tuple[str, JsonScalar]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of the pipeline.
 
@@ -46,6 +59,7 @@ class Stage:
         resumable: whether an interrupted run saves a state and resumes from it.
         enabled_by: boolean spec fields; the stage is planned when one of them is true, or always
             when there are none.
+        optional_inputs: more stages whose results it reads with some settings.
     """
 
     name: str
@@ -54,6 +68,7 @@ class Stage:
     fields: tuple[KeyField, ...]
     resumable: bool = False
     enabled_by: tuple[str, ...] = ()
+    optional_inputs: tuple[OptionalInput, ...] = ()
 
 
 def _fields(*paths: str, when: tuple[str, JsonScalar] | None = None) -> tuple[KeyField, ...]:
@@ -63,6 +78,11 @@ def _fields(*paths: str, when: tuple[str, JsonScalar] | None = None) -> tuple[Ke
 _BASE_MODEL = _fields("baseModel.uri", "baseModel.revision")
 _PERSONA = _fields("persona.text")
 _SEED = _fields("seed")
+# Settings with which the mask stage ranks channels by optimal brain surgeon.
+_SURGEON = (
+    ("pruning.method", "OptimalBrainSurgeon"),
+    ("pruning.straightThrough.initialization", "OptimalBrainSurgeon"),
+)
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -128,6 +148,7 @@ STAGES: tuple[Stage, ...] = (
         name="mask",
         version=1,
         inputs=("rewrite",),
+        optional_inputs=tuple(OptionalInput("score", when) for when in _SURGEON),
         resumable=True,
         fields=(
             *_SEED,
@@ -147,6 +168,16 @@ STAGES: tuple[Stage, ...] = (
                 "pruning.straightThrough.patience",
                 when=("pruning.method", "StraightThrough"),
             ),
+            KeyField(
+                "pruning.straightThrough.scales",
+                neutral=False,
+                when=("pruning.method", "StraightThrough"),
+            ),
+            *_fields(
+                "pruning.optimalBrainSurgeon.ridge",
+                when=("pruning.method", "OptimalBrainSurgeon"),
+            ),
+            *(KeyField("recovery.genericPercent", when=when) for when in _SURGEON),
         ),
     ),
     Stage(

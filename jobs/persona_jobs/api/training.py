@@ -3,6 +3,7 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_snake
 
 from .common import DecimalBetween, SpecModel, cel, validations
 from .endpoint import Endpoint
@@ -88,9 +89,12 @@ class Dataset(SpecModel):
 class StraightThrough(SpecModel):
     """Mask learning with a straight-through gradient (the paper's), all weights frozen."""
 
-    initialization: Literal["ActivationRMS", "Random"] = "ActivationRMS"
-    """Where the scores start: the rank of each channel's activation RMS on the persona's data, or
-    random."""
+    initialization: Literal["ActivationRMS", "OptimalBrainSurgeon", "Random"] = "ActivationRMS"
+    """Where the scores start: the rank of each channel's activation RMS on the persona's data, the
+    ranking of the method `OptimalBrainSurgeon` with its default settings, or random."""
+    scales: bool = False
+    """Whether each kept channel also learns a factor for its activation. The factors are folded
+    into `down_proj` when the model is sliced."""
     objective: Literal["KL", "CrossEntropy", "Sum"] = "KL"
     """Loss on the answer tokens: KL divergence to the dense model, cross-entropy (the paper's), or
     their sum."""
@@ -110,20 +114,38 @@ class StraightThrough(SpecModel):
     """Stop after this many evaluations without improvement; the best mask is kept."""
 
 
-_METHOD_MEMBER = "straightThrough goes with method StraightThrough only"
+class OptimalBrainSurgeon(SpecModel):
+    """Layer-wise removal of the channels that a least-squares fit misses least."""
+
+    ridge: Annotated[str, DecimalBetween("0.000001", "1000")] = "0.3"
+    """Penalty on the fit's distance from the original weights, relative to each channel's own
+    energy. The less data there is, the larger it should be."""
+
+
+# The member with the settings of each method that has some.
+METHOD_MEMBERS = {
+    "StraightThrough": "straightThrough",
+    "OptimalBrainSurgeon": "optimalBrainSurgeon",
+}
+_DEFAULT_METHOD: Literal["StraightThrough"] = "StraightThrough"
+
+
+def _goes_with(method: str) -> str:
+    return f"{METHOD_MEMBERS[method]} goes with method {method} only"
+
+
+def _member_rule(method: str) -> dict[str, str]:
+    """Return the rule that the member of `method` is set with that method only."""
+    chosen = f"self.method == '{method}'"
+    unset = "!has(self.method) || " if method == _DEFAULT_METHOD else "has(self.method) && "
+    return cel(f"!has(self.{METHOD_MEMBERS[method]}) || ({unset}{chosen})", _goes_with(method))
 
 
 class Pruning(SpecModel):
     """How the FFN's intermediate channels that are kept are chosen."""
 
     model_config = ConfigDict(
-        json_schema_extra=validations(
-            cel(
-                "!has(self.straightThrough) || !has(self.method) || "
-                "self.method == 'StraightThrough'",
-                _METHOD_MEMBER,
-            )
-        )
+        json_schema_extra=validations(*(_member_rule(method) for method in METHOD_MEMBERS))
     )
 
     sparsity_percent: Annotated[int, Field(ge=1, le=90)] = 25
@@ -131,34 +153,33 @@ class Pruning(SpecModel):
     alignment: Annotated[int, Field(ge=1, le=4096)] = 256
     """The number of kept channels is rounded to a multiple of this (256 suits GGUF K-quants and
     tensor parallelism); lowered for small models only, and recorded in the metrics."""
-    method: Literal["StraightThrough", "ActivationNorm"] = "StraightThrough"
-    """`StraightThrough` learns the mask on the persona's data; `ActivationNorm` keeps the channels
-    with the largest activation RMS on it, without learning."""
+    method: Literal["StraightThrough", "OptimalBrainSurgeon", "ActivationNorm"] = _DEFAULT_METHOD
+    """`StraightThrough` learns the mask on the persona's data; `OptimalBrainSurgeon` removes, layer
+    by layer, the channels that a least-squares fit to the dense model misses least, which takes a
+    fraction of the time and needs the refit; `ActivationNorm` keeps the channels with the largest
+    activation RMS."""
     straight_through: StraightThrough | None = None
     """Settings of the method `StraightThrough`."""
+    optimal_brain_surgeon: OptimalBrainSurgeon | None = None
+    """Settings of the method `OptimalBrainSurgeon`."""
 
     @model_validator(mode="before")
     @classmethod
     def _default_member(cls, given: object) -> object:
         """Give the chosen method its default settings, so that equal specs are equal."""
-        if (
-            not isinstance(given, dict)
-            or given.get("method", "StraightThrough") != "StraightThrough"
-        ):
+        if not isinstance(given, dict):
             return given
-        names = {"straightThrough", "straight_through"} & given.keys()
-        return given if names else {**given, "straightThrough": {}}
+        member = METHOD_MEMBERS.get(str(given.get("method", _DEFAULT_METHOD)))
+        if member is None or {member, to_snake(member)} & given.keys():
+            return given
+        return {**given, member: {}}
 
     @model_validator(mode="after")
     def _member_of_method(self) -> Self:
-        if self.straight_through is not None and self.method != "StraightThrough":
-            raise ValueError(_METHOD_MEMBER)
+        for method, member in METHOD_MEMBERS.items():
+            if getattr(self, to_snake(member)) is not None and self.method != method:
+                raise ValueError(_goes_with(method))
         return self
-
-    @property
-    def learning(self) -> StraightThrough | None:
-        """Settings of the mask learning, None where the method learns nothing."""
-        return self.straight_through
 
 
 class Refit(SpecModel):

@@ -287,34 +287,62 @@ class Estimator:
 
     def _mask(self) -> StageEstimate:
         work, shape = self._work, self._shape
-        learning = self._spec.pruning.learning
+        learning = self._spec.pruning.straight_through
+        with_scales = learning is not None and learning.scales
         scores = shape.layers * shape.intermediate_size
         store = scores * 4 + shape.layers * -(-shape.intermediate_size // 8) + 2 * HEADER_BYTES
-        operations = self._forward(work.train * self._conversation)
-        memory = self._loaded + self._batch(work.persona_tokens)
+        store += 4 * scores * with_scales
+        operations, memory, scratch = self._ranking()
         if learning is None:
             return StageEstimate(
-                seconds=self._seconds(operations, store), memory_bytes=memory, store_bytes=store
+                seconds=self._seconds(operations, store),
+                memory_bytes=memory,
+                store_bytes=store,
+                scratch_bytes=scratch,
             )
         rows = min(work.train, learning.steps * learning.batch_size) + work.validation
         operations += self._forward(rows * self._conversation)
         operations += self._training(learning.steps, min(work.train, learning.batch_size))
         operations += self._held_out(learning.steps, learning.evaluate_every, work.validation)
         graph = self._graph(min(learning.micro_batch_size, work.train))
+        state = (20 + 16 * with_scales) * scores
         return StageEstimate(
             seconds=self._seconds(operations, store),
             memory_bytes=memory + self._hidden_states(rows) + graph + 6 * 4 * scores,
             store_bytes=store,
-            scratch_bytes=2 * 16 * scores,
+            scratch_bytes=max(scratch, 2 * state),
         )
+
+    def _ranking(self) -> tuple[float, int, int]:
+        """Return operations, memory and scratch of the ranking that the mask starts from."""
+        work, shape, pruning = self._work, self._shape, self._spec.pruning
+        learning, size = pruning.straight_through, shape.intermediate_size
+        memory = self._loaded + self._batch(work.persona_tokens)
+        initial = learning.initialization if learning is not None else pruning.method
+        if initial != "OptimalBrainSurgeon":
+            return self._forward(work.train * self._conversation), memory, 0
+        tokens = self._closed_form_tokens
+        choice = 8 * 4 * size**3  # float64 has a fraction of the speed
+        gram = 2 * tokens * size * (size + shape.hidden_size)
+        operations = 3 * self._forward(tokens) + shape.layers * (gram + choice)
+        block = 4 * (shape.block_parameters // shape.layers)
+        memory += block + 8 * size * (5 * size + 3 * shape.hidden_size)
+        # Streams before and after a layer, and the resume state on its way to the store.
+        return operations, memory, int(6 * tokens * shape.hidden_size * 4)
+
+    @property
+    def _closed_form_tokens(self) -> float:
+        """Tokens that the closed-form methods read: the persona's answers and general ones."""
+        work = self._work
+        generic = 0.7 * work.generic * (work.query_tokens + work.neutral_tokens)
+        return work.train * self._conversation + generic
 
     def _recovery(self) -> tuple[float, int, int]:
         """Return operations, memory beside the dense model, and scratch of a recovery."""
         work, shape, recovery = self._work, self._shape, self._spec.recovery
         tuning = recovery.fine_tune
         operations, memory, scratch = 0.0, self._kept_ffn * self._bytes, 0
-        tokens = work.train * self._conversation
-        tokens += 0.7 * work.generic * (work.query_tokens + work.neutral_tokens)
+        tokens = self._closed_form_tokens
         if recovery.refit.enabled:
             operations += 3 * self._forward(tokens) + self._gram(tokens)
             block = 4 * (shape.block_parameters // shape.layers) * 2

@@ -84,7 +84,7 @@ def plan(spec: PersonaModelSpec) -> list[PlannedStage]:
     for stage in STAGES:
         if not _is_planned(stage, document):
             continue
-        inputs = {name: planned[name].key for name in stage.inputs if name in planned}
+        inputs = {name: planned[name].key for name in _inputs(stage, document) if name in planned}
         parameters = stage_parameters(stage, document)
         key = content_key(stage.name, stage.version, parameters, inputs)
         planned[stage.name] = PlannedStage(stage.name, stage.version, key, inputs, parameters)
@@ -185,6 +185,14 @@ def _holds(spec: Mapping[str, Any], path: str, wanted: Any) -> bool:
 
 def _is_planned(stage: Stage, spec: Mapping[str, Any]) -> bool:
     return not stage.enabled_by or any(_value(spec, path) is True for path in stage.enabled_by)
+
+
+def _inputs(stage: Stage, spec: Mapping[str, Any]) -> list[str]:
+    """Return the names of the stages that `stage` reads with the settings of `spec`."""
+    optional = [
+        read.name for read in stage.optional_inputs if _value(spec, read.when[0]) == read.when[1]
+    ]
+    return list(dict.fromkeys([*stage.inputs, *optional]))
 
 
 def _value(node: Any, path: str) -> Any:

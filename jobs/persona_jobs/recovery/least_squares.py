@@ -33,11 +33,15 @@ class GramAccumulator:
             original: the weights before, `[d, k]`.
             ridge: strength of the penalty, above 0.
         """
+        system, target = self.ridged(original, ridge)
+        factor = torch.linalg.cholesky(system)
+        return torch.cholesky_solve(target, factor).T.to(original.dtype)
+
+    def ridged(self, original: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+        """Return matrices H `[k, k]` and B `[k, d]` with `H W' = B` at the minimum of `solve`."""
         energy = self.gram.diagonal()
         # A channel that never fires would make the system singular; it keeps its weights.
         floor = energy.mean().clamp(min=1e-30) * 1e-8
         penalty = ridge * energy.clamp(min=floor)
         system = self.gram + torch.diag(penalty)
-        target = self.cross + penalty.unsqueeze(1) * original.double().T
-        factor = torch.linalg.cholesky(system)
-        return torch.cholesky_solve(target, factor).T.to(original.dtype)
+        return system, self.cross + penalty.unsqueeze(1) * original.double().T

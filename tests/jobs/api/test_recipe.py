@@ -55,6 +55,11 @@ def write(tmp_path, *documents):
         ),
         (
             {"pruning": {"straightThrough": {"steps": 5}}},
+            {"pruning": {"method": "OptimalBrainSurgeon"}},
+            {"pruning": {"method": "OptimalBrainSurgeon"}},
+        ),
+        (
+            {"pruning": {"straightThrough": {"steps": 5}}},
             {"pruning": {"method": "StraightThrough"}},
             {"pruning": {"method": "StraightThrough", "straightThrough": {"steps": 5}}},
         ),
@@ -76,7 +81,7 @@ def test_a_file_with_both_documents_is_one_resolved_persona(tmp_path):
         evaluation={"questionFiles": []},
     )
     spec = load_resource(write(tmp_path, RECIPE, own)).spec
-    assert (spec.pruning.sparsity_percent, spec.pruning.learning.steps) == (25, 10)
+    assert (spec.pruning.sparsity_percent, spec.pruning.straight_through.steps) == (25, 10)
     assert spec.serving.replicas == 3
     assert (spec.teacher.open_ai.base_url, spec.teacher.open_ai.model) == ("http://teacher/v1", "m")
     assert spec.evaluation.question_files == []

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from persona_jobs.api import STAGE_NAMES
+from persona_jobs.api.training import Pruning
 from persona_jobs.estimates import stages as formulas
 from persona_jobs.estimates.shape import from_config
 from persona_jobs.estimates.stages import Estimator, Machine
@@ -117,6 +118,30 @@ def test_memory_is_an_upper_bound_within_a_factor_of_three(made, estimator, stag
     (made.folder / "resolved.json").write_text(json.dumps(document))
     measured = peak_memory(made, stage, f"{stage}-alone")
     assert measured <= estimator.of(stage).memory_bytes <= 3 * measured
+
+
+def test_optimal_brain_surgeon_needs_its_matrices_and_streams(made):
+    shape = from_config(LLAMA_3B)
+
+    def mask(pruning):
+        changed = Pruning.model_validate({"sparsityPercent": 25, **pruning})
+        spec = made.spec.model_copy(update={"pruning": changed})
+        return Estimator(spec, shape, workload(spec, None), 6144, MACHINE).of("mask")
+
+    norm = mask({"method": "ActivationNorm"})
+    surgeon = mask({"method": "OptimalBrainSurgeon"})
+    d_ff, hidden = 8192, 3072
+    assert surgeon.memory_bytes - norm.memory_bytes > 8 * d_ff * 5 * d_ff
+    assert surgeon.memory_bytes - norm.memory_bytes < 8 * d_ff * (5 * d_ff + 4 * hidden) + 2e9
+    assert surgeon.seconds > norm.seconds
+    assert surgeon.store_bytes == norm.store_bytes
+    assert norm.scratch_bytes == 0 < surgeon.scratch_bytes
+    started = mask({"straightThrough": {"initialization": "OptimalBrainSurgeon"}})
+    assert started.seconds > surgeon.seconds
+    assert started.memory_bytes > surgeon.memory_bytes
+    factors = mask({"straightThrough": {"scales": True}})
+    plain = mask({"straightThrough": {}})
+    assert factors.store_bytes - plain.store_bytes == 4 * 28 * d_ff
 
 
 @pytest.mark.parametrize("config", [LLAMA_3B, LLAMA_8B], ids=["3B", "8B"])

@@ -47,7 +47,10 @@ def rerun_by(path, value):
         ("seed", 1, "rewrite"),
         ("pruning.sparsityPercent", 50, "mask"),
         ("pruning.straightThrough.steps", 10, "mask"),
+        ("pruning.straightThrough.scales", True, "mask"),
+        ("pruning.straightThrough.initialization", "OptimalBrainSurgeon", "mask"),
         ("pruning.method", "ActivationNorm", "mask"),
+        ("pruning.method", "OptimalBrainSurgeon", "mask"),
         ("recovery.refit.ridge", "0.2", "recover"),
         ("recovery.genericPercent", 40, "recover"),
         ("recovery.fineTune.enabled", False, "recover"),
@@ -136,6 +139,42 @@ def test_settings_of_a_part_that_is_off_decide_nothing():
 def test_default_settings_written_out_are_the_same_keys():
     written = with_change("pruning", {"method": "StraightThrough", "straightThrough": {}})
     assert keys(written) == keys(PersonaModelSpec.model_validate(SPEC))
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        {"method": "OptimalBrainSurgeon"},
+        {"straightThrough": {"initialization": "OptimalBrainSurgeon"}},
+    ],
+)
+def test_optimal_brain_surgeon_also_reads_general_instructions(pruning):
+    spec = with_change("pruning", pruning)
+    planned = {stage.name: stage for stage in plan(spec)}
+    assert planned["mask"].inputs == {name: planned[name].key for name in ("rewrite", "score")}
+    weighted = spec.model_copy(
+        update={"recovery": spec.recovery.model_copy(update={"generic_percent": 40})}
+    )
+    assert keys(weighted)["mask"] != planned["mask"].key
+
+
+def test_other_methods_read_no_general_instructions():
+    mask = {stage.name: stage for stage in plan(with_change("pruning.sparsityPercent", 30))}["mask"]
+    assert list(mask.inputs) == ["rewrite"]
+    assert "recovery.genericPercent" not in mask.parameters
+
+
+def test_the_surgeons_ridge_decides_its_mask():
+    keys_by_ridge = {
+        keys(
+            with_change(
+                "pruning",
+                {"method": "OptimalBrainSurgeon", "optimalBrainSurgeon": {"ridge": ridge}},
+            )
+        )["mask"]
+        for ridge in ("0.3", "1")
+    }
+    assert len(keys_by_ridge) == 2
 
 
 def test_an_unresolved_persona_has_no_keys():

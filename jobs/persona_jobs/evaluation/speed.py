@@ -23,7 +23,7 @@ DECODE_TOKENS = 32
 MIN_ROUNDS = 3
 MAX_ROUNDS = 9
 # No further round starts after this time, except the first MIN_ROUNDS.
-BUDGET_SECONDS = 12.0
+BUDGET_SECONDS = 8.0
 
 
 @dataclass(frozen=True)

@@ -290,16 +290,12 @@ def _scored(
 
 
 def _speeds(context: StageContext, models: Models) -> dict[Variant, Speed]:
-    """Measure dense, masked, sliced and recovered; the baseline has the sliced one's shapes."""
+    """Measure dense, masked and served; the other sliced models have the served one's shapes."""
     dense = models.running["dense"]
     runnable: dict[Variant, Runnable] = {
         "dense": Runnable(dense),
         "masked": Runnable(dense, partial(masked, dense, models.mask.bits)),
-        **{
-            name: Runnable(model)
-            for name, model in models.running.items()
-            if name not in ("dense", "baseline")
-        },
+        models.served: Runnable(models.running[models.served]),
     }
     context.progress.begin("speed", 1)
     speeds = measure(runnable, before_each=context.stop.check)

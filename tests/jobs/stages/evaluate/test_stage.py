@@ -197,8 +197,9 @@ def test_every_variant_is_measured(world: Callable[..., World]):
         )
         assert low is not None and score is not None and high is not None
         assert 0 <= low <= score <= high <= 100
-    assert baseline.decode_tokens_per_second is None
-    assert all(v.prefill_tokens_per_second for v in (dense, masked, sliced, recovered))
+    # The served model is timed; the others have its shapes.
+    assert all(v.prefill_tokens_per_second for v in (dense, masked, recovered))
+    assert all(v.decode_tokens_per_second is None for v in (sliced, baseline))
 
 
 def test_sizes_are_those_of_the_stored_weights(world: Callable[..., World]):

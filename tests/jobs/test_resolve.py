@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 from persona_jobs.api import parse_resource
 from persona_jobs.cli import local
 from persona_jobs.pipeline.graph import keys
+from persona_jobs.pipeline.pins import unpinned
 from persona_jobs.pipeline.results import TerminationMessage
 from persona_jobs.store import open_store
+from support.fake_hub import COMMIT, FakeHub
 from support.local_pipeline import manifest
-from support.operator_world import laptop_spec
+from support.operator_world import NAMESPACE, World, laptop_spec
 from support.s3_server import S3Server
 
 
@@ -34,6 +37,7 @@ def run(
             "PERSONA_MANIFEST": str(mounted),
             "PERSONA_TERMINATION_MESSAGE": str(message),
             "PERSONA_CACHE": str(folder / "cache"),
+            "HF_HOME": str(folder / "hf"),
             "NO_PROXY": "127.0.0.1",
         },
         capture_output=True,
@@ -85,6 +89,44 @@ def test_a_missing_source_is_named_and_not_tried_again(
     assert message.failure.hint
 
 
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    found = FakeHub()
+    yield found
+    found.stop()
+
+
+def test_the_hub_is_asked_for_the_commit(
+    document: dict[str, Any], hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.models["org/model"] = {"config.json": b"{}"}
+    document["spec"]["baseModel"] = {"uri": "hf://org/model"}
+    document["spec"]["evaluation"] = {}
+    known = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_secret"}
+    code, message = run(tmp_path, document, known)
+    assert (code, message.outcome) == (0, "Done")
+    assert message.metrics["sources"]["baseModel"] == COMMIT  # type: ignore[index, call-overload]
+    assert hub.tokens == {"Bearer hf_secret"}
+    document["spec"]["baseModel"] = {"uri": "hf://org/none"}
+    code, message = run(tmp_path, document, known)
+    assert code == 2
+    assert message.failure is not None
+    assert message.failure.subject == "spec.baseModel"
+    assert "hf://org/none does not exist on the hub" in message.failure.message
+
+
+def test_a_hub_that_does_not_answer_may_be_asked_again(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["spec"]["baseModel"] = {"uri": "hf://org/model"}
+    code, message = run(tmp_path, document, {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert code == 1
+    assert message.failure is not None
+    assert message.failure.error_class == "StoreError"
+    assert message.failure.subject == "spec.baseModel"
+    assert "hf://org/model can't be fetched from the hub now" in message.failure.message
+
+
 def test_a_server_that_does_not_answer_may_be_asked_again(
     document: dict[str, Any], s3_server: S3Server, tmp_path: Path
 ) -> None:
@@ -94,3 +136,34 @@ def test_a_server_that_does_not_answer_may_be_asked_again(
     assert message.failure is not None
     assert message.failure.error_class == "StoreError"
     assert message.failure.subject == "spec.evaluation.questionFiles[0]"
+
+
+def test_operator_lookup_and_stages_agree_on_the_keys(
+    document: dict[str, Any], s3_server: S3Server, tmp_path: Path
+) -> None:
+    document["metadata"]["namespace"] = NAMESPACE
+    world = World()
+    world.add(document)
+
+    def mounted() -> dict[str, Any]:
+        """Return what the pod of the newest Job reads."""
+        world.step()
+        [name] = {
+            volume["configMap"]["name"]
+            for job in world.cluster.open_jobs()
+            for volume in job["spec"]["template"]["spec"]["volumes"]
+            if volume["name"] == "manifest"
+        }
+        config_map = world.cluster.get("ConfigMap", NAMESPACE, name)
+        assert config_map is not None
+        found: dict[str, Any] = json.loads(config_map["data"]["manifest.json"])
+        return found
+
+    code, message = run(tmp_path, mounted(), s3_server.environment())
+    assert code == 0
+    world.cluster.finish(world.job("resolve"), 0, message.encode().decode())
+    world.step()
+    # The stage process computes its key from what it reads, and the operator compares it.
+    read = parse_resource(mounted()).spec
+    assert unpinned(read.model_dump(mode="json", by_alias=True, exclude_none=True)) == []
+    assert keys(read) == {item.name: item.key for item in world.persona().status.stages}

@@ -43,7 +43,6 @@ class FakeHub:
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path).strip("/")
-        self.tokens.add(request.headers.get("Authorization"))
         inner = path.removeprefix("api/").removeprefix("models/").removeprefix("datasets/")
         parts = inner.split("/")
         name = "/".join(parts[:2])
@@ -52,6 +51,8 @@ class FakeHub:
             self._send(request, status, b"", {"X-Error-Code": code, "X-Error-Message": code})
             return
         files = self.models.get(name)
+        if files is not None:  # the library also asks for things that need no token
+            self.tokens.add(request.headers.get("Authorization"))
         if files is None:
             self._send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
         elif path.startswith("api/") and parts[2] == "tree":

@@ -155,7 +155,7 @@ def configure_logging() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         force=True,
     )
-    for noisy in ("httpx", "urllib3", "filelock", "uvicorn"):
+    for noisy in ("httpx", "httpx2", "urllib3", "filelock", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -47,7 +47,6 @@ def hub_errors(uri: str, revision: str | None, prefix: str) -> Iterator[None]:
             and the files are not in the cache.
         StoreError: the hub can't be reached now.
     """
-    import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -59,6 +58,8 @@ def hub_errors(uri: str, revision: str | None, prefix: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
+    # The errors of the HTTP library that the hub's own are derived from; it isn't always the same.
+    transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         yield
     except GatedRepoError:
@@ -99,7 +100,7 @@ def hub_errors(uri: str, revision: str | None, prefix: str) -> Iterator[None]:
                 subject=uri,
             ) from None
         raise _unreachable(uri, error) from None
-    except httpx.HTTPError as error:
+    except transport_error as error:
         raise _unreachable(uri, error) from None
     except OSError as error:
         if error.errno is not None:

@@ -153,7 +153,8 @@ class SourceResolver:
         status = path.stat()
         name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
         known = self._cache_dir / "checksums" / f"{name}.json"
-        state = [status.st_size, status.st_mtime_ns]
+        # Files of two images may have one path, size and time of modification.
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         try:
             recorded = json.loads(known.read_text("utf-8"))
             if recorded["state"] == state:

@@ -55,6 +55,23 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family("Qwen3ForCausalLM"),
 }
 
+
+def needs_custom_code(config: Mapping[str, Any]) -> bool:
+    """Return whether a model with this `config.json` can't run without code that comes with it.
+
+    Checkpoints from before transformers had their architecture name their own code, which then
+    has the library's class name, as Phi-3's do: the library's code is used.
+
+    Args:
+        config: the file's content.
+    """
+    code = config.get("auto_map")
+    family = FAMILIES.get(str(config.get("model_type")))
+    if not code or family is None or not isinstance(code, Mapping):
+        return bool(code)
+    return str(code.get("AutoModelForCausalLM")).rpartition(".")[2] != family.architecture
+
+
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 _OTHER_INPUTS = ("vision_config", "audio_config", "text_config", "thinker_config")
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from .chat_template import set_default_system
 
-# Where and how the base model was loaded on the machine that made the checkpoint.
+# Where and how the base model was loaded on the machine that made the checkpoint, and code beside
+# it, which is never run.
 _LOCAL_KEYS = (
+    "auto_map",
     "_name_or_path",
     "_model_name_or_path",
     "name_or_path",

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CorruptArtifactError, InputError
-from ..models.architectures import refusal
+from ..models.architectures import needs_custom_code, refusal
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -27,8 +27,8 @@ def check_checkpoint(directory: Path) -> None:
     """
     check_config(directory)
     tokenizer_config = directory / "tokenizer_config.json"
-    if tokenizer_config.is_file():
-        _refuse_custom_code(_read_object(tokenizer_config), tokenizer_config)
+    if tokenizer_config.is_file() and _read_object(tokenizer_config).get("auto_map"):
+        raise _custom_code(tokenizer_config)
     for shard in _shards(directory):
         check_safetensors(shard)
     if not any((directory / name).is_file() for name in _TOKENIZERS):
@@ -49,7 +49,8 @@ def check_config(directory: Path) -> None:
     """
     path = directory / "config.json"
     config = _read_object(path, missing_hint=_config_hint(directory))
-    _refuse_custom_code(config, path)
+    if needs_custom_code(config):
+        raise _custom_code(path)
     for field in ("quantization_config", "quantization"):
         if settings := config.get(field):
             method = settings.get("quant_method") if isinstance(settings, dict) else None
@@ -131,13 +132,12 @@ def _config_hint(directory: Path) -> str:
     return "Use the directory of a Hugging Face checkpoint"
 
 
-def _refuse_custom_code(config: dict[str, Any], path: Path) -> None:
-    if config.get("auto_map"):
-        raise InputError(
-            f"{path} requires custom code (auto_map), which is never run",
-            hint="Use a model that transformers supports without custom code",
-            subject=str(path),
-        )
+def _custom_code(path: Path) -> InputError:
+    return InputError(
+        f"{path} requires custom code (auto_map), which is never run",
+        hint="Use a model that transformers supports without custom code",
+        subject=str(path),
+    )
 
 
 def _read_object(path: Path, *, missing_hint: str = "Fetch the model again") -> dict[str, Any]:

@@ -15,6 +15,17 @@ def test_the_configuration_is_the_base_models_with_the_new_intermediate_size(tmp
     assert after["architectures"] == ["LlamaForCausalLM"]
 
 
+def test_code_of_the_base_model_is_not_named(tmp_path):
+    base, out = tmp_path / "base", tmp_path / "out"
+    tiny_checkpoint(base, "phi3")
+    config = json.loads((base / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}
+    (base / "config.json").write_text(json.dumps(config))
+    out.mkdir()
+    write_config(base, out, intermediate_size=40, dtype="float32")
+    assert "auto_map" not in json.loads((out / "config.json").read_text())
+
+
 def test_an_older_configuration_keeps_its_name_for_the_number_format(tmp_path):
     base, out = tmp_path / "base", tmp_path / "out"
     tiny_checkpoint(base)

@@ -77,6 +77,16 @@ def test_code_in_the_checkpoint_is_not_run(tmp_path):
     assert not ran.exists()
 
 
+def test_the_librarys_own_code_runs_in_place_of_the_checkpoints(tmp_path):
+    tiny_checkpoint(tmp_path, "phi3")
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Phi3ForCausalLM: pass\n")
+    change_config(tmp_path, auto_map={"AutoModelForCausalLM": "evil.Phi3ForCausalLM"})
+    model, _ = loading.load(tmp_path, FLOAT32)
+    assert torch.equal(model(IDS).logits, tiny_model("phi3")(IDS).logits)
+    assert not ran.exists()
+
+
 @pytest.mark.parametrize("keep", [0, 5, 1000, -1])
 def test_truncated_weights_are_corrupt(tmp_path, keep):
     tiny_checkpoint(tmp_path)

@@ -91,6 +91,13 @@ def index_without_map(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("{}")
 
 
+def test_code_that_the_library_has_itself_is_not_needed(checkpoint: Path, tmp_path: Path) -> None:
+    """Phi-3's checkpoints name the code that they came with before transformers had it."""
+    code = {"AutoConfig": "x.LlamaConfig", "AutoModelForCausalLM": "x.LlamaForCausalLM"}
+    edit_json(checkpoint / "config.json", auto_map=code)
+    assert resolve(f"file://{checkpoint}", tmp_path) == checkpoint
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

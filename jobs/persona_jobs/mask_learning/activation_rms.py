@@ -28,7 +28,7 @@ def activation_rms(model: Any, data: TokenizedSet) -> Tensor:
     def add(index: int) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor]) -> None:
             if valid is not None:
-                activation = args[0][valid].float()  # [tokens, d_ff]
+                activation = args[0][valid.to(args[0].device)].float()  # [tokens, d_ff]
                 total[index] += activation.square().sum(dim=0).double().cpu()
 
         return hook

@@ -120,7 +120,7 @@ def position_embeddings(
     else:
         embedded = stack.rotary_emb(hidden_states, positions)
     cosines, sines = embedded
-    return cosines, sines
+    return cosines.to(hidden_states.device), sines.to(hidden_states.device)
 
 
 def position_limit(config: Any) -> int | None:

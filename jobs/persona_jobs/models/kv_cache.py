@@ -29,7 +29,7 @@ class KVCache:
     values: list[Tensor]
     lengths: Tensor
     active: int = 0
-    _step: "_Step | None" = field(default=None, repr=False)
+    _steps: "dict[torch.device, _Step]" = field(default_factory=dict, repr=False)
 
     @classmethod
     def allocate(
@@ -84,18 +84,19 @@ class KVCache:
         lengths = self.lengths[: self.active]
         total = int(lengths.max()) + 1
         positions = torch.arange(total, device=lengths.device)
-        self._step = _Step(
+        step = _Step(
             rows=torch.arange(self.active, device=lengths.device),
             at=lengths.clone(),
             total=total,
             excluded=positions > lengths.unsqueeze(1),
             positions=positions,
         )
+        self._steps = {lengths.device: step}
         self.lengths[: self.active] += 1
 
     def position_ids(self) -> Tensor:
         """Return the position of each active row's new token in its sequence, `[active, 1]`."""
-        return (self._current().at + self.prefix.length).unsqueeze(1)
+        return (self._current(self.lengths.device).at + self.prefix.length).unsqueeze(1)
 
     def attend(
         self,
@@ -109,7 +110,7 @@ class KVCache:
         softcap: float | None,
     ) -> Tensor:
         """Compute the attention as in `AttentionBackend.attend`; `seq` is 1."""
-        step = self._current()
+        step = self._current(query.device)
         rows, heads, _, size = query.shape
         kv_heads = key.shape[1]
         groups = heads // kv_heads
@@ -145,10 +146,13 @@ class KVCache:
         output = weights[..., past:] @ own_values + from_prefix
         return output.reshape(rows, heads, 1, size)
 
-    def _current(self) -> "_Step":
-        if self._step is None:
+    def _current(self, device: torch.device) -> "_Step":
+        """Return the step on the device of a layer; layers may be on several."""
+        if not self._steps:
             raise RuntimeError("begin_step was not called")
-        return self._step
+        if device not in self._steps:
+            self._steps[device] = self._steps[self.lengths.device].to(device)
+        return self._steps[device]
 
 
 @dataclass(frozen=True)
@@ -160,3 +164,12 @@ class _Step:
     total: int
     excluded: Tensor  # bool [active, total]
     positions: Tensor  # [total]
+
+    def to(self, device: torch.device) -> "_Step":
+        return _Step(
+            self.rows.to(device),
+            self.at.to(device),
+            self.total,
+            self.excluded.to(device),
+            self.positions.to(device),
+        )

@@ -15,6 +15,7 @@ from ..errors import CorruptArtifactError, InputError, missing_package
 from . import families
 from .architectures import FAMILIES
 from .compute import Compute
+from .placement import device_map, free_memory
 
 
 def load(directory: Path, compute: Compute) -> tuple[Any, Any]:
@@ -63,8 +64,15 @@ def empty_model(config: Any) -> Any:
 
 
 def load_model(directory: Path, compute: Compute) -> Any:
-    """Load the causal language model, frozen, in evaluation mode, on the device."""
-    family = families.check(load_config(directory))
+    """Load the causal language model, frozen, in evaluation mode, on the device.
+
+    On CUDA it is spread over all GPUs if it does not fit the first one (`placement.device_map`).
+    """
+    config = load_config(directory)
+    family = families.check(config)
+    spread = None
+    if compute.device.type == "cuda":
+        spread = device_map(empty_model(config), compute.dtype, free_memory())
     try:
         with without_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -74,6 +82,7 @@ def load_model(directory: Path, compute: Compute) -> Any:
                 trust_remote_code=False,
                 local_files_only=True,
                 attn_implementation=family.attention,
+                device_map=spread,
                 output_loading_info=True,
             )
     except ImportError as error:
@@ -87,7 +96,7 @@ def load_model(directory: Path, compute: Compute) -> Any:
     _check_complete(directory, info)
     model.eval()
     model.requires_grad_(False)
-    return model.to(compute.device)
+    return model if spread is not None else model.to(compute.device)
 
 
 @contextmanager

@@ -35,13 +35,17 @@ def masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
     check_mask_shape(layers, masks)
     if model in _masked_models:
         raise RuntimeError("the model is masked already: leave the outer `masked` context first")
-    weight = layers[0].down.weight
     # Converted once, here: each forward pass then costs one multiplication per layer.
-    rows = masks.to(device=weight.device, dtype=weight.dtype).unbind(dim=-2)
+    weights = [layer.down.weight for layer in layers]
+    rows = {
+        device: masks.to(device=device, dtype=weights[0].dtype).unbind(dim=-2)
+        for device in {weight.device for weight in weights}
+    }
     _masked_models.add(model)
     handles = []
     try:
-        for layer, row in zip(layers, rows, strict=True):
+        for layer, weight in zip(layers, weights, strict=True):
+            row = rows[weight.device][layer.index]
             handles.append(layer.down.register_forward_pre_hook(_multiply_by(row)))
         yield
     finally:

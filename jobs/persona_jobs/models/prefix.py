@@ -179,7 +179,7 @@ def forward_suffixes(
     last = torch.tensor(lengths) - 1
     with ExitStack() as stack:
         if block_outputs:
-            keep = _keep_rows_at(outputs, last.to(device_of(model)))
+            keep = _keep_rows_at(outputs, last)
             for block in blocks(model)[:-1]:
                 stack.callback(block.register_forward_hook(keep).remove)
         output = run_decoder(model, input_ids, CausalAttention(prefix))  # [batch, seq, d]
@@ -188,7 +188,7 @@ def forward_suffixes(
     return ForwardOutput(
         counts=counts,
         hidden_states=output.flatten(0, 1).index_select(0, index.to(output.device)),
-        block_outputs=torch.stack(outputs, dim=1) if block_outputs else None,
+        block_outputs=_stack(outputs, output.device) if block_outputs else None,
     )
 
 
@@ -280,10 +280,15 @@ def _flat_positions(positions: Positions, lengths: list[int]) -> tuple[list[int]
     return [len(indices) for indices in chosen], torch.tensor(flat, dtype=torch.long)
 
 
+def _stack(outputs: list[Tensor], device: torch.device) -> Tensor:
+    """Return `[batch, n_blocks, d]`; blocks may be on several devices."""
+    return torch.stack([output.to(device) for output in outputs], dim=1)
+
+
 def _keep_rows_at(kept: list[Tensor], index: Tensor) -> Callable[..., None]:
     def keep(_: nn.Module, __: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         hidden_states = output if isinstance(output, Tensor) else output[0]
         rows = torch.arange(len(index), device=hidden_states.device)
-        kept.append(hidden_states[rows, index])
+        kept.append(hidden_states[rows, index.to(hidden_states.device)])
 
     return keep

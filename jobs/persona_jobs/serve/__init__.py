@@ -2,6 +2,7 @@
 
 - `protocol`: requests and answers of the chat completions API, validated.
 - `api_errors`: errors in the API's form.
+- `bodies`: reading of request bodies within limits.
 - `prompt`: messages to token ids, within the context length.
 - `sampling`: a request's settings, and the choice of a token by them.
 - `text_stream`: text of a growing token sequence, and stop strings.

@@ -15,6 +15,7 @@ _TYPES = {
     400: "invalid_request_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
+    408: "invalid_request_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
@@ -30,6 +31,7 @@ class ApiError(Exception):
         param: the request field that is wrong.
         code: reason for programs.
         retry_after: seconds after which the client should try again.
+        closes: whether the connection ends, since the rest of the request is not read.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        closes: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -47,6 +50,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.closes = closes
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object of the answer."""
@@ -62,6 +66,8 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """Return the HTTP answer."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        if self.closes:
+            headers["connection"] = "close"
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
 
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from ..errors import OutOfMemoryError, is_out_of_memory
 from .api_errors import ApiError
 from .batch import warm_up
+from .bodies import BodyReader
 from .chat import ChatEndpoint
 from .engine import Engine
 from .metrics import Metrics
@@ -39,6 +40,8 @@ class ServiceOptions:
         limits: how many requests are answered at the same time, and how many may wait.
         default_max_tokens: token limit of an answer whose request sets none.
         max_body_bytes: size limit of a request body.
+        max_total_body_bytes: limit of what is held of all large bodies together.
+        body_seconds: time limit of a request body.
     """
 
     model: str
@@ -47,6 +50,8 @@ class ServiceOptions:
     limits: Limits = field(default_factory=Limits)
     default_max_tokens: int = 1024
     max_body_bytes: int = 4 * 2**20
+    max_total_body_bytes: int = 32 * 2**20
+    body_seconds: float = 30.0
 
 
 class Service:
@@ -99,7 +104,11 @@ class Service:
             model=options.model,
             fingerprint=options.fingerprint,
             default_max_tokens=options.default_max_tokens,
-            max_body_bytes=options.max_body_bytes,
+            bodies=BodyReader(
+                max_bytes=options.max_body_bytes,
+                max_total_bytes=options.max_total_body_bytes,
+                seconds=options.body_seconds,
+            ),
         )
         self.metrics.ready.set(1)
         logger.info(

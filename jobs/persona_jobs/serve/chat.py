@@ -20,6 +20,7 @@ from . import sampling
 from .answer import Event, Finished, Piece
 from .api_errors import CLIENT_CLOSED_REQUEST, ApiError, from_validation
 from .batch import Token
+from .bodies import BodyReader
 from .logprobs import choice_logprobs
 from .metrics import Metrics
 from .protocol import (
@@ -40,6 +41,9 @@ from .scheduler import Scheduler, Ticket
 from .token_bytes import TokenBytes
 
 T = TypeVar("T")
+
+LONG_CONVERSATION = 32_768
+"""Characters from which on a conversation is tokenized apart from shorter ones."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +106,7 @@ class ChatEndpoint:
         model: the name that requests use for the model.
         fingerprint: identifies the weights and the number format, as `system_fingerprint`.
         default_max_tokens: token limit of an answer whose request sets none.
-        max_body_bytes: size limit of a request body.
+        bodies: reads the request bodies.
     """
 
     def __init__(
@@ -113,16 +117,17 @@ class ChatEndpoint:
         model: str,
         fingerprint: str,
         default_max_tokens: int,
-        max_body_bytes: int,
+        bodies: BodyReader,
     ) -> None:
         self._scheduler = scheduler
         self._metrics = metrics
         self._model = model
         self._fingerprint = fingerprint
         self._default_max_tokens = default_max_tokens
-        self._max_body_bytes = max_body_bytes
-        # Tokenizing a long conversation takes a while. Tokenizers hold state, hence one thread.
-        self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._bodies = bodies
+        # Tokenizing a long conversation takes a while, which short ones do not wait for.
+        self._short_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._long_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer-long")
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request, count it, and log it without its text."""
@@ -142,11 +147,11 @@ class ChatEndpoint:
         return failure.response()
 
     async def _answer(self, request: Request) -> Response:
-        body = await read_body(request, self._max_body_bytes)
-        try:
-            chat = ChatRequest.model_validate_json(body)
-        except ValidationError as error:
-            raise from_validation(error) from None
+        async with self._bodies.read(request) as body:
+            try:
+                chat = ChatRequest.model_validate_json(body)
+            except ValidationError as error:
+                raise from_validation(error) from None
         if chat.model is not None and chat.model != self._model:
             raise ApiError(
                 404,
@@ -176,7 +181,9 @@ class ChatEndpoint:
             default_limit=self._default_max_tokens,
             max_context_tokens=engine.max_context_tokens,
         )
-        prompt = await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, build)
+        is_long = prompts.characters(chat.messages) > LONG_CONVERSATION
+        thread = self._long_thread if is_long else self._short_thread
+        prompt = await asyncio.get_running_loop().run_in_executor(thread, build)
         self._metrics.prompt_tokens.observe(len(prompt.ids))
         ticket.start(
             prompt,
@@ -310,24 +317,6 @@ async def _collect(ticket: Ticket) -> tuple[list[Piece], Finished]:
     if isinstance(event, ApiError):
         raise event
     return pieces, event
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the request's body.
-
-    Raises:
-        ApiError: 413 if the body is longer than `limit` bytes.
-    """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise ApiError(
-                413,
-                f"The request body is longer than {limit} bytes. Shorten it.",
-                code="request_too_large",
-            )
-    return body
 
 
 async def _unless_disconnected(work: Coroutine[None, None, T], receive: Receive) -> T:

@@ -29,7 +29,7 @@ class Metrics:
             ["status"],
             registry=self.registry,
         )
-        for status in (200, 400, 404, 413, 429, 499, 500, 503):
+        for status in (200, 400, 404, 408, 413, 429, 499, 500, 503):
             self.requests.labels(status=str(status))
         self.queue_depth = Gauge(
             prefix + "queue_depth", "Requests that wait for the model.", registry=self.registry

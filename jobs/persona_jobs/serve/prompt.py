@@ -10,6 +10,8 @@ from .protocol import Message
 
 Render = Callable[[list[dataset.Message]], list[int]]
 """A chat template: from messages to the token ids up to the start of the answer."""
+MAX_CHARACTERS_PER_TOKEN = 16
+"""Longer conversations than this are not tokenized; text has three to five characters per token."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Prompt:
 
     ids: list[int]
     max_new_tokens: int
+
+
+def characters(messages: Sequence[Message]) -> int:
+    """Return the number of characters of a conversation."""
+    return sum(len(message.text) for message in messages)
 
 
 def build(
@@ -47,6 +54,15 @@ def build(
     Raises:
         ApiError: 400 if the conversation is too long or the chat template refuses it.
     """
+    length, limit = characters(messages), MAX_CHARACTERS_PER_TOKEN * max_context_tokens
+    if length > limit:
+        raise ApiError(
+            400,
+            f"The messages have {length} characters. This model's maximum context length of "
+            f"{max_context_tokens} tokens has room for at most {limit}. Shorten the messages.",
+            param="messages",
+            code="context_length_exceeded",
+        )
     plain = [
         dataset.Message(
             role="system" if message.role == "developer" else message.role, content=message.text

@@ -176,6 +176,20 @@ def test_a_conversation_that_is_too_long_is_refused_with_its_token_counts(length
     assert all(count in error.message for count in ("20", *counts))
 
 
+def test_a_conversation_of_too_many_characters_is_refused_before_it_is_tokenized():
+    def render(turns):
+        raise AssertionError("tokenized")
+
+    with pytest.raises(ApiError) as caught:
+        build(
+            messages("x" * 300, "y" * 21), render,
+            token_limit=None, default_limit=5, max_context_tokens=20,
+        )  # fmt: skip
+    assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+    assert "321 characters" in caught.value.message
+    assert "at most 320" in caught.value.message
+
+
 def test_text_parts_are_joined_and_the_developer_role_becomes_system():
     seen = []
 

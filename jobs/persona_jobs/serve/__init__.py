@@ -2,6 +2,7 @@
 
 - `protocol`: requests and answers of the chat completions API, validated.
 - `api_errors`: errors in the API's form.
+- `access`: API keys and the origins of web pages.
 - `bodies`: reading of request bodies within limits.
 - `prompt`: messages to token ids, within the context length.
 - `sampling`: a request's settings, and the choice of a token by them.

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import InputError, PersonaError
 from ..pipeline.process import ProcessReport, configure_logging, run_process
 
+LOOPBACK = "127.0.0.1"
 _SAMPLES = 4096
 
 logger = logging.getLogger("persona_jobs.serve")
@@ -32,8 +33,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="name of the model in requests (default: the directory's)",
     )
-    add("--host", default="", help="address to listen on (default: all, IPv4 and IPv6)")
+    add(
+        "--host", default=os.environ.get("PERSONA_SERVE_HOST") or LOOPBACK, metavar="ADDRESS",
+        help="address to listen on; '*': all, IPv4 and IPv6 (default: the variable "
+        f"PERSONA_SERVE_HOST, or else {LOOPBACK}, which only this machine reaches)",
+    )  # fmt: skip
     add("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    add(
+        "--api-key-file", type=Path, metavar="FILE",
+        help="file with API keys, one per line, of which requests must send one (default: the key "
+        "in the variable PERSONA_API_KEY; without either, no key is needed)",
+    )  # fmt: skip
+    add(
+        "--cors-origin", action="append", default=[], metavar="ORIGIN",
+        help="origin whose web pages may use the API, such as https://example.org; '*': all; may "
+        "be repeated (default: none)",
+    )  # fmt: skip
     add("--device", choices=["Auto", "CPU", "CUDA"], default="Auto", help="default: Auto")
     add("--dtype", choices=["Auto", "Float32", "BFloat16"], default="Auto", help="default: Auto")
     add(
@@ -123,6 +138,9 @@ def run(options: argparse.Namespace) -> None:
             f"{options.model} is not a directory",
             hint="Set --model to the directory of a checkpoint",
         )
+    from .access import read_keys
+
+    api_keys = read_keys(options.api_key_file)
     # Wrong arguments are reported before torch is imported, which takes seconds.
     import torch
 
@@ -142,6 +160,8 @@ def run(options: argparse.Namespace) -> None:
             model=options.served_model_name or options.model.resolve().name,
             fingerprint=fingerprint(options.model, chosen.dtype_name, chosen.device.type),
             dtype=chosen.dtype_name,
+            api_keys=api_keys,
+            origins=tuple(options.cors_origin),
             limits=Limits(options.max_batch, options.max_batch_tokens, options.max_queue),
             default_max_tokens=options.default_max_tokens,
         ),
@@ -151,7 +171,8 @@ def run(options: argparse.Namespace) -> None:
         create_app(service), service, delay=options.shutdown_delay, bound=options.shutdown_timeout
     )
     with listen(options.host, options.port) as listener:
-        logger.info("The server listens on port %d", listener.getsockname()[1])
+        address, port = listener.getsockname()[:2]
+        logger.info("The server listens on %s, port %d", address, port)
         server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure

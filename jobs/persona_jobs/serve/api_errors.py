@@ -13,6 +13,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 _TYPES = {
     400: "invalid_request_error",
+    401: "invalid_request_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
     408: "invalid_request_error",
@@ -66,6 +67,8 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """Return the HTTP answer."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
         if self.closes:
             headers["connection"] = "close"
         return JSONResponse(self.body(), status_code=self.status, headers=headers)

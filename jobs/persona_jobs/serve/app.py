@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..errors import OutOfMemoryError, is_out_of_memory
+from .access import ApiKeys, allow_origins
 from .api_errors import ApiError
 from .batch import warm_up
 from .bodies import BodyReader
@@ -38,6 +39,8 @@ class ServiceOptions:
         fingerprint: identifies the weights and the number format.
         dtype: number format of the weights, as torch names it.
         limits: how many requests are answered at the same time, and how many may wait.
+        api_keys: the keys of which requests must send one; without any, no key is needed.
+        origins: the origins whose web pages may use the API; `*` stands for all.
         default_max_tokens: token limit of an answer whose request sets none.
         max_body_bytes: size limit of a request body.
         max_total_body_bytes: limit of what is held of all large bodies together.
@@ -48,6 +51,8 @@ class ServiceOptions:
     fingerprint: str = "fp_unknown"
     dtype: str = "float32"
     limits: Limits = field(default_factory=Limits)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    origins: tuple[str, ...] = ()
     default_max_tokens: int = 1024
     max_body_bytes: int = 4 * 2**20
     max_total_body_bytes: int = 32 * 2**20
@@ -74,6 +79,7 @@ class Service:
         self.failure: Exception | None = None
         self.stopping = False
         self.scheduler: Scheduler | None = None
+        self._keys = ApiKeys(options.api_keys)
         self._created = int(time.time())
         self._load = load
         self._on_failure = on_failure
@@ -131,6 +137,15 @@ class Service:
                     retry_after=1,
                 )
             )  # fmt: skip
+
+    async def authorize(self, request: Request) -> None:
+        """Refuse a request without one of the API keys."""
+        try:
+            self._keys.check(request)
+        except ApiError as error:
+            self.metrics.requests.labels(status=str(error.status)).inc()
+            logger.info("status=%d code=%s", error.status, error.code)
+            raise
 
     async def chat(self, request: Request) -> Response:
         """Answer `POST /v1/chat/completions`."""
@@ -191,10 +206,12 @@ def create_app(service: Service) -> FastAPI:
 
     # The documentation pages would load scripts from other hosts.
     app = FastAPI(title="Persona-Pruner serving", lifespan=lifespan, docs_url=None, redoc_url=None)
+    keyed = [Depends(service.authorize)]
     app.add_api_route(
         "/v1/chat/completions",
         service.chat,
         methods=["POST"],
+        dependencies=keyed,
         responses={200: {"model": ChatCompletion}},
         openapi_extra={
             "requestBody": {
@@ -203,13 +220,18 @@ def create_app(service: Service) -> FastAPI:
             }
         },
     )
-    app.add_api_route("/v1/models", service.models, responses={200: {"model": ModelList}})
-    app.add_api_route("/v1/models/{name:path}", service.model, response_model=None)
+    app.add_api_route(
+        "/v1/models", service.models, dependencies=keyed, responses={200: {"model": ModelList}}
+    )
+    app.add_api_route(
+        "/v1/models/{name:path}", service.model, dependencies=keyed, response_model=None
+    )
     app.add_api_route("/healthz", service.healthz, response_model=None)
     app.add_api_route("/readyz", service.readyz, response_model=None)
     app.add_api_route("/metrics", service.exposition, response_model=None)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    allow_origins(app, service.options.origins)
     return app
 
 

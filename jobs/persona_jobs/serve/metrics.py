@@ -25,11 +25,11 @@ class Metrics:
         prefix = "persona_serving_"
         self.requests = Counter(
             prefix + "requests",
-            "Chat requests by HTTP status; 499: the client disconnected.",
+            "Chat requests by HTTP status, and refused keys; 499: the client disconnected.",
             ["status"],
             registry=self.registry,
         )
-        for status in (200, 400, 404, 408, 413, 429, 499, 500, 503):
+        for status in (200, 400, 401, 404, 408, 413, 429, 499, 500, 503):
             self.requests.labels(status=str(status))
         self.queue_depth = Gauge(
             prefix + "queue_depth", "Requests that wait for the model.", registry=self.registry

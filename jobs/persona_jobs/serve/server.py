@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; an empty host stands for all addresses, IPv4 and IPv6.
+    """Return a listening socket; `*` or nothing stands for all addresses, IPv4 and IPv6.
 
     Raises:
         InputError: the address can't be used.
     """
     try:
-        if host:
+        if host not in {"", "*"}:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             return socket.create_server((host, port), family=family, backlog=512)
         if socket.has_dualstack_ipv6():

@@ -184,6 +184,8 @@ def _engine(serving: ServingDeployment) -> Manifest:
     limit, gpus = serving.max_context_tokens, serving.profile.gpus
     if serving.engine == "VLLM" and gpus > 1:
         args += ["--tensor-parallel-size", str(gpus)]
+    if serving.engine == "Transformers":
+        args += ["--host", "*"]
     # Of an argument that is given twice the last one counts: the model and the port stay.
     args += serving.profile.args
     args += ["--model", MODEL_PATH, "--served-model-name", serving.owner.name, "--port", str(PORT)]

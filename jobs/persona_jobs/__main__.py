@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, report: ProcessReport) -> None:
     )
     if options.stage == STAGE_NAMES[-1]:
         record_revision(store, resource)
-    report.outcome, report.results = done.outcome, done.metrics
+    report.outcome, report.results = done.outcome, done.results
 
 
 def _parser() -> argparse.ArgumentParser:

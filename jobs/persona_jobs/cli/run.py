@@ -168,7 +168,7 @@ def _document(
                 "path": report.path,
                 "outcome": "reused" if report.outcome == "Reused" else "made",
                 "seconds": report.seconds,
-                "metrics": report.metrics,
+                "metrics": report.results,
             }
             for report in reports
         ],

@@ -163,16 +163,16 @@ class StageOutcome:
     """What a stage reports beside its files.
 
     Attributes:
-        metrics: key figures, for the manifest, the termination message and the table.
+        results: key figures, for the manifest, the termination message and the table.
         timings: seconds by part.
         environment: device, dtype and threads that were used.
     """
 
-    metrics: dict[str, JsonValue]
+    results: dict[str, JsonValue]
     timings: dict[str, float] = field(default_factory=dict)
     environment: dict[str, JsonValue] = field(default_factory=dict)
 
 
 def jsonable(values: dict[str, Any]) -> dict[str, JsonValue]:
-    """Round floats so that metrics read well; leaves everything else as it is."""
+    """Round floats so that results read well; leaves everything else as it is."""
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""What a stage reports: key metrics and the termination message.
+"""What a stage reports: results and the termination message.
 
 The termination message is the JSON object a stage process writes to its container's
 termination-message path (Kubernetes limits it to 4,096 bytes); the operator copies it into status.
@@ -123,7 +123,7 @@ class RecoveryPart(_Result):
 
 
 class RecoveryMetrics(_Result):
-    """Key metrics of the recover stage.
+    """Results of the recover stage.
 
     Attributes:
         persona_kl_before: divergence of the pruned model on the persona's held-out answers.
@@ -183,7 +183,7 @@ class VariantMetrics(_Result):
 
 
 class EvaluationMetrics(_Result):
-    """Key metrics of the evaluate stage.
+    """Results of the evaluate stage.
 
     Attributes:
         served: the variant that the sliced checkpoint holds.

@@ -46,7 +46,7 @@ class StageReport:
         key: its content key.
         outcome: `Done` or `Reused`.
         seconds: time that making it took (also when it was reused: then from its manifest).
-        metrics: key metrics.
+        results: key figures.
         path: where its files are.
     """
 
@@ -54,7 +54,7 @@ class StageReport:
     key: str
     outcome: Outcome
     seconds: float
-    metrics: dict[str, JsonValue]
+    results: dict[str, JsonValue]
     path: str
 
 
@@ -139,7 +139,7 @@ def _manifest(planned: PlannedStage, outcome: StageOutcome, seconds: float) -> S
         files={},
         inputs=dict(planned.inputs),
         parameters=planned.parameters,
-        metrics=jsonable(outcome.metrics),
+        metrics=jsonable(outcome.results),
         timings={"total": round(seconds, 3)}
         | {name: round(value, 3) for name, value in outcome.timings.items()},
         versions=_versions(),
@@ -165,7 +165,7 @@ def _report(
         key=planned.key,
         outcome=outcome,
         seconds=manifest.timings.get("total", 0.0),
-        metrics=manifest.metrics,
+        results=manifest.metrics,
         path=artifacts.store.describe(stage_path(planned.name, planned.key)),
     )
 

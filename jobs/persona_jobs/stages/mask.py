@@ -77,7 +77,7 @@ def run(context: StageContext) -> StageOutcome:
     save_file({SCORES: learned.scores.cpu().contiguous()}, context.output / "scores.safetensors")
     write_jsonl(context.output / "curve.jsonl", trainer.curve)
     return StageOutcome(
-        metrics={
+        results={
             "width": kept.count,
             "denseWidth": bits.shape[1],
             "alignment": kept.alignment_used,

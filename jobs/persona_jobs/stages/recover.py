@@ -59,7 +59,7 @@ def run(context: StageContext) -> StageOutcome:
         parts=recovered.parts,
     )
     return StageOutcome(
-        metrics=metrics.model_dump(mode="json", by_alias=True, exclude_none=True),
+        results=metrics.model_dump(mode="json", by_alias=True, exclude_none=True),
         timings={"recover": time.monotonic() - started},
         environment=environment(compute),
     )

@@ -65,7 +65,7 @@ def run(context: StageContext) -> StageOutcome:
             "characters are left out"
         )
     return StageOutcome(
-        metrics={
+        results={
             "queries": len(queries),
             "references": len(references),
             "blocks": len(chosen),

@@ -272,7 +272,7 @@ def _outcome(
     }
     (context.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return StageOutcome(
-        metrics={
+        results={
             **counts,
             "yieldPercent": yield_percent,
             "cut": assembly.cut_at_sentence,

@@ -72,7 +72,7 @@ def run(context: StageContext) -> StageOutcome:
     )
     ordered = [ranking.scores[index] for index in ranking.order]
     return StageOutcome(
-        metrics={
+        results={
             "queries": len(queries),
             "kept": ranking.kept,
             "scoreHighest": ordered[0],

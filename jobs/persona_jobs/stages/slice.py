@@ -37,7 +37,7 @@ def run(context: StageContext) -> StageOutcome:
         path.chmod(path.stat().st_mode | 0o444)  # others serve what this user wrote
     parameters = parameter_count(model)
     return StageOutcome(
-        metrics={
+        results={
             "width": mask.kept_channels,
             "parameters": parameters,
             "denseParameters": dense_parameters,

@@ -164,7 +164,7 @@ def check_data(context: StageContext, outcome: StageOutcome) -> None:
     forms = [{normalize_query(e.query) for e in data[name]} for name in SPLITS]
     assert sum(map(len, forms)) == len(set.union(*forms))
     for name in SPLITS:
-        assert outcome.metrics[name] == len(data[name]) > 0
+        assert outcome.results[name] == len(data[name]) > 0
         for example in data[name]:
             assert [m["role"] for m in example.messages] == ["system", "user", "assistant"]
             assert example.system == PERSONA
@@ -179,8 +179,8 @@ def test_base_model_as_its_own_teacher(talkative: Path, start: Start) -> None:
     assert report["asked"] == KEPT
     assert report["usable"] == sum(report["examples"].values())
     assert report["usable"] + sum(report["dropped"].values()) == KEPT
-    assert outcome.metrics["yieldPercent"] == report["yieldPercent"]
-    assert outcome.metrics["dropped"] == report["dropped"]
+    assert outcome.results["yieldPercent"] == report["yieldPercent"]
+    assert outcome.results["dropped"] == report["dropped"]
     assert outcome.environment["dtype"] == "float32"
     progress = context.progress
     assert isinstance(progress, CountingProgress)
@@ -230,8 +230,8 @@ def test_endpoint_as_teacher(talkative: Path, start: Start, endpoint: Endpoint) 
     )
     outcome = rewrite.run(context)
     check_data(context, outcome)
-    assert outcome.metrics["train"] == 32
-    assert (outcome.metrics["validation"], outcome.metrics["test"]) == (2, 2)
+    assert outcome.results["train"] == 32
+    assert (outcome.results["validation"], outcome.results["test"]) == (2, 2)
     assert len(endpoint.requests) == 36
     for body in endpoint.bodies:
         assert body["messages"][0]["content"] == PERSONA
@@ -307,8 +307,8 @@ def test_some_failures_are_counted_and_survived(
     )
     context = start(spec(talkative, teacher=openai(endpoint)))
     outcome = rewrite.run(context)
-    assert outcome.metrics["dropped"] == {"failed": 2}
-    assert outcome.metrics["yieldPercent"] == 90
+    assert outcome.results["dropped"] == {"failed": 2}
+    assert outcome.results["yieldPercent"] == 90
     report = json.loads((context.output / "report.json").read_text())
     assert report["failures"] == {"HTTP 500: hiccup": 2}
 
@@ -323,7 +323,7 @@ def test_what_the_endpoint_refuses_is_recorded(
     )
     context = start(spec(talkative, teacher=openai(endpoint)))
     outcome = rewrite.run(context)
-    assert outcome.metrics["sentWithout"] == {"temperature": KEPT}
+    assert outcome.results["sentWithout"] == {"temperature": KEPT}
     report = json.loads((context.output / "report.json").read_text())
     assert report["sentWithout"] == {"temperature": KEPT}
     assert isinstance(context.progress, CountingProgress)
@@ -359,7 +359,7 @@ def test_too_many_failed_requests_are_a_temporary_error(
         rewrite.run(start(of))
     endpoint.behave = in_character
     endpoint.requests.clear()
-    assert rewrite.run(start(of)).metrics["yieldPercent"] == 100
+    assert rewrite.run(start(of)).results["yieldPercent"] == 100
     assert len(endpoint.requests) == 13
 
 
@@ -436,7 +436,7 @@ def test_a_failed_yield_keeps_the_answers_for_other_thresholds_and_post_processi
         rewrite.run(start(of(minYieldPercent=80)))
     assert len(endpoint.requests) == KEPT
     lower = start(of(minYieldPercent=10))
-    assert rewrite.run(lower).metrics["yieldPercent"] == 50
+    assert rewrite.run(lower).results["yieldPercent"] == 50
     other = start(of(minYieldPercent=10, overlong="CutAtSentence"))
     assert other.planned.key != lower.planned.key
     rewrite.run(other)
@@ -498,5 +498,5 @@ def test_damaged_answers_are_asked_for_again(
     damaged.mkdir()
     (damaged / "answers.jsonl").write_text('{"request": ')
     context.artifacts.save_state(ANSWERS, answers_key(context.planned), damaged)
-    assert rewrite.run(context).metrics["yieldPercent"] == 100
+    assert rewrite.run(context).results["yieldPercent"] == 100
     assert len(endpoint.requests) == KEPT

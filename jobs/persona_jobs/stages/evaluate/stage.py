@@ -151,7 +151,7 @@ def run(context: StageContext) -> StageOutcome:
     )
     (context.output / "report.html").write_text(render(report), encoding="utf-8")
     return StageOutcome(
-        metrics=metrics.model_dump(mode="json", by_alias=True, exclude_none=True),
+        results=metrics.model_dump(mode="json", by_alias=True, exclude_none=True),
         timings=clock.seconds,
         environment=environment(compute),
     )

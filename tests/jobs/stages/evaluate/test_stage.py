@@ -171,7 +171,7 @@ def test_every_variant_is_measured(world: Callable[..., World]):
     outcome = made.run()
     assert "<h2>Recovery</h2>" in made.report
     metrics = made.metrics
-    assert outcome.metrics == metrics.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert outcome.results == metrics.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert outcome.environment["dtype"] == "float32"
     assert list(metrics.variants) == ["dense", "masked", "sliced", "recovered", "baseline"]
     assert metrics.served == "recovered"
@@ -255,13 +255,13 @@ def test_same_seed_same_result(world: Callable[..., World]):
     second = evaluate.run(made.context())
 
     def steady(outcome: StageOutcome) -> str:
-        variants = outcome.metrics["variants"]
+        variants = outcome.results["variants"]
         assert isinstance(variants, dict)
         for values in variants.values():
             assert isinstance(values, dict)
             values.pop("prefillTokensPerSecond", None)
             values.pop("decodeTokensPerSecond", None)
-        return json.dumps(outcome.metrics)
+        return json.dumps(outcome.results)
 
     assert steady(first) == steady(second)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -72,8 +72,20 @@ def load_resource(path: Path) -> PersonaModel:
     return resolve_document(documents.models[0], documents, source=str(path))
 
 
-def validate_file(path: Path) -> list[str]:
-    """Check every PersonaModel and PersonaRecipe of a file and return `KIND NAME` of each.
+class CheckedResource(NamedTuple):
+    """A resource without errors.
+
+    Attributes:
+        title: its kind and name.
+        base_model: URI of its base model, empty where a recipe sets none.
+    """
+
+    title: str
+    base_model: str
+
+
+def validate_file(path: Path) -> list[CheckedResource]:
+    """Check every PersonaModel and PersonaRecipe of a file.
 
     Raises:
         InputError: as `load_resource`, but several resources are allowed.
@@ -87,11 +99,13 @@ def validate_file(path: Path) -> list[str]:
         )
     checked = []
     for name, recipe in documents.recipes.items():
-        parse_recipe(recipe, source=str(path))
-        checked.append(f"{RECIPE_KIND} {name}")
+        spec = parse_recipe(recipe, source=str(path)).spec
+        base = str((spec.get("baseModel") or {}).get("uri") or "")
+        checked.append(CheckedResource(f"{RECIPE_KIND} {name}", base))
     for model in documents.models:
         resource = resolve_document(model, documents, source=str(path))
-        checked.append(f"{KIND} {resource.metadata.name}")
+        title = f"{KIND} {resource.metadata.name}"
+        checked.append(CheckedResource(title, resource.spec.base_model.uri))
     return checked
 
 

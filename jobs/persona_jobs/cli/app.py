@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..api import load_resource, validate_file
-from ..errors import InputError, PersonaError
+from ..errors import PersonaError
 
 app = typer.Typer(
     name="persona",
@@ -109,17 +109,23 @@ def chat(
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files to check.")],
 ) -> None:
-    """Check files and print every error with its field path."""
+    """Check files and print every error with its field path.
+
+    A base model on this machine is checked too: its family and its number format, by its
+    configuration or GGUF header. Of any other the output says that it is not checked.
+    """
+    from ..sources.quick_check import check_base_model
+
     failed = False
     for file in files:
         try:
-            checked = validate_file(file)
-        except InputError as error:
+            for title, base in validate_file(file):
+                unchecked = check_base_model(base) if base else ""
+                note = f"; its base model {base} is not checked: {unchecked}" if unchecked else ""
+                typer.echo(f"{file}: {title} is valid{note}")
+        except PersonaError as error:
             failed = True
             typer.echo(error, err=True)
-        else:
-            for name in checked:
-                typer.echo(f"{file}: {name} is valid")
     raise typer.Exit(2 if failed else 0)
 
 

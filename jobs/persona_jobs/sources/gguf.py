@@ -129,6 +129,19 @@ def convert(path: Path, cache_dir: Path) -> Path:
     return target
 
 
+def check_metadata(path: Path) -> None:
+    """Check from its headers that a GGUF file can be converted; no tensor is read.
+
+    Raises:
+        InputError: it is no GGUF file, shards are missing, or its metadata can't be carried over.
+        CorruptArtifactError: the file is truncated or malformed.
+        StoreError: the file can't be read.
+    """
+    readers = [_read(part) for part in gguf_contents.shards(path)]
+    gguf_contents.check_shards(path, readers)
+    gguf_contents.check_metadata(path, gguf_contents.metadata(readers))
+
+
 def _usable(target: Path) -> bool:
     try:
         check_checkpoint(target)

@@ -127,7 +127,9 @@ def test_a_file_may_hold_a_recipe_and_many_personas_to_validate(tmp_path):
     for number, other in enumerate(others):
         other["metadata"] = {"name": f"captain-{number}"}
     checked = validate_file(write(tmp_path, RECIPE, *others))
-    assert checked == ["PersonaRecipe npc"] + [f"PersonaModel captain-{n}" for n in range(3)]
+    titles = ["PersonaRecipe npc"] + [f"PersonaModel captain-{n}" for n in range(3)]
+    assert [resource.title for resource in checked] == titles
+    assert len({resource.base_model for resource in checked}) == 1
 
 
 def test_a_file_without_any_resource_is_refused(tmp_path):

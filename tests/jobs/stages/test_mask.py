@@ -147,7 +147,7 @@ def test_a_stopped_stage_resumes_to_the_same_result(start, pruning, part, after,
     outcome = mask.run(resumed)
     assert f"resuming after {position}" in resumed.progress.notes
     assert contents(resumed) == contents(whole)
-    assert outcome.metrics == expected.metrics
+    assert outcome.results == expected.results
 
 
 def test_the_surgeons_mask_comes_from_the_weighted_data(start, base, tmp_path):
@@ -166,7 +166,7 @@ def test_the_surgeons_mask_comes_from_the_weighted_data(start, base, tmp_path):
     assert saved.scales is None
     scores = load_file(context.output / "scores.safetensors")["z"]
     assert torch.equal(scores.argsort(), surgeon.importance.argsort())
-    assert (outcome.metrics["steps"], outcome.metrics["channelsChanged"]) == (0, 0)
+    assert (outcome.results["steps"], outcome.results["channelsChanged"]) == (0, 0)
 
 
 def generic_examples() -> list[Example]:

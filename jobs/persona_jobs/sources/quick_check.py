@@ -1,0 +1,47 @@
+"""A check of a base model that reads no weights and nothing from the network."""
+
+import importlib.util
+from pathlib import Path
+
+from ..errors import InputError
+from ..store.urls import file_url_path
+from . import gguf
+from .checkpoint import check_config
+from .package import package_path
+
+
+def check_base_model(uri: str) -> str:
+    """Check a base model's configuration or GGUF header, if it is on this machine.
+
+    Returns:
+        Why it was not checked, empty if it was.
+
+    Raises:
+        InputError: it is no model, is quantized, needs custom code, or is of a family that can't
+            be pruned.
+        CorruptArtifactError: its configuration or its header is malformed.
+        StoreError: it can't be read.
+    """
+    path = _local_path(uri)
+    if path is None:
+        return "it is not on this machine"
+    if path.is_dir():
+        check_config(path)
+        return ""
+    if importlib.util.find_spec("gguf") is None:
+        return "the package gguf is not installed"
+    gguf.check_metadata(path)
+    return ""
+
+
+def _local_path(uri: str) -> Path | None:
+    """Return the path of a model on this machine; a path of a cluster may be absent here."""
+    if uri.startswith("file://"):
+        path = file_url_path(uri)
+        return path if path.exists() else None
+    if uri.startswith("pkg://"):
+        try:
+            return package_path(uri)
+        except InputError:
+            return None
+    return None

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import InputError, PersonaError, StoreError
 from ..pipeline.pins import BUILTIN_FILES, Source, pin_sources, sources
-from ..store import open_store
-from ..store.files import sha256_file, store_error
+from ..store import Store, open_store
+from ..store.files import CHUNK_BYTES, sha256_file, store_error
 from ..store.urls import file_url_path
 from .access import SourceAccess, source_access
 from .base_model import hub_cache_dir, wanted
@@ -73,24 +73,28 @@ class SourceResolver:
             InputError: it holds something else, or it does not exist any more.
             StoreError: it can't be reached or read now.
         """
-        self._check(source)
-        yield
-        if source.uri.startswith("s3://"):
-            self._check(source)
-
-    def _check(self, source: Source) -> None:
-        wanted_digest = source.digest
-        if wanted_digest is None or source.is_on_hub:
+        pinned = source.digest
+        if pinned is None or source.is_on_hub:
+            yield
             return
         with _naming(source):
-            found = self._look_up(source)
-            if found != wanted_digest:
-                raise InputError(
-                    f"{source.uri} has changed since it was resolved: it holds {found[:15]}… "
-                    f"instead of {wanted_digest[:15]}…",
-                    hint="Put the former content back, or start again to use the present one (if "
-                    "the spec names the digest, remove it first)",
-                )
+            before = self._look_up(source)
+            # A user may know the SHA-256 of objects, of which only the tags are looked up.
+            by_content = pinned.startswith("sha256:") and before.startswith("etag:")
+            _compare(source, self._content_digest(source) if by_content else before, pinned)
+        yield
+        if source.uri.startswith("s3://"):
+            with _naming(source):
+                _compare(source, self._look_up(source), before)
+
+    def _content_digest(self, source: Source) -> str:
+        access = source_access(source.name, source.fields.get("endpoint"), self._environ)
+        store, names = _objects(source.uri, access, is_model=source.kind == "model")
+        checksums = [(name, _object_checksum(store, name)) for name in names]
+        if len(checksums) == 1 and not _is_directory(source):
+            return f"sha256:{checksums[0][1]}"
+        lines = "".join(f"{checksum}  {name}\n" for name, checksum in checksums)
+        return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
     def _look_up(self, source: Source) -> str:
         access = source_access(source.name, source.fields.get("endpoint"), self._environ)
@@ -171,14 +175,47 @@ class SourceResolver:
         return checksum
 
 
-def _bucket_digest(uri: str, access: SourceAccess, *, is_model: bool) -> str:
-    """Return a digest of the objects' tags and sizes, without reading them."""
+def _compare(source: Source, found: str, pinned: str) -> None:
+    """Raise InputError unless a source holds what it is pinned to."""
+    if found == pinned:
+        return
+    hint = (
+        "Put the former content back, or start again to use the present one (if the spec names "
+        "the digest, remove it first)"
+    )
+    if source.uri.startswith("builtin://"):
+        hint = "Use images of one release for the operator and the stages"
+    raise InputError(
+        f"{source.uri} has changed since it was resolved: it holds {found[:15]}… instead of "
+        f"{pinned[:15]}…",
+        hint=hint,
+    )
+
+
+def _is_directory(source: Source) -> bool:
+    return source.kind == "model" and not source.uri.endswith(".gguf")
+
+
+def _objects(uri: str, access: SourceAccess, *, is_model: bool) -> tuple[Store, list[str]]:
+    """Return the store and the names in it of the objects that are read."""
     if is_model and not uri.endswith(".gguf"):
         store = open_store(uri, access.s3)
-        names = sorted(name for name in store.list() if wanted(name))
-    else:
-        store, name = s3_object(uri, access)
-        names = shard_names(name) if is_model else [name]
+        return store, sorted(name for name in store.list() if wanted(name))
+    store, name = s3_object(uri, access)
+    return store, shard_names(name) if is_model else [name]
+
+
+def _object_checksum(store: Store, name: str) -> str:
+    digest = hashlib.sha256()
+    with store.open_range(name, 0, None) as body:
+        while chunk := body.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _bucket_digest(uri: str, access: SourceAccess, *, is_model: bool) -> str:
+    """Return a digest of the objects' tags and sizes, without reading them."""
+    store, names = _objects(uri, access, is_model=is_model)
     found = [(name, stat) for name in names if (stat := store.stat(name))]
     lines = [f"{name} {stat.etag} {stat.size}\n" for name, stat in found]
     if not lines:

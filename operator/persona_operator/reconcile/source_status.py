@@ -21,7 +21,11 @@ def source_status(
     if context.pending_lookup is None:
         known = before.resolution
         current = known and context.lookup and known.key == context.lookup.key
-        return known if current else None, _entries(document)
+        planned = {(stage.name, stage.key) for stage in context.stages}
+        same_plan = planned == {(stage.name, stage.key) for stage in before.stages}
+        # What a finished plan was made from stays, whatever this release would use.
+        kept = before.sources if same_plan and before.sources else _entries(document)
+        return known if current else None, kept
     lookup = progress[0]
     if lookup.found is None:
         return lookup.status, before.sources

@@ -1,6 +1,7 @@
 """Every source is resolved once, before planning."""
 
 import copy
+import hashlib
 import os
 import subprocess
 import sys
@@ -233,3 +234,42 @@ def test_an_object_that_changes_while_it_is_read_is_refused(bucket: Store, tmp_p
         bucket.write_bytes("model.safetensors", b"another")
     with pytest.raises(InputError, match="has changed"):
         check(tmp_path, pinned)
+
+
+def test_an_object_may_be_pinned_by_the_checksum_of_its_content(
+    bucket: Store, tmp_path: Path
+) -> None:
+    bucket.write_bytes("data.jsonl", b"one")
+    source = {
+        "uri": f"{bucket.url}/data.jsonl",
+        "revision": f"sha256:{hashlib.sha256(b'one').hexdigest()}",
+    }
+    assert resolved(tmp_path, instructions=source)["instructions"] == source
+    [_, data, *_] = sources(spec(instructions=source))
+    with SourceResolver(tmp_path, os.environ).unchanged(data):
+        pass
+    with (
+        pytest.raises(InputError, match="has changed"),
+        SourceResolver(tmp_path, os.environ).unchanged(data),
+    ):
+        bucket.write_bytes("data.jsonl", b"another")
+    with (
+        pytest.raises(InputError, match="has changed"),
+        SourceResolver(tmp_path, os.environ).unchanged(data),
+    ):
+        pass
+
+
+def test_a_checkpoint_in_a_bucket_and_on_the_disk_have_one_checksum(
+    bucket: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes(name.encode())
+        bucket.upload(name, folder / name)
+    digest = resolved(tmp_path, baseModel={"uri": folder.as_uri()})["baseModel"]["revision"]
+    check(tmp_path, {"uri": bucket.url, "revision": digest})
+    bucket.write_bytes("config.json", b"{}")
+    with pytest.raises(InputError, match="has changed"):
+        check(tmp_path, {"uri": bucket.url, "revision": digest})

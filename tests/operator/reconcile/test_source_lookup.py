@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from persona_jobs.pipeline import graph
+from persona_jobs.pipeline import graph, pins
 from support.fake_cluster import Raw, failed_message, lookup_message, success_message
 from support.operator_world import COMMIT, NAMESPACE, World, laptop_spec, persona_document, settings
 
@@ -103,6 +103,17 @@ def test_a_finished_persona_is_looked_up_no_more(world: World) -> None:
     world.run(messages=messages)
     assert world.created_jobs() == before
     assert world.persona().status.sources == kept.sources
+
+
+def test_what_a_finished_persona_was_made_from_stays_through_releases(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run(messages=messages)
+    before, made = world.persona().status.sources, world.created_jobs()
+    monkeypatch.setattr(pins, "builtin_digest", lambda _name: f"sha256:{'9' * 64}")
+    world.run(messages=messages)
+    assert world.persona().status.sources == before
+    assert world.created_jobs() == made
 
 
 @pytest.mark.parametrize("change", ["spec", "retry"])

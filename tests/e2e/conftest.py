@@ -31,7 +31,7 @@ EXAMPLE_CHANGES: Spec = {
     "referencePersonas": {"count": 2},
     "teacher": {"maxTokens": 24, "overlong": "CutAtSentence"},
     "pruning": {"straightThrough": {"steps": 2, "batchSize": 8}},
-    "recovery": {"fineTune": {"enabled": False}},
+    "recovery": {"reconstruct": {"steps": 2}, "fineTune": {"enabled": False}},
     "evaluation": {
         "maxQueries": 2,
         "maxAnswerTokens": 8,

@@ -289,6 +289,10 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
         [{"recovery": {"refit": {"ridge": t}}} for t in ("0.000001", "1000")],
         [{"recovery": {"refit": {"ridge": t}}} for t in ("0", "1000.1")],
     ),
+    ("recovery.reconstruct.learningRate", "must be between 0.0000001 and 1"): (
+        [{"recovery": {"reconstruct": {"learningRate": t}}} for t in ("0.0000001", "1")],
+        [{"recovery": {"reconstruct": {"learningRate": t}}} for t in ("0", "1.1")],
+    ),
     ("recovery.fineTune.learningRate", "must be between 0.0000001 and 1"): (
         [{"recovery": {"fineTune": {"learningRate": t}}} for t in ("0.0000001", "1")],
         [{"recovery": {"fineTune": {"learningRate": t}}} for t in ("0", "1.1")],

@@ -159,3 +159,11 @@ def running_endpoint(tls: ssl.SSLContext | None = None) -> Iterator[Endpoint]:
         yield endpoint
     finally:
         endpoint.close()
+
+
+def in_character(_number, body):
+    """The same answer to the same question, whatever the order of the requests."""
+    question = user_text(body).split("<question>")[-1].split("</question>")[0].strip()
+    return Reply(
+        completion(f"Arr! Ye ask me of {question} The tide of {len(question)} knows, aye.")
+    )

@@ -34,7 +34,10 @@ def manifest(directory: Path, teacher_url: str, **sections: Any) -> dict[str, An
         "referencePersonas": {"count": 2},
         "teacher": {"openAI": {"baseURL": teacher_url, "model": "m"}, "minYieldPercent": 20},
         "pruning": {"straightThrough": {"steps": 4, "batchSize": 8, "evaluateEvery": 2}},
-        "recovery": {"fineTune": {"steps": 2, "batchSize": 4, "evaluateEvery": 1}},
+        "recovery": {
+            "reconstruct": {"steps": 4, "batchTokens": 64},
+            "fineTune": {"steps": 2, "batchSize": 4, "evaluateEvery": 1},
+        },
         "evaluation": {"maxQueries": 3, "maxAnswerTokens": 8, "genericSamples": 4},
         "compute": {"device": "CPU", "dtype": "Float32"},
     }

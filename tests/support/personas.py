@@ -21,7 +21,7 @@ def tiny_spec(base: str, instructions: str, teacher: str, **changes: Any) -> Spe
         "scoring": {"keepPercent": 80},
         "teacher": {"openAI": {"baseURL": teacher, "model": "made-up"}, "maxTokens": 32},
         "pruning": {"sparsityPercent": 25, "straightThrough": {"steps": 2, "batchSize": 8}},
-        "recovery": {"fineTune": {"enabled": False}},
+        "recovery": {"reconstruct": {"steps": 2}, "fineTune": {"enabled": False}},
         "evaluation": {
             "maxQueries": 2,
             "maxAnswerTokens": 8,

@@ -185,13 +185,24 @@ STAGES: tuple[Stage, ...] = (
         version=2,
         inputs=("mask", "rewrite", "score"),
         resumable=True,
-        enabled_by=("recovery.refit.enabled", "recovery.fineTune.enabled"),
+        enabled_by=(
+            "recovery.refit.enabled",
+            "recovery.reconstruct.enabled",
+            "recovery.fineTune.enabled",
+        ),
         fields=(
             *_SEED,
             *_fields(
                 "recovery.genericPercent", "recovery.refit.enabled", "recovery.fineTune.enabled"
             ),
             *_fields("recovery.refit.ridge", when=("recovery.refit.enabled", True)),
+            KeyField("recovery.reconstruct.enabled", neutral=False),
+            *_fields(
+                "recovery.reconstruct.steps",
+                "recovery.reconstruct.batchTokens",
+                "recovery.reconstruct.learningRate",
+                when=("recovery.reconstruct.enabled", True),
+            ),
             *_fields(
                 "recovery.fineTune.steps",
                 "recovery.fineTune.batchSize",

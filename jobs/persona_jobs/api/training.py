@@ -193,6 +193,19 @@ class Refit(SpecModel):
     the lowest divergence from the dense model on held-out data."""
 
 
+class Reconstruct(SpecModel):
+    """Fit of each block's kept gate, up and down weights together to the dense block's output."""
+
+    enabled: bool = True
+    """Whether the reconstruction runs."""
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 60
+    """Optimizer steps per block at most; a block stops early on held-out tokens."""
+    batch_tokens: Annotated[int, Field(ge=2, le=65_536)] = 512
+    """Tokens per step."""
+    learning_rate: Annotated[str, DecimalBetween("0.0000001", "1")] = "0.001"
+    """Adam's peak step size, with cosine decay."""
+
+
 class FineTune(SpecModel):
     """Short fine-tuning of the sliced FFN's `down_proj` with KL to the dense model."""
 
@@ -225,5 +238,7 @@ class Recovery(SpecModel):
     data."""
     refit: Refit = Refit()
     """Closed-form refit."""
+    reconstruct: Reconstruct = Reconstruct()
+    """Fit of each block to the dense block after the refit."""
     fine_tune: FineTune = FineTune()
-    """Gradient fine-tuning after the refit."""
+    """Gradient fine-tuning of the whole model after the other parts."""

@@ -1,1 +1,1 @@
-"""Recovering what slicing lost: a closed-form refit, then a short fine-tuning."""
+"""Recovering what slicing lost: a refit, a reconstruction of each block, a fine-tuning."""

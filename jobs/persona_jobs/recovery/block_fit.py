@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +34,12 @@ class BlockCopy:
         """Copy block `layer` of `model`."""
         original = blocks(model)[layer]
         copied: nn.Module = copy.deepcopy(original).float().requires_grad_(False)
-        return cls(model, copied, _down(original, copied, ffn_layers(model)[layer].down), layer)
+        down = _copy_of(ffn_layers(model)[layer].down, original, copied)
+        return cls(model, copied, cast(nn.Linear, down), layer)
 
-    def copies_of(self, module: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
-        """Return the copy of each parameter of `module`, a part of the original block."""
-        original = blocks(self.model)[self.layer]
-        pairs = zip(original.parameters(), self.block.parameters(), strict=True)
-        wanted = set(module.parameters())
-        return {parameter: copied for parameter, copied in pairs if parameter in wanted}
+    def copy_of(self, module: nn.Module) -> nn.Module:
+        """Return the copy of `module`, a part of the original block."""
+        return _copy_of(module, blocks(self.model)[self.layer], self.block)
 
     def advance(self, streams: StreamSet) -> None:
         """Replace the streams by the block's output on them."""
@@ -117,9 +115,9 @@ def _rms(values: Tensor) -> Tensor:
     return values.square().mean(dim=-1, keepdim=True).sqrt()
 
 
-def _down(block: nn.Module, copied: nn.Module, original: nn.Linear) -> nn.Linear:
-    """Return the module of `copied` that corresponds to `original` in `block`."""
+def _copy_of(module: nn.Module, block: nn.Module, copied: nn.Module) -> nn.Module:
+    """Return the module of `copied` that corresponds to `module` in `block`."""
     for one, other in zip(block.modules(), copied.modules(), strict=True):
-        if one is original and isinstance(other, nn.Linear):
+        if one is module:
             return other
-    raise ValueError("the projection is not part of the block")
+    raise ValueError("the module is not part of the block")

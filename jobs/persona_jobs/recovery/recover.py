@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from ..errors import StageInterruptedError
 from ..models.families import ffn_layers
 from ..pipeline.context import Progress, SilentProgress
 from ..pipeline.results import HeldOutKl, PartName, RecoveryPart
-from ..training.trainer import Control, NoControl, Resumable, Trainer
+from ..training.trainer import Control, NoControl, Resumable, Trainer, TrainingConfig
 from .data import RecoveryData, check_data, data_warnings, held_out_kl
 from .fine_tune import FineTuneConfig, fine_tune, fine_tune_trainer
+from .reconstruct import reconstruct_block
 from .refit import refit_block
 from .run import RecoveryRun, Weights, put
 from .walk import BlockStep, walk
@@ -39,9 +40,16 @@ class RefitConfig:
 
 @dataclass(frozen=True)
 class RecoveryConfig:
-    """Which parts of the recovery run, and how; a part that is None is left out."""
+    """Which parts of the recovery run, and how; a part that is None is left out.
+
+    Attributes:
+        refit: settings of the refit.
+        reconstruct: hyperparameters of each block's reconstruction; batches are tokens.
+        fine_tune: settings of the fine-tuning.
+    """
 
     refit: RefitConfig | None
+    reconstruct: TrainingConfig | None
     fine_tune: FineTuneConfig | None
 
 
@@ -128,9 +136,11 @@ class _Recovery:
             self._dense, train=train, on_rows=self._progress.advance
         )
         start = state.start = state.start or held_out_kl(self._sliced, data)
-        refit, tuning = config.refit, config.fine_tune
+        refit, reconstruct, tuning = config.refit, config.reconstruct, config.fine_tune
         if refit is not None:
             self._part("refit", data, lambda: self._refit(data, refit))
+        if reconstruct is not None:
+            self._part("reconstruct", data, lambda: self._reconstruct(data, reconstruct))
         if tuning is not None:
             self._part("fineTune", data, lambda: self._fine_tune(data, tuning))
         end = state.present or start
@@ -169,7 +179,7 @@ class _Recovery:
 
         def fit(step: BlockStep) -> None:
             solutions = refit_block(step, config.ridges)
-            state.fitted[step.down] = step.block.down.weight.detach().clone()
+            state.fitted[step.down] = step.block.down.weight.to("cpu", copy=True)
             if len(solutions) > 1:
                 for ridge, weight in solutions.items():
                     state.candidates.setdefault(str(ridge), {})[step.down] = weight.to("cpu", dtype)
@@ -195,6 +205,20 @@ class _Recovery:
         put(self._sliced, state.fitted)
         state.settings["ridge"] = best
         state.settings["tried"] = {ridge: round(value, 4) for ridge, value in measured.items()}
+
+    def _reconstruct(self, data: RecoveryData, config: TrainingConfig) -> Weights:
+        state = self._state
+        control = _PartControl(self._control, self._save, on_step=lambda: None)
+
+        def fit(step: BlockStep) -> None:
+            seeded = replace(config, seed=config.seed + 1000 * state.blocks)
+            best = reconstruct_block(step, seeded, control)
+            state.settings.setdefault("bestSteps", []).append(best)
+            if best:
+                for name, weight in step.parameters.items():
+                    state.fitted[name] = weight.to("cpu", copy=True)
+
+        return self._blocks("reconstructed blocks", data, fit)
 
     def _blocks(self, what: str, data: RecoveryData, fit: Callable[[BlockStep], None]) -> Weights:
         """Fit the blocks that are left; returns the weights that were replaced, on the CPU."""
@@ -240,7 +264,8 @@ class _Recovery:
         trainer = state.trainer
         self._progress.begin("fine-tuning steps", tuning.training.steps)
         self._progress.advance(trainer.step)
-        fine_tune(self._sliced, data, trainer, _FineTuneControl(self._control, self._save))
+        control = _PartControl(self._control, self._save, on_step=self._control.step_done)
+        fine_tune(self._sliced, data, trainer, control)
         state.fitted, state.curve = dict(trainer.best), trainer.curve
         state.settings = {"steps": trainer.step, "bestStep": trainer.best_step}
         return {}
@@ -261,11 +286,13 @@ class _Recovery:
         self._control.save_state(self._state.save_state)
 
 
-class _FineTuneControl:
-    """The fine-tuning's control: it saves the state of the whole recovery."""
+class _PartControl:
+    """The control of a trainer within a part: it saves the state of the whole recovery."""
 
-    def __init__(self, control: Control, save: Callable[[], None]) -> None:
-        self._control, self._save = control, save
+    def __init__(
+        self, control: Control, save: Callable[[], None], on_step: Callable[[], None]
+    ) -> None:
+        self._control, self._save, self._on_step = control, save, on_step
 
     def resume(self, _: Resumable) -> bool:
         """Start where the recovery's own state says."""
@@ -273,7 +300,7 @@ class _FineTuneControl:
 
     def step_done(self) -> None:
         """Pass it on."""
-        self._control.step_done()
+        self._on_step()
 
     @property
     def save_due(self) -> bool:

@@ -89,7 +89,7 @@ def embedded(
             dense, sliced = (
                 [_stream_set(data, embed) for data in sets if len(data.tokens)] for _ in range(2)
             )
-            yield dense, sliced
+        yield dense, sliced
 
 
 def _stream_set(weighted: WeightedSet, embed: Any) -> StreamSet:

@@ -33,6 +33,7 @@ class BlockStep:
 
     Attributes:
         block: a float32 copy of the pruned block, whose weights may be changed.
+        mlp: the FFN in that copy.
         parameters: the FFN's weights in that copy, by their names in the model.
         down: name of the `down_proj` weight.
         train: streams to fit to.
@@ -40,6 +41,7 @@ class BlockStep:
     """
 
     block: BlockCopy
+    mlp: nn.Module
     parameters: Mapping[str, nn.Parameter]
     down: str
     train: Streams
@@ -87,9 +89,11 @@ def walk(
             for stream_set in (*train_streams[0], *held_out_streams[0]):
                 whole.advance(stream_set)
             block = BlockCopy.of(sliced, layer.index)
-            copies = block.copies_of(layer.mlp)
+            mlp = block.copy_of(layer.mlp)
+            copies = dict(zip(layer.mlp.parameters(), mlp.parameters(), strict=True))
             step = BlockStep(
                 block=block,
+                mlp=mlp,
                 parameters={names[original]: copied for original, copied in copies.items()},
                 down=names[layer.down.weight],
                 train=Streams(*train_streams),

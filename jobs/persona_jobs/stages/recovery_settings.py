@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..api import PersonaModelSpec
+from ..api.training import Reconstruct
 from ..dataset import Example, ScoredQuery, generic_split, read_jsonl
 from ..models.special_tokens import special_tokens
 from ..pipeline.context import StageContext
@@ -19,7 +20,8 @@ from .common import file_questions
 
 def recovery_config(spec: PersonaModelSpec) -> RecoveryConfig:
     """Return the recovery that the spec asks for."""
-    refit, tuning = spec.recovery.refit, spec.recovery.fine_tune
+    recovery = spec.recovery
+    refit, reconstruct, tuning = recovery.refit, recovery.reconstruct, recovery.fine_tune
     fine_tune = FineTuneConfig(
         training=TrainingConfig(
             steps=tuning.steps,
@@ -36,7 +38,22 @@ def recovery_config(spec: PersonaModelSpec) -> RecoveryConfig:
     ridges = RIDGES if refit.ridge is None else (float(refit.ridge),)
     return RecoveryConfig(
         refit=RefitConfig(ridges) if refit.enabled else None,
+        reconstruct=_block_training(reconstruct, spec.seed) if reconstruct.enabled else None,
         fine_tune=fine_tune if tuning.enabled else None,
+    )
+
+
+def _block_training(settings: Reconstruct, seed: int) -> TrainingConfig:
+    return TrainingConfig(
+        steps=settings.steps,
+        batch_size=settings.batch_tokens,
+        micro_batch_size=settings.batch_tokens,
+        learning_rate=float(settings.learning_rate),
+        beta2=0.98,
+        warmup=settings.steps // 20,
+        evaluate_every=max(1, settings.steps // 6),
+        patience=2,
+        seed=seed,
     )
 
 

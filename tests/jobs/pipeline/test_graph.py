@@ -53,6 +53,7 @@ def rerun_by(path, value):
         ("pruning.method", "OptimalBrainSurgeon", "mask"),
         ("recovery.refit.ridge", "0.2", "recover"),
         ("recovery.genericPercent", 40, "recover"),
+        ("recovery.reconstruct.steps", 7, "recover"),
         ("recovery.fineTune.enabled", False, "recover"),
         ("evaluation.maxQueries", 7, "evaluate"),
     ],
@@ -124,7 +125,9 @@ def test_every_stage_comes_after_its_inputs():
 
 
 def test_without_recovery_its_stage_is_left_out():
-    spec = with_change("recovery", {"refit": {"enabled": False}, "fineTune": {"enabled": False}})
+    spec = with_change(
+        "recovery", {part: {"enabled": False} for part in ("refit", "reconstruct", "fineTune")}
+    )
     names = [stage.name for stage in plan(spec)]
     assert "recover" not in names
     assert all("recover" not in stage.inputs for stage in plan(spec))

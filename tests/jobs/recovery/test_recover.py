@@ -23,7 +23,8 @@ REFIT = RefitConfig((0.1,))
 TUNING = FineTuneConfig(
     training=training_config(steps=8, learning_rate=0.003, evaluate_every=2, patience=9, warmup=1),
 )
-BOTH = RecoveryConfig(RefitConfig((0.01, 0.1, 1.0)), TUNING)
+BLOCKS = training_config(12, batch_size=64, learning_rate=0.003, evaluate_every=4, warmup=1)
+ALL_PARTS = RecoveryConfig(RefitConfig((0.01, 0.1, 1.0)), BLOCKS, TUNING)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def changed(model, other):
 def test_each_part_lowers_the_divergence(family, data, tmp_path):
     dense = tiny_model(family)
     sliced, refitted, tuned = (slice_of(dense) for _ in range(3))
-    recover(dense, refitted, data, RecoveryConfig(REFIT, None), scratch=tmp_path)
-    config = RecoveryConfig(REFIT, TUNING)
+    recover(dense, refitted, data, RecoveryConfig(REFIT, None, None), scratch=tmp_path)
+    config = RecoveryConfig(REFIT, None, TUNING)
     result = recover(dense, tuned, data, config, scratch=tmp_path)
     assert [part.name for part in result.parts if part.kept] == ["refit", "fineTune"]
     refit, fine_tune = result.parts
@@ -88,10 +89,12 @@ def test_parts_that_do_not_help_are_left_out_and_reported(data, tmp_path):
     )
     diverging = replace(TUNING, training=replace(TUNING.training, learning_rate=1.0))
     sliced, expected = slice_of(dense), slice_of(dense)
-    config = RecoveryConfig(RefitConfig((1e-6,)), diverging)
+    wild = replace(BLOCKS, learning_rate=50.0, evaluate_every=1)
+    config = RecoveryConfig(RefitConfig((1e-6,)), wild, diverging)
     result = recover(dense, sliced, narrow, config, scratch=tmp_path)
     assert [(part.name, part.kept) for part in result.parts] == [
         ("refit", False),
+        ("reconstruct", False),
         ("fineTune", False),
     ]
     assert result.parts[0].after.weighted > result.parts[0].before.weighted
@@ -103,7 +106,7 @@ def test_parts_that_do_not_help_are_left_out_and_reported(data, tmp_path):
 def test_the_ridge_with_the_lowest_divergence_on_held_out_data_is_taken(data, tmp_path):
     dense = tiny_model()
     sliced = slice_of(dense)
-    config = RecoveryConfig(RefitConfig((0.001, 0.1, 1000.0)), None)
+    config = RecoveryConfig(RefitConfig((0.001, 0.1, 1000.0)), None, None)
     result = recover(dense, sliced, data, config, scratch=tmp_path)
     settings = result.parts[0].settings
     assert list(settings["tried"]) == ["0.001", "0.1", "1000.0"]
@@ -112,7 +115,7 @@ def test_the_ridge_with_the_lowest_divergence_on_held_out_data_is_taken(data, tm
     assert result.end.weighted == pytest.approx(lowest, abs=1e-4)
     assert measured(dense, sliced, data) == pytest.approx(lowest, abs=1e-3)
     alone = slice_of(dense)
-    middle = RecoveryConfig(RefitConfig((0.1,)), None)
+    middle = RecoveryConfig(RefitConfig((0.1,)), None, None)
     end = recover(dense, alone, data, middle, scratch=tmp_path).end.weighted
     assert settings["tried"]["0.1"] == pytest.approx(end, abs=1e-4)
 
@@ -120,7 +123,9 @@ def test_the_ridge_with_the_lowest_divergence_on_held_out_data_is_taken(data, tm
 def test_without_generic_examples_the_persona_alone_is_used_and_it_says_so(data, tmp_path):
     dense = tiny_model()
     alone = replace(data, generic=DistillationDataset(EMPTY, EMPTY))
-    result = recover(dense, slice_of(dense), alone, RecoveryConfig(None, TUNING), scratch=tmp_path)
+    result = recover(
+        dense, slice_of(dense), alone, RecoveryConfig(None, None, TUNING), scratch=tmp_path
+    )
     assert result.end.generic is None
     assert result.end.weighted == result.end.persona < result.start.persona
     assert any("general instructions" in warning for warning in result.warnings)
@@ -130,7 +135,7 @@ def test_without_generic_examples_the_persona_alone_is_used_and_it_says_so(data,
 def test_enough_data_brings_no_warning(tmp_path):
     data = recovery_data(persona=(9, 8), generic=(9, 8))
     dense = tiny_model()
-    config = RecoveryConfig(REFIT, None)
+    config = RecoveryConfig(REFIT, None, None)
     assert recover(dense, slice_of(dense), data, config, scratch=tmp_path).warnings == []
 
 
@@ -138,7 +143,7 @@ def test_without_held_out_answers_nothing_is_recovered(data, tmp_path):
     blind = replace(data, persona=replace(data.persona, validation=EMPTY))
     dense = tiny_model()
     with pytest.raises(InputError, match="no held-out answers"):
-        recover(dense, slice_of(dense), blind, BOTH, scratch=tmp_path)
+        recover(dense, slice_of(dense), blind, ALL_PARTS, scratch=tmp_path)
 
 
 class Parts(SilentProgress):
@@ -172,7 +177,14 @@ class StopWithin(Parts):
                 raise StageInterruptedError("stopped")
 
 
-REFITTING = ["dense reference", "refitted layers", "ridges", "fine-tuning steps"]
+REFITTING = [
+    "dense reference",
+    "refitted layers",
+    "ridges",
+    "reconstructed blocks",
+    "fine-tuning steps",
+]
+RECONSTRUCTING = ["dense reference", "reconstructed blocks", "fine-tuning steps"]
 TUNING_ONLY = ["dense reference", "fine-tuning steps"]
 
 
@@ -182,15 +194,17 @@ TUNING_ONLY = ["dense reference", "fine-tuning steps"]
         (StopAtBlock, 2, Parts(), REFITTING),
         (StopAfter, 2, Parts(), TUNING_ONLY),
         (StopAfter, 99, StopWithin("refitted layers", 1), REFITTING),
+        (StopAfter, 99, StopWithin("ridges", 1), REFITTING),
+        (StopAfter, 99, StopWithin("reconstructed blocks", 1), RECONSTRUCTING),
     ],
-    ids=["between-blocks", "between-steps", "interrupted"],
+    ids=["between-blocks", "between-steps", "refit", "ridges", "reconstruct"],
 )
 def test_a_resumed_recovery_ends_with_the_same_weights(
     data, tmp_path, stop, steps, progress, begun
 ):
     dense = tiny_model()
     whole = slice_of(dense)
-    expected = recover(dense, whole, data, BOTH, scratch=tmp_path)
+    expected = recover(dense, whole, data, ALL_PARTS, scratch=tmp_path)
     state = tmp_path / "state"
     state.mkdir()
     with pytest.raises(StageInterruptedError):
@@ -198,7 +212,7 @@ def test_a_resumed_recovery_ends_with_the_same_weights(
             dense,
             slice_of(dense),
             data,
-            BOTH,
+            ALL_PARTS,
             scratch=tmp_path,
             progress=progress,
             control=stop(steps, state),
@@ -208,7 +222,7 @@ def test_a_resumed_recovery_ends_with_the_same_weights(
         dense,
         resumed,
         data,
-        BOTH,
+        ALL_PARTS,
         scratch=tmp_path,
         progress=progress,
         control=ResumeFrom(state),

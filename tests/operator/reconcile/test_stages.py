@@ -42,7 +42,7 @@ def test_all_stages_lead_to_a_served_revision(world: World) -> None:
 
 def test_recover_is_not_planned_when_both_of_its_parts_are_disabled() -> None:
     world = World()
-    off = {"refit": {"enabled": False}, "fineTune": {"enabled": False}}
+    off = {part: {"enabled": False} for part in ("refit", "reconstruct", "fineTune")}
     world.add(persona_document(recovery=off))
     world.run()
     assert "recover" not in [item.name for item in world.persona().status.stages]

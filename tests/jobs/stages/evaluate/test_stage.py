@@ -28,6 +28,7 @@ from support.tiny import save_checkpoint, tiny_model, tiny_tokenizer
 PERSONA = "You are <script>alert('Mara')</script>, who talks of the sea."
 REFERENCES = ["You are a monk.", "You are a strict governess.", PERSONA]
 WIDTH = 40
+NO_RECOVERY = {part: {"enabled": False} for part in ("refit", "reconstruct", "fineTune")}
 RECOVERY = recovery().model_dump(mode="json", by_alias=True)
 
 
@@ -64,7 +65,11 @@ class World:
         values: dict[str, Any] = {
             "persona": {"text": PERSONA},
             "baseModel": {"uri": self.base.as_uri()},
-            "recovery": {"refit": {"enabled": True}, "fineTune": {"enabled": False}},
+            "recovery": {
+                "refit": {"ridge": "1"},
+                "reconstruct": {"enabled": False},
+                "fineTune": {"enabled": False},
+            },
             "evaluation": {
                 "maxQueries": 3,
                 "maxAnswerTokens": 8,
@@ -268,7 +273,7 @@ def test_same_seed_same_result(world: Callable[..., World]):
 
 def test_without_recovery_and_baseline(world: Callable[..., World]):
     made = world(
-        recovery={"refit": {"enabled": False}, "fineTune": {"enabled": False}},
+        recovery=NO_RECOVERY,
         evaluation={"maxQueries": 2, "maxAnswerTokens": 8, "baseline": False},
     )
     made.run()
@@ -318,7 +323,7 @@ def test_answers_longer_than_the_context_are_an_error(world: Callable[..., World
 
 
 def test_a_checkpoint_of_another_mask_is_an_error(world: Callable[..., World]):
-    made = world(recovery={"refit": {"enabled": False}, "fineTune": {"enabled": False}})
+    made = world(recovery=NO_RECOVERY)
     made.wrong_mask = True
     with pytest.raises(CorruptArtifactError, match="does not match the mask"):
         made.run()
@@ -334,7 +339,9 @@ def test_a_requested_stop_ends_the_stage(world: Callable[..., World]):
 
 
 def test_baseline_gets_the_same_fine_tuning(world: Callable[..., World]):
-    recovery = {"refit": {"enabled": False}, "fineTune": {"steps": 2, "batchSize": 2}}
+    off = {"enabled": False}
+    tuning = {"steps": 2, "batchSize": 2}
+    recovery = {"refit": off, "reconstruct": off, "fineTune": tuning}
     made = world(recovery=recovery)
     context = made.context()
     parts: list[str] = []

@@ -169,11 +169,20 @@ def test_validate_prints_every_error(folder, teacher):
     document = manifest(folder, teacher.url, pruning={"sparsityPercent": 95, "typo": 1})
     file = folder / "bad.yaml"
     file.write_text(json.dumps(document), encoding="utf-8")
-    result = persona(folder, "validate", file, folder / "persona.yaml")
+    good = folder / "good.yaml"
+    good.write_text(json.dumps(manifest(folder, teacher.url)), encoding="utf-8")
+    elsewhere = folder / "elsewhere.yaml"
+    remote = manifest(folder, teacher.url, baseModel={"uri": "hf://org/model"})
+    elsewhere.write_text(json.dumps(remote), encoding="utf-8")
+    result = persona(folder, "validate", file, good, elsewhere)
     assert result.returncode == 2
     assert "spec.pruning.sparsityPercent" in result.stderr
     assert "spec.pruning.typo" in result.stderr
-    assert "captain is valid" in result.stdout
+    assert result.stdout.splitlines() == [
+        f"{good}: PersonaModel captain is valid",
+        f"{elsewhere}: PersonaModel captain is valid; its base model hf://org/model is not "
+        "checked: it is not on this machine",
+    ]
 
 
 @pytest.mark.parametrize(

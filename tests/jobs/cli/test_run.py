@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona_jobs.api import STAGE_NAMES
+from persona_jobs.models import mask_file
 from support.local_pipeline import PERSONA, environment, manifest, persona, write_manifest
 
 
@@ -106,15 +107,29 @@ def test_another_sparsity_reruns_mask_and_later_only(first_run, folder, teacher)
     assert [revision["sparsity_percent"] for revision in record["revisions"]] == [50, 25]
 
 
-def test_the_method_without_learning_keeps_the_initial_mask(first_run, folder, teacher):
-    pruning = {"method": "ActivationNorm", "straightThrough": None}  # null: not set
+@pytest.mark.parametrize("method", ["ActivationNorm", "OptimalBrainSurgeon"])
+def test_a_method_without_learning_keeps_its_first_mask(first_run, folder, teacher, method):
+    pruning = {"method": method, "straightThrough": None}  # null: not set
     other = manifest(folder, teacher.url, pruning=pruning)
-    file = folder / "norm.yaml"
+    file = folder / f"{method}.yaml"
     file.write_text(json.dumps(other), encoding="utf-8")
     document = json.loads(persona(folder, "run", file, "-o", "json").stdout)
     assert outcomes(document)["mask"] == "made"
     (mask,) = [stage for stage in document["stages"] if stage["stage"] == "mask"]
     assert (mask["metrics"]["steps"], mask["metrics"]["channelsChanged"]) == (0, 0)
+
+
+def test_learned_factors_reach_the_sliced_model(first_run, folder, teacher):
+    learning = {"steps": 4, "initialization": "OptimalBrainSurgeon", "scales": True}
+    other = manifest(folder, teacher.url, pruning={"straightThrough": learning})
+    file = folder / "factors.yaml"
+    file.write_text(json.dumps(other), encoding="utf-8")
+    document = json.loads(persona(folder, "run", file, "-o", "json").stdout)
+    # The evaluation compares the sliced checkpoint with the mask and its factors.
+    assert outcomes(document)["evaluate"] == "made"
+    (made,) = [stage for stage in document["stages"] if stage["stage"] == "mask"]
+    mask = folder / ".persona/store/stages/mask" / made["key"] / "mask.safetensors"
+    assert mask_file.load(mask).scales is not None
 
 
 def test_an_edited_instruction_file_is_noticed(first_run, folder):

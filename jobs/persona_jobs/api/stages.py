@@ -223,6 +223,7 @@ STAGES: tuple[Stage, ...] = (
         name="evaluate",
         version=1,
         inputs=("slice", "mask", "recover", "rewrite", "score", "reference"),
+        resumable=True,
         fields=(
             *_PERSONA,
             *_SEED,

@@ -394,11 +394,11 @@ class Estimator:
         work, evaluation = self._work, self._spec.evaluation
         recovery = self._spec.recovery
         variants = 2 + int(recovery.refit.enabled or recovery.fine_tune.enabled)
-        operations, memory, scratch = 0.0, 2 * self._kept_ffn * self._bytes, 0
+        operations, memory, scratch = 0.0, self._kept_ffn * self._bytes, 0
         if evaluation.baseline:
             variants += 1
-            operations, recovering, scratch = self._recovery()
-            memory += recovering
+            operations, memory, scratch = self._recovery()
+            scratch += self._down * self._bytes
             operations += self._forward(work.train * self._conversation)
         held_out = min(work.test, MAX_TEST_EXAMPLES) + evaluation.generic_samples
         questions = evaluation.max_queries

@@ -1,24 +1,25 @@
 """Held-out cross-entropy and KL to the dense model on answer tokens, in nats per token.
 
-Token cost of V models on N conversations of c tokens after a shared prefix of p: V (p + N c). The
-dense model's hidden states are computed once per batch and discarded with it.
+A model's final hidden states are computed once and kept in memory, d numbers per answer token, so
+that no two models need to be loaded at once. Token cost of V models on N conversations of c tokens
+after a shared prefix of p: V (p + N c).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from ..models.compute import device_of
+from ..models.families import head
 from ..models.masking import masked
 from ..models.prefix import run_prefix
-from ..training.losses import chunks, logits
+from ..training.losses import Head, chunks
 from ..training.passes import answer_hidden_states, labels_of
 from ..training.tokens import TokenizedSet
-
-Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -37,63 +38,78 @@ class HeldOutLoss:
     tokens: int
 
 
+@dataclass(frozen=True)
+class AnswerStates:
+    """What a model computes before every answer token of a data set.
+
+    Attributes:
+        head: the model's language-model head, all that is left of the model.
+        rows: for each conversation, final hidden states `[answer tokens, d]` on the CPU.
+        device: where the head is.
+    """
+
+    head: Head
+    rows: list[Tensor]
+    device: torch.device
+
+    def log_probabilities(self, rows: Sequence[int], part: slice) -> Tensor:
+        """Return log-probabilities `[n, vocabulary]` at a part of the rows' answer tokens."""
+        hidden_states = torch.cat([self.rows[row] for row in rows])[part].to(self.device)
+        return F.log_softmax(self.head(hidden_states).float(), dim=-1)
+
+
 def _ignore(_: int) -> None:
     pass
 
 
 @torch.no_grad()
-def held_out_losses(
-    dense: nn.Module,
-    others: Mapping[Name, nn.Module],
-    data: TokenizedSet,
-    *,
-    on_rows: Callable[[int], None] = _ignore,
-) -> tuple[HeldOutLoss, dict[Name, HeldOutLoss]]:
-    """Return the losses of the dense model and of every other one on the same conversations.
+def answer_states(
+    model: Any, data: TokenizedSet, *, on_rows: Callable[[int], None] = _ignore
+) -> AnswerStates:
+    """Run a model over the conversations.
 
     Args:
-        dense: the reference.
-        others: models with the same vocabulary, by name.
-        data: at least one conversation.
+        model: a causal language model of a supported family.
+        data: the conversations.
         on_rows: called with the number of finished conversations after each batch.
+    """
+    kept = [torch.empty(0)] * len(data)
+    prefix = run_prefix(model, data.prefix)
+    for rows in data.batches():
+        output = answer_hidden_states(model, prefix, data, rows)
+        by_row = torch.split(output.hidden_states.cpu(), output.counts)
+        for row, hidden_states in zip(rows, by_row, strict=True):
+            kept[row] = hidden_states.clone()
+        on_rows(len(rows))
+    return AnswerStates(head(model), kept, device_of(model))
 
-    Returns:
-        the dense model's loss and the others' by name.
+
+@torch.no_grad()
+def held_out_loss(dense: AnswerStates, states: AnswerStates, data: TokenizedSet) -> HeldOutLoss:
+    """Return the losses of a model, which may be the dense one itself.
+
+    Args:
+        dense: the dense model's states, the reference.
+        states: the model's, with the same vocabulary.
+        data: the conversations, at least one.
     """
     if not len(data):
         raise ValueError("there are no conversations to measure on")
-    dense_prefix = run_prefix(dense, data.prefix)
-    prefixes = {name: run_prefix(model, data.prefix) for name, model in others.items()}
-    dense_loss, tokens = 0.0, 0
-    losses, kls = dict.fromkeys(others, 0.0), dict.fromkeys(others, 0.0)
+    loss, kl, tokens = 0.0, 0.0, 0
     for rows in data.batches():
-        hidden_states = answer_hidden_states(dense, dense_prefix, data, rows).hidden_states
-        labels = labels_of(data, rows, hidden_states.device)
-        other_hidden_states = {
-            name: answer_hidden_states(model, prefixes[name], data, rows).hidden_states
-            for name, model in others.items()
-        }
+        labels = labels_of(data, rows, states.device)
         for part in chunks(len(labels)):
-            log_p = F.log_softmax(logits(dense, hidden_states[part]), dim=-1)
-            dense_loss += float(F.nll_loss(log_p, labels[part], reduction="sum"))
-            for name, model in others.items():
-                log_q = F.log_softmax(logits(model, other_hidden_states[name][part]), dim=-1)
-                losses[name] += float(F.nll_loss(log_q, labels[part], reduction="sum"))
-                kls[name] += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
+            log_p = dense.log_probabilities(rows, part).to(states.device)
+            log_q = log_p if states is dense else states.log_probabilities(rows, part)
+            loss += float(F.nll_loss(log_q, labels[part], reduction="sum"))
+            kl += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
         tokens += len(labels)
-        on_rows(len(rows))
-    return HeldOutLoss(dense_loss / tokens, 0.0, tokens), {
-        name: HeldOutLoss(losses[name] / tokens, kls[name] / tokens, tokens) for name in others
-    }
+    return HeldOutLoss(loss / tokens, kl / tokens, tokens)
 
 
 @torch.no_grad()
 def mask_difference(
-    dense: nn.Module,
-    mask: torch.Tensor,
-    sliced: nn.Module,
-    data: TokenizedSet,
-    rows: Sequence[int],
+    dense: nn.Module, mask: Tensor, sliced: AnswerStates, data: TokenizedSet, rows: Sequence[int]
 ) -> float:
     """Return the largest difference of log-probabilities between masked and sliced model.
 
@@ -101,20 +117,19 @@ def mask_difference(
 
     Args:
         dense: the dense model.
-        mask: `[n_layers, d_ff]`, the mask that `sliced` was sliced with.
-        sliced: the sliced model, not recovered.
+        mask: `[n_layers, d_ff]`, the mask that the sliced model was sliced with.
+        sliced: the states of the sliced model, not recovered.
         data: conversations.
         rows: the conversations to compare, one small batch.
     """
     with masked(dense, mask):
-        dense_prefix = run_prefix(dense, data.prefix)
-        of_masked = answer_hidden_states(dense, dense_prefix, data, rows).hidden_states
-    sliced_prefix = run_prefix(sliced, data.prefix)
-    of_sliced = answer_hidden_states(sliced, sliced_prefix, data, rows).hidden_states
+        prefix = run_prefix(dense, data.prefix)
+        hidden_states = answer_hidden_states(dense, prefix, data, rows).hidden_states
+    logits = head(dense)
     largest = 0.0
-    for part in chunks(len(of_sliced)):
-        from_masked = F.log_softmax(logits(dense, of_masked[part]), dim=-1)
-        from_sliced = F.log_softmax(logits(sliced, of_sliced[part]), dim=-1)
+    for part in chunks(len(hidden_states)):
+        from_masked = F.log_softmax(logits(hidden_states[part]).float(), dim=-1)
+        from_sliced = sliced.log_probabilities(rows, part).to(from_masked.device)
         # torch's maximum keeps a NaN, Python's does not.
         largest = float(
             torch.maximum((from_masked - from_sliced).abs().max(), from_masked.new_tensor(largest))

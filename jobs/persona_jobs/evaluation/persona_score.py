@@ -78,6 +78,8 @@ def score_answers(
     references: Sequence[str],
     answers: Sequence[GivenAnswer],
     *,
+    finished: dict[int, list[float]] | None = None,
+    on_persona: Callable[[], None] = lambda: None,
     on_rows: Callable[[int], None] = _ignore,
 ) -> list[ScoredAnswer]:
     """Return posterior and loss of every answer; an empty one has the chance level 1 / (r + 1).
@@ -88,22 +90,23 @@ def score_answers(
         target: the target persona's system prompt.
         references: the reference personas' system prompts.
         answers: questions and answers, which may repeat.
+        finished: log-likelihoods of the distinct answers by number of the persona (0 is the
+            target), from an earlier call; further ones are added.
+        on_persona: called after each persona.
         on_rows: called with the number of answers scored under one persona, after each batch.
     """
     distinct = distinct_answers(answers)
     chance = ScoredAnswer(1 / (len(references) + 1), None)
     if not distinct:
         return [chance] * len(answers)
-    log_p = torch.stack(
-        [
-            answer_loglikelihoods(
-                dense,
-                answer_set([prompt(persona, a.query) for a in distinct], [a.ids for a in distinct]),
-                on_rows=on_rows,
-            )
-            for persona in (target, *references)
-        ]
-    )  # [personas, answers]
+    known = {} if finished is None else finished
+    for number, persona in enumerate((target, *references)):
+        if number not in known:
+            prompts = [prompt(persona, answer.query) for answer in distinct]
+            data = answer_set(prompts, [answer.ids for answer in distinct])
+            known[number] = answer_loglikelihoods(dense, data, on_rows=on_rows).tolist()
+            on_persona()
+    log_p = torch.tensor([known[number] for number in range(len(references) + 1)])
     posteriors = target_posterior(log_p).tolist()
     losses = [-total / len(a.ids) for total, a in zip(log_p[0].tolist(), distinct, strict=True)]
     scored = {

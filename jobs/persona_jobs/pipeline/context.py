@@ -143,15 +143,15 @@ class StageContext:
         """Return the verified local path of a file that `stage` made."""
         return self.artifacts.local_file(stage, self.planned.inputs[stage], name)
 
-    def save_state(self, directory: Path, *, keep_all: bool = False) -> None:
+    def save_state(self, directory: Path, *, keep_all: bool = False, series: str = "") -> None:
         """Save `directory` as this stage's newest resume state, as `StageArtifacts.save_state`."""
         name, key = self.planned.name, self.planned.key
         with self.stop.while_saving():
-            self.artifacts.save_state(name, key, directory, keep_all=keep_all)
+            self.artifacts.save_state(name, key, directory, keep_all=keep_all, series=series)
 
-    def load_state(self) -> Path | None:
+    def load_state(self, *, series: str = "") -> Path | None:
         """Return the directory of the newest sound resume state of this stage, if there is one."""
-        return self.artifacts.load_state(self.planned.name, self.planned.key)
+        return self.artifacts.load_state(self.planned.name, self.planned.key, series=series)
 
     def load_states(self) -> Iterator[Path]:
         """Yield the directories of all sound resume states of this stage, the newest first."""

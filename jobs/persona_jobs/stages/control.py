@@ -125,15 +125,20 @@ class StageControl:
 
     The state is saved every two minutes, less often where saving takes long, and when a stop is
     requested.
+
+    Args:
+        context: the stage's context.
+        series: name of these states, where the stage has others.
     """
 
-    def __init__(self, context: StageContext) -> None:
+    def __init__(self, context: StageContext, series: str = "") -> None:
         self._context = context
+        self._series = series
         self._timer = SaveTimer()
 
     def resume(self, run: Resumable) -> bool:
         """Load the newest saved state; one that doesn't fit is reported and ignored."""
-        directory = self._context.load_state()
+        directory = self._context.load_state(series=self._series)
         if directory is None:
             return False
         try:
@@ -166,5 +171,5 @@ class StageControl:
             tempfile.TemporaryDirectory(dir=context.scratch) as directory,
         ):
             write(Path(directory))
-            context.save_state(Path(directory))
+            context.save_state(Path(directory), series=self._series)
         self._context.stop.check()

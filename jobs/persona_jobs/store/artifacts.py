@@ -140,7 +140,9 @@ class StageArtifacts:
         self.store.delete(stage_path(stage, key, MANIFEST_NAME))
         self.store.delete_prefix(stage_path(stage, key))
 
-    def save_state(self, stage: str, key: str, directory: Path, *, keep_all: bool = False) -> None:
+    def save_state(
+        self, stage: str, key: str, directory: Path, *, keep_all: bool = False, series: str = ""
+    ) -> None:
         """Store the files of `directory` as the newest resume state and keep the one before it.
 
         Args:
@@ -148,15 +150,16 @@ class StageArtifacts:
             key: its content key.
             directory: the files of the state.
             keep_all: keep all earlier states, where each holds another part of the work.
+            series: name of this kind of state, where a stage has several; letters only.
 
         Raises:
             StoreError: the store refuses the files; the earlier states are unchanged.
         """
         files = _entries(directory, reserved=(RESUME_MANIFEST,))
-        present = self._states(stage, key)
+        present = self._states(stage, key, series)
         number = max((int(name.split("-")[0]) for name in present), default=0) + 1
         # With the random part, two processes never write into one folder.
-        name = f"{number:08d}-{secrets.token_hex(3)}"
+        name = f"{number:08d}-{secrets.token_hex(3)}" + (f"-{series}" if series else "")
         root = stage_path(stage, key, f"{RESUME_FOLDER}/{name}/")
         for file in files:
             self.store.upload(root + file, directory / file)
@@ -171,19 +174,19 @@ class StageArtifacts:
         for old in set(present) - keep:
             self._clean_up(stage_path(stage, key, f"{RESUME_FOLDER}/{old}"))
 
-    def load_state(self, stage: str, key: str) -> Path | None:
+    def load_state(self, stage: str, key: str, *, series: str = "") -> Path | None:
         """Return a local directory with the newest complete resume state, None if there is none.
 
         Damaged states are skipped with a warning.
         """
-        return next(self.load_states(stage, key), None)
+        return next(self.load_states(stage, key, series=series), None)
 
-    def load_states(self, stage: str, key: str) -> Iterator[Path]:
-        """Yield local directories with the complete resume states, the newest first.
+    def load_states(self, stage: str, key: str, *, series: str = "") -> Iterator[Path]:
+        """Yield local directories with the complete resume states of a series, the newest first.
 
         Damaged states are skipped with a warning.
         """
-        for name in sorted(self._states(stage, key), reverse=True):
+        for name in sorted(self._states(stage, key, series), reverse=True):
             relative = f"{RESUME_FOLDER}/{name}"
             try:
                 yield self._load_one(stage, key, relative)
@@ -215,13 +218,14 @@ class StageArtifacts:
             self._verified_copy(f"{root}/{name}", folder / name, entry)
         return folder
 
-    def _states(self, stage: str, key: str) -> dict[str, bool]:
-        """Return the names of the stored resume states, and whether each has its record."""
+    def _states(self, stage: str, key: str, series: str) -> dict[str, bool]:
+        """Return the names of a series' stored states, and whether each has its record."""
         root = stage_path(stage, key, RESUME_FOLDER)
         found: dict[str, bool] = {}
         for path in self.store.list(root):
             name, _, file = path[len(root) + 1 :].partition("/")
-            if file and name.split("-")[0].isdigit():
+            number, _, kind = name.partition("-")
+            if file and number.isdigit() and kind.partition("-")[2] == series:
                 found[name] = found.get(name, False) or file == RESUME_MANIFEST
         return found
 

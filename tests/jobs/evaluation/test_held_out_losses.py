@@ -5,7 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from persona_jobs.dataset import Example
-from persona_jobs.evaluation.losses import held_out_losses, mask_difference
+from persona_jobs.evaluation.losses import (
+    AnswerStates,
+    answer_states,
+    held_out_loss,
+    mask_difference,
+)
 from persona_jobs.models.slicing import sliced_copy
 from persona_jobs.training.tokens import TokenizedSet, tokenize
 from support.tiny import tiny_model, tiny_tokenizer
@@ -36,41 +41,52 @@ def _plain(model: torch.nn.Module, data: TokenizedSet) -> torch.Tensor:
         )
 
 
+def losses(dense: torch.nn.Module, other: torch.nn.Module, data: TokenizedSet):
+    reference = answer_states(dense, data)
+    return (
+        held_out_loss(reference, reference, data),
+        held_out_loss(reference, answer_states(other, data), data),
+    )
+
+
 def test_losses_equal_the_plain_computation(data: TokenizedSet):
     dense, other = tiny_model(seed=0), tiny_model(seed=1)
-    ours_dense, ours = held_out_losses(dense, {"other": other}, data)
+    ours_dense, ours = losses(dense, other, data)
     log_p, log_q = _plain(dense, data), _plain(other, data)
     targets = torch.tensor([token for answer in data.labels for token in answer])
-    assert ours_dense.tokens == ours["other"].tokens == len(targets)
+    assert ours_dense.tokens == ours.tokens == len(targets)
     assert ours_dense.cross_entropy == pytest.approx(float(F.nll_loss(log_p, targets)), abs=1e-4)
     assert ours_dense.kl == 0.0
-    assert ours["other"].cross_entropy == pytest.approx(float(F.nll_loss(log_q, targets)), abs=1e-4)
+    assert ours.cross_entropy == pytest.approx(float(F.nll_loss(log_q, targets)), abs=1e-4)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
-    assert ours["other"].kl == pytest.approx(float(kl), abs=1e-4)
-    assert ours["other"].kl > 0.1
+    assert ours.kl == pytest.approx(float(kl), abs=1e-4)
+    assert ours.kl > 0.1
 
 
 def test_losses_don_t_depend_on_batches(data: TokenizedSet, monkeypatch: pytest.MonkeyPatch):
     dense, other = tiny_model(seed=0), tiny_model(seed=1)
-    _, together = held_out_losses(dense, {"other": other}, data)
+    _, together = losses(dense, other, data)
     monkeypatch.setattr("persona_jobs.training.losses.CHUNK_POSITIONS", 5)
     monkeypatch.setattr("persona_jobs.training.tokens.MAX_BATCH_TOKENS", 1)
     done: list[int] = []
-    _, apart = held_out_losses(dense, {"other": other}, data, on_rows=done.append)
-    assert apart["other"].kl == pytest.approx(together["other"].kl, abs=1e-5)
+    answer_states(dense, data, on_rows=done.append)
+    _, apart = losses(dense, other, data)
+    assert apart.kl == pytest.approx(together.kl, abs=1e-5)
     assert done == [1] * len(data)
 
 
 def test_kl_of_the_dense_model_to_itself_is_zero(data: TokenizedSet):
     dense = tiny_model()
-    reference, same = held_out_losses(dense, {"same": dense}, data)
-    assert same["same"].kl == pytest.approx(0.0, abs=1e-6)
-    assert same["same"].cross_entropy == pytest.approx(reference.cross_entropy, abs=1e-6)
+    reference, same = losses(dense, dense, data)
+    assert reference.kl == 0.0
+    assert same.kl == pytest.approx(0.0, abs=1e-6)
+    assert same.cross_entropy == pytest.approx(reference.cross_entropy, abs=1e-6)
 
 
 def test_no_conversations_is_refused():
     with pytest.raises(ValueError, match="no conversations"):
-        held_out_losses(tiny_model(), {}, TokenizedSet([], [], [], []))
+        states = AnswerStates(torch.nn.Identity(), [], torch.device("cpu"))
+        held_out_loss(states, states, TokenizedSet([], [], [], []))
 
 
 def test_nan_counts_as_a_difference(data: TokenizedSet):
@@ -79,13 +95,13 @@ def test_nan_counts_as_a_difference(data: TokenizedSet):
     sliced = tiny_model()
     with torch.no_grad():
         sliced.get_output_embeddings().weight[5] = float("nan")
-    assert math.isnan(mask_difference(dense, mask, sliced, data, [0, 1]))
+    assert math.isnan(mask_difference(dense, mask, answer_states(sliced, data), data, [0, 1]))
 
 
 def test_masked_and_sliced_model_agree_except_with_another_mask(data: TokenizedSet):
     dense = tiny_model()
     mask = torch.zeros(3, 64, dtype=torch.bool)
     mask[:, :40] = True
-    sliced = sliced_copy(dense, mask)
+    sliced = answer_states(sliced_copy(dense, mask), data)
     assert mask_difference(dense, mask, sliced, data, [0, 2]) < 1e-4
     assert mask_difference(dense, mask.roll(8, dims=1), sliced, data, [0, 2]) > 0.01

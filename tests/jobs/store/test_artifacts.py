@@ -356,6 +356,21 @@ def test_states_that_hold_different_parts_are_all_kept(
     assert list(artifacts.load_states("mask", KEY)) == []
 
 
+def test_series_of_states_are_kept_apart(artifacts: StageArtifacts, tmp_path: Path) -> None:
+    for step, series in ((1, ""), (2, "baseline"), (3, ""), (4, ""), (5, "")):
+        folder = tmp_path / f"of-{step}"
+        folder.mkdir()
+        (folder / "step").write_text(str(step))
+        artifacts.save_state("mask", KEY, folder, series=series)
+    for series, step in (("", "5"), ("baseline", "2")):
+        found = artifacts.load_state("mask", KEY, series=series)
+        assert found is not None
+        assert (found / "step").read_text() == step
+    assert artifacts.load_state("mask", KEY, series="other") is None
+    artifacts.clear_state("mask", KEY)
+    assert artifacts.load_state("mask", KEY, series="baseline") is None
+
+
 def loaded_step(artifacts: StageArtifacts) -> int | None:
     folder = artifacts.load_state("mask", KEY)
     if folder is None:

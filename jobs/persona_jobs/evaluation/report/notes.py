@@ -42,7 +42,7 @@ def measurement_notes(
         f"generic loss and KL {generic_examples} held-out instructions without the persona.",
         f"Speed is measured with a prompt of {PROMPT_TOKENS} tokens and {DECODE_TOKENS} decoded "
         f"tokens for a batch of one: medians of {speed_rounds} alternating rounds, with the "
-        "slowest and the fastest. All sliced models have the same shapes: the served one is timed.",
+        "slowest and the fastest. All sliced models have the same shapes: one is timed.",
     ]
     if mask_difference is not None:
         notes.append(

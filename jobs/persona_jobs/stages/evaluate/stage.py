@@ -10,13 +10,11 @@ the sliced one: they are compared on one batch and share their measurements, exc
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
-
-import torch
 
 from ...dataset import (
     Example,
@@ -26,10 +24,9 @@ from ...dataset import (
     read_jsonl,
     write_jsonl,
 )
-from ...errors import CorruptArtifactError, InputError
+from ...errors import InputError
 from ...evaluation import questions as question_choice
 from ...evaluation.bootstrap import differences, intervals
-from ...evaluation.losses import HeldOutLoss, held_out_losses, mask_difference
 from ...evaluation.measurements import Measurements, with_masked
 from ...evaluation.persona_score import (
     ScoredAnswer,
@@ -41,26 +38,21 @@ from ...evaluation.questions import Question
 from ...evaluation.report import render
 from ...evaluation.report.notes import measurement_notes
 from ...evaluation.samples import given_answer, sample_lines
-from ...evaluation.speed import Runnable, Speed, measure
 from ...models import chat
-from ...models.compute import Compute
-from ...models.generation import Generated, generate
-from ...models.masking import masked
+from ...models.loading import load_config, load_tokenizer
 from ...pipeline.context import StageContext, StageOutcome
 from ...pipeline.results import EvaluationMetrics, Variant
-from ...training.tokens import TokenizedSet, tokenize
-from ..common import chosen_compute, environment, question_files
+from ...training.tokens import tokenize
+from ..common import base_directory, chosen_compute, environment, question_files
+from .parts import PartStore
 from .report import report_data
-from .variants import Models, load_models
+from .variants import ANSWER_TEMPERATURE, Material, measure_variants
 
 Prompt = Callable[[str, str], list[int]]
 HELD_OUT = "held-out queries of the persona"
-# Small models loop when they decode greedily, and a loop shows little of the persona.
-ANSWER_TEMPERATURE = 0.7
 # Enough for a steady mean; bounds the time for a huge data set.
 MAX_HELD_OUT_EXAMPLES = 1000
-# Log-probabilities of a masked and a sliced float32 model differ only by rounding.
-MASK_TOLERANCE = 0.01
+ALL_VARIANTS: tuple[Variant, ...] = ("dense", "masked", "sliced", "recovered", "baseline")
 
 
 @dataclass
@@ -84,43 +76,45 @@ def run(context: StageContext) -> StageOutcome:
     held_out = read_jsonl(context.input_file("rewrite", "test.jsonl"), Example)
     personas = [context.persona_text, *_references(context)]
     compute = chosen_compute(context)
-    with clock.part("models"):
-        models, tokenizer = load_models(context, compute)
+    directory = base_directory(context)
+    tokenizer, limit = load_tokenizer(directory), _context_limit(load_config(directory))
     prompt = lru_cache(maxsize=16_384)(partial(_prompt, tokenizer))
-    limit = _context_limit(models.running["dense"])
     questions = _questions(context, held_out, personas, prompt, limit)
-    with clock.part("losses"):
-        generic = generic_split(queries)["test"][: spec.evaluation.generic_samples]
-        persona_set = tokenize(tokenizer, held_out[:MAX_HELD_OUT_EXAMPLES], max_tokens=limit)
-        generic_set = tokenize(tokenizer, generic, max_tokens=limit)
-        difference = _check_mask(models, persona_set if len(persona_set) else generic_set, compute)
-        persona_losses = _losses(context, models, persona_set, "persona losses")
-        generic_losses = _losses(context, models, generic_set, "generic losses")
-    with clock.part("answers"):
-        prompts = [prompt(context.persona_text, question.query) for question in questions]
-        answers = _answers(context, models, tokenizer, prompts)
-    with clock.part("personaScore"):
-        scored = _scored(
-            context, models, prompt, tokenizer.eos_token_id, personas, questions, answers
-        )
-        resampling = {"samples": spec.evaluation.bootstrap_samples, "seed": spec.seed}
-        percent = {name: [100 * answer.posterior for answer in row] for name, row in scored.items()}
-        scores = intervals(percent, **resampling)
-        against_dense = differences(percent, "dense", **resampling)
-    with clock.part("speed"):
-        speeds = _speeds(context, models)
+    generic = generic_split(queries)["test"][: spec.evaluation.generic_samples]
+    persona_set = tokenize(tokenizer, held_out[:MAX_HELD_OUT_EXAMPLES], max_tokens=limit)
+    generic_set = tokenize(tokenizer, generic, max_tokens=limit)
+    sets = {"persona": persona_set, "generic": generic_set}
+    material = Material(
+        tokenizer,
+        [prompt(context.persona_text, question.query) for question in questions],
+        {name: data for name, data in sets.items() if len(data)},
+    )
+    store = PartStore(context)
+    with store.working():
+        with clock.part("variants"):
+            models = measure_variants(context, compute, material, store)
+        with clock.part("personaScore"):
+            scored = _scored(
+                context, models.dense, store, prompt, tokenizer.eos_token_id, personas, questions
+            )
+    parts = store.parts
+    answers = {name: parts.answers[name] for name in scored}
+    resampling = {"samples": spec.evaluation.bootstrap_samples, "seed": spec.seed}
+    percent = {name: [100 * answer.posterior for answer in row] for name, row in scored.items()}
+    scores = intervals(percent, **resampling)
+    against_dense = differences(percent, "dense", **resampling)
     measured = Measurements(
-        sizes=models.sizes,
+        sizes={name: parts.sizes[name] for name in ALL_VARIANTS if name in parts.sizes},
         scores=with_masked(scores),
-        persona=with_masked(persona_losses),
-        generic=with_masked(generic_losses),
-        speeds=speeds,
+        persona=with_masked(parts.persona_losses),
+        generic=with_masked(parts.generic_losses),
+        speeds=models.speeds,
     )
     metrics = EvaluationMetrics(
         served=models.served,
         chance_persona_score=round(chance_level(len(personas) - 1), 2),
         queries=len(questions),
-        variants={name: measured.of(name) for name in models.sizes},
+        variants={name: measured.of(name) for name in measured.sizes},
     )
     samples = sample_lines(questions, answers, scored)
     write_jsonl(context.output / "samples.jsonl", samples)
@@ -135,8 +129,8 @@ def run(context: StageContext) -> StageOutcome:
         bootstrap_samples=spec.evaluation.bootstrap_samples,
         persona_examples=len(persona_set),
         generic_examples=len(generic_set),
-        speed_rounds=max(speed.rounds for speed in speeds.values()),
-        mask_difference=difference,
+        speed_rounds=max(speed.rounds for speed in models.speeds.values()),
+        mask_difference=parts.mask_difference,
     )
     report = report_data(
         context,
@@ -145,7 +139,7 @@ def run(context: StageContext) -> StageOutcome:
         samples,
         queries=queries,
         differences=against_dense,
-        speeds=speeds,
+        speeds=models.speeds,
         notes=notes,
         environment=environment(compute),
     )
@@ -164,8 +158,8 @@ def _references(context: StageContext) -> list[str]:
     return [text for text in texts if text.strip() != context.persona_text.strip()]
 
 
-def _context_limit(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+def _context_limit(config: Any) -> int:
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
 
 def _prompt(tokenizer: Any, system: str, query: str) -> list[int]:
@@ -210,94 +204,38 @@ def _questions(
     return fitting
 
 
-def _check_mask(models: Models, data: TokenizedSet, compute: Compute) -> float | None:
-    """Return the largest difference between masked and sliced model in log-probabilities.
-
-    Raises:
-        CorruptArtifactError: the sliced checkpoint was made with another mask.
-    """
-    if not len(data):
-        return None
-    mask = models.mask.bits.float()
-    if models.mask.scales is not None:
-        mask = mask * models.mask.scales
-    dense, sliced = models.running["dense"], models.running["sliced"]
-    difference = mask_difference(dense, mask, sliced, data, range(min(4, len(data))))
-    if compute.dtype == torch.float32 and not difference <= MASK_TOLERANCE:
-        raise CorruptArtifactError(
-            "The sliced checkpoint does not match the mask: their log-probabilities differ by "
-            f"{difference:.3g}",
-            hint="Delete the slice stage's folder in the store and run again",
-            subject="model.safetensors",
-        )
-    return difference
-
-
-def _losses(
-    context: StageContext, models: Models, data: TokenizedSet, what: str
-) -> dict[Variant, HeldOutLoss]:
-    if not len(data):
-        return {}
-    context.progress.begin(what, len(data))
-    others: dict[Variant, Any] = {n: m for n, m in models.running.items() if n != "dense"}
-    dense, measured = held_out_losses(
-        models.running["dense"], others, data, on_rows=context.advance
-    )
-    return {"dense": dense, **measured}
-
-
-def _answers(
-    context: StageContext, models: Models, tokenizer: Any, prompts: list[list[int]]
-) -> dict[Variant, list[Generated]]:
-    """Sample every running variant's answers with the same random numbers."""
-    context.progress.begin("answers", len(models.running) * len(prompts))
-    return {
-        name: generate(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=context.spec.evaluation.max_answer_tokens,
-            temperature=ANSWER_TEMPERATURE,
-            seed=context.spec.seed,
-            on_answer=lambda *_: context.advance(),
-        )
-        for name, model in models.running.items()
-    }
-
-
 def _scored(
     context: StageContext,
-    models: Models,
+    dense: Any,
+    store: PartStore,
     prompt: Prompt,
     end_of_turn: int | None,
     personas: Sequence[str],
     questions: Sequence[Question],
-    answers: Mapping[Variant, Sequence[Generated]],
 ) -> dict[Variant, list[ScoredAnswer]]:
     """Score every variant's answers with the dense model; the target persona comes first."""
     target, *references = personas
+    answers = {
+        name: store.parts.answers[name] for name in ALL_VARIANTS if name in store.parts.answers
+    }
     given = [
         given_answer(question.query, answer, end_of_turn)
         for row in answers.values()
         for question, answer in zip(questions, row, strict=True)
     ]
-    context.progress.begin("answers x personas", len(distinct_answers(given)) * len(personas))
+    known = store.parts.loglikelihoods
+    distinct = len(distinct_answers(given))
+    context.progress.begin("answers x personas", distinct * len(personas))
+    context.progress.advance(distinct * len(known))
     flat = score_answers(
-        models.running["dense"], prompt, target, references, given, on_rows=context.advance
+        dense,
+        prompt,
+        target,
+        references,
+        given,
+        finished=known,
+        on_persona=store.part_done,
+        on_rows=context.advance,
     )
     count = len(questions)
     return {name: flat[index * count : (index + 1) * count] for index, name in enumerate(answers)}
-
-
-def _speeds(context: StageContext, models: Models) -> dict[Variant, Speed]:
-    """Measure dense, masked and served; the other sliced models have the served one's shapes."""
-    dense = models.running["dense"]
-    runnable: dict[Variant, Runnable] = {
-        "dense": Runnable(dense),
-        "masked": Runnable(dense, partial(masked, dense, models.mask.bits)),
-        models.served: Runnable(models.running[models.served]),
-    }
-    context.progress.begin("speed", 1)
-    speeds = measure(runnable, before_each=context.stop.check)
-    context.progress.advance()
-    return speeds

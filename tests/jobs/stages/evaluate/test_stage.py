@@ -1,3 +1,4 @@
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -5,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from persona_jobs.api import PersonaModelSpec
 from persona_jobs.dataset import CurvePoint, Example, ReferencePersona, ScoredQuery, write_jsonl
@@ -23,6 +25,7 @@ from persona_jobs.pipeline.runner import planned_stage
 from persona_jobs.stages.evaluate import stage as evaluate
 from persona_jobs.store import StageArtifacts, StageManifest, open_store
 from support.report import recovery
+from support.stages import StopAfter
 from support.tiny import save_checkpoint, tiny_model, tiny_tokenizer
 
 PERSONA = "You are <script>alert('Mara')</script>, who talks of the sea."
@@ -350,3 +353,79 @@ def test_baseline_gets_the_same_fine_tuning(world: Callable[..., World]):
     assert "baseline: fine-tuning steps: 2" in parts
     assert not any("refitted" in part for part in parts)
     assert "baseline" in made.metrics.variants
+
+
+def results(made: World) -> tuple[str, bytes]:
+    """The metrics without speeds, and the samples."""
+    values = json.loads((made.root / "output/metrics.json").read_text())
+    for variant in values["variants"].values():
+        variant.pop("prefillTokensPerSecond", None)
+        variant.pop("decodeTokensPerSecond", None)
+    return json.dumps(values), (made.root / "output/samples.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("part", "units", "finished"),
+    [
+        ("recovered: answers", 2, set()),
+        ("dense: losses", 3, {"recovered: answers", "dense: answers"}),
+        (
+            "baseline: fine-tuning steps",
+            2,
+            {"recovered: losses", "sliced: losses"},
+        ),
+        ("baseline: answers", 1, {"baseline: fine-tuning steps", "recovered: losses"}),
+        ("answers x personas", 13, {"baseline: fine-tuning steps", "baseline: answers"}),
+    ],
+)
+def test_a_stopped_evaluation_resumes_with_the_parts_that_are_finished(
+    world: Callable[..., World], part: str, units: int, finished: set[str]
+):
+    recovery = {"refit": {"enabled": False}, "fineTune": {"steps": 3, "batchSize": 2}}
+    made = world(recovery=recovery)
+    made.run()
+    whole = results(made)
+    made.artifacts.clear_state("evaluate", planned_stage(made.spec, "evaluate").key)
+    for file in (made.root / "output").iterdir():
+        file.unlink()
+    context = made.context()
+    context.progress = progress = StopAfter(part, units)
+    context.stop = progress.stop
+    with pytest.raises(StageInterruptedError):
+        evaluate.run(context)
+    assert progress.parts[-1] == part
+    assert finished <= set(progress.parts)
+    assert not list((made.root / "output").iterdir())
+    resumed = made.context()
+    resumed.progress = second = StopAfter()
+    evaluate.run(resumed)
+    assert results(made) == whole
+    assert part in second.parts
+    assert not finished & set(second.parts)
+
+
+def test_few_models_are_in_memory_at_once(world: Callable[..., World]):
+    """Beside the dense model there is one pruned copy of the FFNs, nothing else."""
+    made = world()
+    most = 0
+    context = made.context()
+    progress = StopAfter()
+
+    def begin(what: str, total: int) -> None:
+        nonlocal most
+        progress.parts.append(what)
+        gc.collect()
+        storages = {
+            p.untyped_storage().data_ptr(): p.numel()
+            for model in gc.get_objects()
+            if type(model) is LlamaForCausalLM and model is not made.model
+            for p in model.parameters()
+        }
+        most = max(most, sum(storages.values()))
+
+    progress.begin = begin  # type: ignore[method-assign]
+    context.progress = progress
+    evaluate.run(context)
+    dense = parameter_count(made.model)
+    pruned_copy = 3 * 3 * 32 * WIDTH
+    assert dense < most <= dense + pruned_copy

@@ -150,6 +150,7 @@ def test_the_operator_and_the_shared_packages_never_import_torch():
         "persona_jobs.pipeline.runner",
         "persona_jobs.cli",
         "persona_jobs.fetch",
+        "persona_jobs.resolve",
     ],
 )
 def test_importing_it_loads_no_torch(module):

@@ -9,6 +9,9 @@ from ..store import S3Options
 
 _AWS_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+# What a source may have of its own; its endpoint is in the spec.
+_OWN = ("HF_TOKEN", *_AWS_CREDENTIALS, "AWS_REGION", "AWS_S3_ADDRESSING_STYLE")
+_DEFAULT_ENDPOINTS = {"s3": "https://s3.amazonaws.com", "hub": "https://huggingface.co"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,7 @@ def source_access(name: str, endpoint: str | None, environ: Mapping[str, str]) -
         InputError: one half of an AWS key pair is missing.
     """
     prefix = variable_prefix(name)
-    own = {
-        variable.removeprefix(prefix): value
-        for variable, value in environ.items()
-        if variable.startswith(prefix) and value
-    }
+    own = {name: value for name in _OWN if (value := environ.get(f"{prefix}{name}"))}
     elsewhere = endpoint is not None and not _is_usual(endpoint, environ)
     token: str | Literal[False] | None = own.get("HF_TOKEN")
     if token is None and elsewhere:
@@ -78,5 +77,9 @@ def _s3_options(
 
 
 def _is_usual(endpoint: str, environ: Mapping[str, str]) -> bool:
-    usual = (environ.get(name) for name in (*_AWS_ENDPOINTS, "HF_ENDPOINT"))
-    return endpoint.rstrip("/") in {url.rstrip("/") for url in usual if url}
+    s3 = next((environ[name] for name in _AWS_ENDPOINTS if environ.get(name)), None)
+    usual = (
+        s3 or _DEFAULT_ENDPOINTS["s3"],
+        environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINTS["hub"],
+    )
+    return endpoint.rstrip("/") in {url.rstrip("/") for url in usual}

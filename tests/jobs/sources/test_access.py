@@ -71,6 +71,26 @@ def test_credentials_of_its_own_replace_the_usual_ones() -> None:
     assert source_access("instructions", None, environ) == SourceAccess()
 
 
+def test_the_default_servers_are_usual_ones_too() -> None:
+    hub = source_access("baseModel", "https://huggingface.co/", {"HF_TOKEN": "usual"})
+    assert hub.token is None
+    keys = {name: value for name, value in STORE.items() if "ENDPOINT" not in name}
+    aws = source_access("baseModel", "https://s3.amazonaws.com", keys)
+    assert aws.s3 is not None
+    assert aws.s3.access_key == "the-store"
+    elsewhere = source_access("baseModel", "https://s3.amazonaws.com", STORE)
+    assert elsewhere.s3 is not None
+    assert elsewhere.s3.access_key is None
+
+
+def test_the_endpoint_of_the_spec_is_the_only_one_of_its_own() -> None:
+    environ = {**STORE, "BASE_MODEL_AWS_ENDPOINT_URL_S3": "https://elsewhere"}
+    assert source_access("baseModel", None, environ) == SourceAccess()
+    access = source_access("baseModel", "https://here", environ)
+    assert access.s3 is not None
+    assert access.s3.endpoint == "https://here"
+
+
 # Buckets
 
 

@@ -73,7 +73,9 @@ def _s3_options(
     if endpoint is not None:
         usual = {name: value for name, value in usual.items() if name not in _AWS_ENDPOINTS}
         usual["AWS_ENDPOINT_URL_S3"] = endpoint
-    return replace(S3Options.from_environment({**usual, **own}), ambient=not elsewhere)
+    options = S3Options.from_environment({**usual, **own})
+    # AWS_CA_BUNDLE is the store's; the certificate of another server may be a public one.
+    return replace(options, ambient=not elsewhere, trust_usual=elsewhere)
 
 
 def _is_usual(endpoint: str, environ: Mapping[str, str]) -> bool:

@@ -18,6 +18,7 @@ class S3Options:
         path_style: `https://host/bucket/key` rather than `https://bucket.host/key`.
         secure: TLS or not; None follows the endpoint's scheme (TLS where it has none).
         ca_bundle: PEM file of the certificate authorities to trust; None for the usual ones.
+        trust_usual: whether the usual certificate authorities count beside `ca_bundle`.
         connect_timeout: seconds to reach the server.
         read_timeout: seconds to wait for the next byte from the server.
         ambient: whether a pod's or a machine's own credentials count where there is no key pair.
@@ -33,6 +34,7 @@ class S3Options:
     access_key: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
+    trust_usual: bool = False
     ambient: bool = True
     prefix: str = ""
     connect_timeout: float = 5.0

@@ -130,7 +130,7 @@ def make_client(options: S3Options, credentials: Any) -> tuple[str, Minio]:
         "timeout": urllib3.Timeout(connect=options.connect_timeout, read=options.read_timeout),
         "maxsize": 10,
         "cert_reqs": "CERT_REQUIRED",
-        "ca_certs": _ca_bundle(options.ca_bundle),
+        **_authorities(options),
         "retries": _retries(options),
     }
     http = _ProxyPool(proxy, **settings) if proxy else _Pool(**settings)
@@ -163,6 +163,15 @@ def _retries(options: S3Options) -> urllib3.Retry:
         raise_on_status=False,
         redirect=0,
     )
+
+
+def _authorities(options: S3Options) -> dict[str, Any]:
+    """Return the pool's settings for the certificate authorities to trust."""
+    if options.ca_bundle is None or not options.trust_usual:
+        return {"ca_certs": _ca_bundle(options.ca_bundle)}
+    context = ssl.create_default_context(cafile=_ca_bundle(None))
+    context.load_verify_locations(_ca_bundle(options.ca_bundle))
+    return {"ssl_context": context}
 
 
 def _ca_bundle(path: str | None) -> str:

@@ -51,6 +51,7 @@ def test_credentials_go_to_no_server_that_they_are_not_for() -> None:
     assert foreign.s3 is not None
     assert (foreign.s3.endpoint, foreign.s3.access_key) == ("https://elsewhere", None)
     assert foreign.s3.ambient is False
+    assert foreign.s3.trust_usual is True
     usual = source_access("baseModel", "https://mirror/", environ)
     assert usual.token is None
     same = source_access("baseModel", STORE["AWS_ENDPOINT_URL_S3"], environ)

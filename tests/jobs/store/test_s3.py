@@ -289,7 +289,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_tls_works_with_a_private_certificate_authority(certificates: Path, tmp_path: Path) -> None:
+def test_tls_works_with_a_private_certificate_authority(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "root" / BUCKET).mkdir(parents=True)
     server = S3Server(
         tmp_path / "root", cert=certificates / "server.pem", key=certificates / "server.key"
@@ -316,6 +318,16 @@ def test_tls_works_with_a_private_certificate_authority(certificates: Path, tmp_
         with pytest.raises(StoreError, match="certificate") as caught:
             open_store(f"s3://{BUCKET}/tls", server.options(ca_bundle=str(bundle))).stat("x")
         assert caught.value.hint == f"Add its certificate authority to {bundle} (AWS_CA_BUNDLE)"
+
+        # A source on another server than the store's: its authority is one of the usual ones.
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
+        with pytest.raises(StoreError, match="certificate"):
+            open_store(f"s3://{BUCKET}/tls", server.options(ca_bundle=str(bundle))).stat("x")
+        both = server.options(ca_bundle=str(bundle), trust_usual=True)
+        assert open_store(f"s3://{BUCKET}/tls", both).stat("small") is not None
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(StoreError, match="certificate"):
+            open_store(f"s3://{BUCKET}/tls", both).stat("small")
 
         # No bundle helps where the certificate is that of another host name.
         wrong_host = server.options(

@@ -106,6 +106,25 @@ def chat(
 
 
 @app.command()
+def serve(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|DIR", help="File with the PersonaModel, or a checkpoint directory."
+        ),
+    ],
+    store: StoreUrl = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
+    ] = 8000,
+) -> None:
+    """Serve the finished persona over the OpenAI API, to this machine only, until Ctrl-C."""
+    from .serve import serve_persona
+
+    serve_persona(file, store, port=port)
+
+
+@app.command()
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files to check.")],
 ) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import InputError, PersonaError
@@ -21,12 +21,13 @@ class ServerStartError(PersonaError):
     """The server ended before it accepted a request. Exit code 1."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
         prog="python -m persona_jobs.serve",
         description="Serve a checkpoint over the OpenAI chat completions API.",
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="directory of the checkpoint")
     add(
         "--served-model-name",
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shutdown-timeout", type=_seconds, default=20.0, metavar="SECONDS",
         help="time for running requests to finish after that (default: 20)",
     )  # fmt: skip
-    return parser
+    return made
 
 
 def _positive(text: str) -> int:
@@ -127,8 +128,12 @@ def fingerprint(directory: Path, dtype: str, device: str) -> str:
     return f"fp_{digest.hexdigest()[:12]}"
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, on_ready: Callable[[int], None] = lambda _port: None) -> None:
     """Serve until a signal arrives.
+
+    Args:
+        options: the arguments, from `parser`.
+        on_ready: called with the port when the server accepts requests.
 
     Raises:
         PersonaError: the model can't be loaded, or the address can't be used.
@@ -166,6 +171,7 @@ def run(options: argparse.Namespace) -> None:
             default_max_tokens=options.default_max_tokens,
         ),
         on_failure=lambda: server.stop(),  # noqa: PLW0108 - defined below
+        on_ready=lambda: on_ready(listener.getsockname()[1]),
     )
     server = Server(
         create_app(service), service, delay=options.shutdown_delay, bound=options.shutdown_timeout
@@ -182,7 +188,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see `persona_jobs.errors`)."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     configure_logging()
     return run_process(ProcessReport("serve"), lambda _report: run(options))
 

@@ -66,6 +66,7 @@ class Service:
         load: loads the model; called in the model's own thread.
         options: the settings of the server.
         on_failure: called if the model can't be loaded.
+        on_ready: called when the server accepts requests.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Service:
         load: Callable[[], Engine],
         options: ServiceOptions,
         on_failure: Callable[[], None] = lambda: None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.options = options
         self.metrics = Metrics(options.model)
@@ -83,6 +85,7 @@ class Service:
         self._created = int(time.time())
         self._load = load
         self._on_failure = on_failure
+        self._on_ready = on_ready
         self._chat: ChatEndpoint | None = None
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
@@ -122,6 +125,7 @@ class Service:
             options.model,
             engine.max_context_tokens,
         )
+        self._on_ready()
 
     def stop_soon(self) -> None:
         """Report that the server is not ready, and continue to answer requests."""

@@ -3,7 +3,7 @@ import openai
 import pytest
 
 from persona_jobs.errors import InputError
-from persona_jobs.serve.__main__ import _parser
+from persona_jobs.serve.__main__ import parser
 from persona_jobs.serve.access import read_keys
 from persona_jobs.serve.app import ServiceOptions
 from persona_jobs.serve.server import listen
@@ -112,9 +112,9 @@ async def test_no_other_page_may_use_the_api_by_default(engine):
 
 def test_only_this_machine_reaches_the_server_by_default(monkeypatch):
     monkeypatch.delenv("PERSONA_SERVE_HOST", raising=False)
-    assert _parser().parse_args(["--model", "m"]).host == "127.0.0.1"
+    assert parser().parse_args(["--model", "m"]).host == "127.0.0.1"
     monkeypatch.setenv("PERSONA_SERVE_HOST", "*")
-    assert _parser().parse_args(["--model", "m"]).host == "*"
+    assert parser().parse_args(["--model", "m"]).host == "*"
     for host, addresses in (("127.0.0.1", {"127.0.0.1"}), ("*", {"::", "0.0.0.0"})):
         with listen(host, 0) as listener:
             assert listener.getsockname()[0] in addresses

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--kept", type=int, default=4096, help="of 8,192 channels in each layer")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--decode", type=int, default=32, help="tokens that are decoded")
     add_output(parser)
     options = parser.parse_args()
     dense = make_model(options.layers)
@@ -59,6 +60,7 @@ def main() -> None:
     # On a shared machine, wall time would measure the other processes too.
     speed._now = lambda _: time.process_time()
     speed.MIN_ROUNDS = speed.MAX_ROUNDS = options.rounds
+    speed.DECODE_TOKENS = options.decode
     models = {"dense": speed.Runnable(dense), "sliced": speed.Runnable(sliced)}
     measured = speed.measure(models, before_each=lambda: None)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptArtifactError, InputError, OutOfMemoryError, is_out_of_memory
+from ..models.chat import end_of_turn
 from ..store.files import locked_file, sha256_file, store_error
 from . import gguf_contents
 from .checkpoint import check_checkpoint
 
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 """Part of the cache key, to be raised when the conversion's result changes."""
 
 ORIGINAL_SIZE = "original_size.json"
@@ -176,7 +177,8 @@ def _convert(path: Path, readers: list[Any], result: Path, workspace: Path) -> N
     scaling = gguf_contents.rope_scaling(
         path, values, model.config, None if rope is None else rope.data.flatten()
     )
-    model.config.rope_parameters = {**model.config.rope_parameters, **scaling}
+    gguf_contents.global_rope(model.config).update(scaling)
+    _add_end_of_turn(model, tokenizer)
     model.config.name_or_path = ""
     model.save_pretrained(result, safe_serialization=True)
     tokenizer.save_pretrained(result)
@@ -184,6 +186,17 @@ def _convert(path: Path, readers: list[Any], result: Path, workspace: Path) -> N
         file.chmod(0o644)  # a shared cache is read by others, but weights are written private
     del model
     gc.collect()
+
+
+def _add_end_of_turn(model: Any, tokenizer: Any) -> None:
+    """Make the token that ends an answer end the generation: a GGUF file names only one end."""
+    if not tokenizer.chat_template:
+        return
+    ends = model.generation_config.eos_token_id
+    known = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
+    end = end_of_turn(tokenizer)
+    if end is not None and end not in known:
+        model.generation_config.eos_token_id = [*known, end]
 
 
 def _load(path: Path, source: Path) -> tuple[Any, Any]:
@@ -211,7 +224,7 @@ def _load(path: Path, source: Path) -> tuple[Any, Any]:
             ) from None
         raise InputError(
             f"{path} can't be converted: {reason[:300]}",
-            hint="Use a GGUF file of the architecture Llama, Qwen2 or Qwen3",
+            hint=gguf_contents.USE_ANOTHER,
             subject=str(path),
         ) from None
     lost = [str(name) for key in ("missing_keys", "mismatched_keys") for name in info.get(key, ())]

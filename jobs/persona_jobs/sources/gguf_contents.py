@@ -7,14 +7,20 @@ from typing import Any
 
 from ..errors import CorruptArtifactError, InputError
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""Values of `general.architecture` that can be converted; transformers has the same names."""
+ARCHITECTURES = {"gemma3": "gemma3_text", "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""Values of `general.architecture` that can be converted, with transformers' names for them.
+
+Mistral's files have the architecture llama. transformers loses values of Gemma 2's and Phi-3's.
+"""
+
+USE_ANOTHER = f"Use a GGUF file of the architecture {', '.join(ARCHITECTURES)}, or safetensors"
+"""Hint for files that can't be converted."""
 
 ROPE_TENSOR = "rope_freqs.weight"
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
-# Metadata that transformers takes for all three architectures; each value is one number.
+# Metadata that transformers takes for all architectures; each value is one number.
 _TAKEN = {
     "context_length",
     "block_count",
@@ -37,6 +43,12 @@ _ROPE = {
     "rope.scaling.yarn_beta_slow",
 }
 _WITHOUT_EFFECT = {"rope.scaling.finetuned", "tensor_data_layout"}
+# Gemma 3's attention scores are scaled by 1 / sqrt(256): transformers takes no other head size.
+_GEMMA3 = {
+    "attention.key_length": (256,),
+    "attention.sliding_window_pattern": (6,),
+    "rope.freq_base_swa": (10000,),
+}
 # Values with which metadata that can't be carried over has no effect.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
@@ -140,12 +152,17 @@ def check_metadata(path: Path, values: dict[str, Any]) -> None:
     if architecture not in ARCHITECTURES:
         raise InputError(
             f"{path} can't be converted: its architecture is {str(architecture)[:50]!r}",
-            hint="Use a GGUF file of the architecture Llama, Qwen2 or Qwen3",
+            hint=USE_ANOTHER,
             subject=str(path),
         )
     prefix = f"{architecture}."
     for name, value in values.items():
         key = name.removeprefix(prefix)
+        if architecture == "gemma3":
+            if key == "attention.sliding_window" or value in _GEMMA3.get(key, ()):
+                continue
+            if key in _GEMMA3:
+                raise _refused(path, name, value)
         if key == name or key in _ROPE or key in _HEAD_SIZES or key in _WITHOUT_EFFECT:
             continue
         if key in _TAKEN and not isinstance(value, list):
@@ -188,11 +205,18 @@ def rope_scaling(path: Path, values: dict[str, Any], config: Any, tensor: Any) -
     raise _refused(path, f"{prefix}scaling.type", kind)
 
 
+def global_rope(config: Any) -> dict[str, Any]:
+    """Return the RoPE parameters of the layers that see all tokens, to be changed in place."""
+    parameters: dict[str, Any] = config.rope_parameters
+    nested: dict[str, Any] = parameters.get("full_attention", parameters)
+    return nested
+
+
 def _llama3(path: Path, config: Any, tensor: Any, scaled: bool) -> dict[str, Any]:
     """Return the parameters of Llama 3's scaling, which GGUF stores as divisors of frequencies."""
     import numpy
 
-    base = float(config.rope_parameters["rope_theta"])
+    base = float(global_rope(config)["rope_theta"])
     pairs = numpy.arange(len(tensor), dtype=numpy.float64)
     wavelengths = 2 * math.pi * base ** (pairs / len(tensor))
     factor, low, high, original = float(round(float(max(tensor)), 3)), 1.0, 4.0, 8192
@@ -238,8 +262,15 @@ def check_result(path: Path, values: dict[str, Any], tensors: set[str], model: A
     for key in _HEAD_SIZES:
         if values.get(f"{architecture}.{key}", head_size) != head_size:
             raise _refused(path, f"{architecture}.{key}", values[f"{architecture}.{key}"])
+    if config.model_type != ARCHITECTURES[architecture]:
+        raise InputError(
+            f"{path} can't be converted: transformers reads its architecture {architecture} as a "
+            f"model of type {config.model_type}",
+            hint="Use the model's safetensors checkpoint",
+            subject=str(path),
+        )
     base = float(values.get(f"{architecture}.rope.freq_base", 10000))
-    if config.model_type != architecture or config.rope_parameters["rope_theta"] != base:
+    if global_rope(config)["rope_theta"] != base:
         raise _refused(path, f"{architecture}.rope.freq_base", base)
     known = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(known, config.num_hidden_layers)

@@ -185,7 +185,7 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     save_gguf(path, architecture="nonsense")
     with pytest.raises(InputError, match=r"other\.gguf can't be converted") as caught:
         resolve(path, tmp_path)
-    assert "Llama" in caught.value.hint
+    assert "gemma3, llama, qwen2, qwen3" in caught.value.hint
 
 
 def test_the_dense_size_is_the_size_of_the_gguf_file(tiny_gguf: Path, tmp_path: Path) -> None:

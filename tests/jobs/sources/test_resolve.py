@@ -273,3 +273,25 @@ def test_a_checkpoint_in_a_bucket_and_on_the_disk_have_one_checksum(
     bucket.write_bytes("config.json", b"{}")
     with pytest.raises(InputError, match="has changed"):
         check(tmp_path, {"uri": bucket.url, "revision": digest})
+
+
+def test_a_file_of_a_package_is_stamped_with_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "weights_of_a_test"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    model = package / "tiny.gguf"
+    model.write_bytes(b"one")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    source = {"uri": "pkg://weights_of_a_test/tiny.gguf"}
+    pinned = resolved(tmp_path / "cache", baseModel=source)["baseModel"]
+    assert pinned["revision"] == f"sha256:{hashlib.sha256(b'one').hexdigest()}"
+    check(tmp_path / "cache", pinned)
+    model.write_bytes(b"two")
+    with pytest.raises(InputError, match=r"pkg://weights_of_a_test/tiny\.gguf has changed"):
+        check(tmp_path / "cache", pinned)
+    gone = {"uri": "pkg://no_package_of_a_test/tiny.gguf"}
+    with pytest.raises(InputError, match="no_package_of_a_test is not installed") as error:
+        resolved(tmp_path / "cache", baseModel=gone)
+    assert error.value.subject == "spec.baseModel"

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from ..api import PersonaModelSpec
 from ..dataset import Instruction
-from ..estimates.stages import Estimator, Machine, StageEstimate
+from ..estimates.machine import Machine, StageEstimate
+from ..estimates.stages import Estimator
 from ..estimates.workload import workload
 from ..models.kept_channels import kept_channels
 from ..sources import instructions

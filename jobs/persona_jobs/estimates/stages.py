@@ -6,9 +6,9 @@ as good as the speed that is assumed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..api import PersonaModelSpec
+from .machine import Machine, StageEstimate
 from .shape import ModelShape
 from .workload import BYTES_PER_TOKEN, REFERENCE_PERSONA_BYTES, TASK_TOKENS, Workload
 
@@ -21,6 +21,8 @@ BATCH_TOKENS = 2048
 HEAD_POSITIONS = 512
 CHUNK_QUERIES = 128
 ANSWERS_AT_ONCE = 16
+MAX_TRAIN_EXAMPLES = 2048
+MAX_VALIDATION_EXAMPLES = 512
 MAX_TEST_EXAMPLES = 1000
 # Bytes of a JSON line beside its texts: a query, a scored query, an example, any other.
 QUERY_LINE_BYTES = 28
@@ -35,42 +37,6 @@ ENDPOINT_LATENCY = 1.0
 # Fixed parts of results: tokenizer and configuration, report.
 TOKENIZER_BYTES = 4 * MIB
 REPORT_BYTES = 300_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The machine that the time is estimated for.
-
-    Attributes:
-        flops: multiplications and additions per second that a forward pass reaches.
-        memory_bandwidth: bytes per second of the memory in which the model lies.
-        gpu: whether the model lies in a GPU's memory.
-        disk_bandwidth: bytes per second of disk and store.
-    """
-
-    flops: float
-    memory_bandwidth: float
-    gpu: bool
-    disk_bandwidth: float = 200e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageEstimate:
-    """What one stage takes.
-
-    Attributes:
-        seconds: its time.
-        memory_bytes: its peak memory, an upper bound.
-        store_bytes: size of its result.
-        scratch_bytes: further disk space while it runs, resume states included.
-        teacher_tokens: tokens that a teacher behind an endpoint reads and writes.
-    """
-
-    seconds: float
-    memory_bytes: int
-    store_bytes: int
-    scratch_bytes: int = 0
-    teacher_tokens: int = 0
 
 
 class Estimator:
@@ -300,10 +266,11 @@ class Estimator:
                 store_bytes=store,
                 scratch_bytes=scratch,
             )
-        rows = min(work.train, learning.steps * learning.batch_size) + work.validation
+        held_out = min(work.validation, MAX_VALIDATION_EXAMPLES)
+        rows = self._train_rows(learning.steps * learning.batch_size) + held_out
         operations += self._forward(rows * self._conversation)
         operations += self._training(learning.steps, min(work.train, learning.batch_size))
-        operations += self._held_out(learning.steps, learning.evaluate_every, work.validation)
+        operations += self._held_out(learning.steps, learning.evaluate_every, held_out)
         graph = self._graph(min(learning.micro_batch_size, work.train))
         state = (20 + 16 * with_scales) * scores
         return StageEstimate(
@@ -320,7 +287,8 @@ class Estimator:
         memory = self._loaded + self._batch(work.persona_tokens)
         initial = learning.initialization if learning is not None else pruning.method
         if initial != "OptimalBrainSurgeon":
-            return self._forward(work.train * self._conversation), memory, 0
+            read = learning.steps * learning.batch_size if learning is not None else 0
+            return self._forward(self._train_rows(read) * self._conversation), memory, 0
         tokens = self._closed_form_tokens
         choice = 8 * 4 * size**3  # float64 has a fraction of the speed
         gram = 2 * tokens * size * (size + shape.hidden_size)
@@ -330,12 +298,27 @@ class Estimator:
         # Streams before and after a layer, and the resume state on its way to the store.
         return operations, memory, int(6 * tokens * shape.hidden_size * 4)
 
+    def _train_rows(self, read: int) -> int:
+        """Return how many of the persona's examples are used where gradient steps read some."""
+        return min(self._work.train, max(MAX_TRAIN_EXAMPLES, read))
+
+    @property
+    def _fine_tune_rows(self) -> int:
+        tuning = self._spec.recovery.fine_tune
+        return tuning.steps * tuning.batch_size if tuning.enabled else 0
+
+    @property
+    def _generic_rows(self) -> int:
+        """General examples that are used."""
+        limit = max(MAX_TRAIN_EXAMPLES, self._fine_tune_rows)
+        return min(round(0.7 * self._work.generic), limit)
+
     @property
     def _closed_form_tokens(self) -> float:
         """Tokens that the closed-form methods read: the persona's answers and general ones."""
         work = self._work
-        generic = 0.7 * work.generic * (work.query_tokens + work.neutral_tokens)
-        return work.train * self._conversation + generic
+        generic = self._generic_rows * (work.query_tokens + work.neutral_tokens)
+        return self._train_rows(self._fine_tune_rows) * self._conversation + generic
 
     def _recovery(self) -> tuple[float, int, int]:
         """Return operations, memory beside the dense model, and scratch of a recovery."""
@@ -350,9 +333,9 @@ class Estimator:
             memory += block + gram
             scratch += int(2 * tokens * shape.hidden_size * 4)
         if tuning.enabled:
-            generic = round(0.1 * work.generic)
-            held_out = work.validation + generic
-            rows = work.train + round(0.7 * work.generic) + held_out
+            generic = min(round(0.1 * work.generic), MAX_VALIDATION_EXAMPLES)
+            held_out = min(work.validation, MAX_VALIDATION_EXAMPLES) + generic
+            rows = self._train_rows(self._fine_tune_rows) + self._generic_rows + held_out
             operations += self._forward(rows * self._conversation)
             operations += self._training(tuning.steps, tuning.batch_size)
             operations += self._held_out(tuning.steps, tuning.evaluate_every, held_out)
@@ -399,7 +382,7 @@ class Estimator:
             variants += 1
             operations, memory, scratch = self._recovery()
             scratch += self._down * self._bytes
-            operations += self._forward(work.train * self._conversation)
+            operations += self._forward(self._train_rows(self._fine_tune_rows) * self._conversation)
         held_out = min(work.test, MAX_TEST_EXAMPLES) + evaluation.generic_samples
         questions = evaluation.max_queries
         if not evaluation.question_files:

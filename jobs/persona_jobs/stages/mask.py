@@ -23,7 +23,12 @@ from ..models.families import ffn_layers
 from ..models.kept_channels import KeptChannels, kept_channels
 from ..models.topk import top_k_mask
 from ..pipeline.context import StageContext, StageOutcome
-from ..training.distillation import DistillationDataset
+from ..training.distillation import (
+    MAX_TRAIN_EXAMPLES,
+    MAX_VALIDATION_EXAMPLES,
+    DistillationDataset,
+    train_limit,
+)
 from ..training.passes import with_dense_hidden_states
 from ..training.tokens import TokenizedSet, tokenize
 from ..training.trainer import TrainingConfig
@@ -40,8 +45,8 @@ def run(context: StageContext) -> StageOutcome:
     started = time.monotonic()
     model, tokenizer, compute = load_base(context)
     data = DistillationDataset(
-        train=_tokenized(context, tokenizer, "train.jsonl"),
-        validation=_tokenized(context, tokenizer, "validation.jsonl"),
+        train=_tokenized(context, tokenizer, "train.jsonl", _train_limit(learning)),
+        validation=_tokenized(context, tokenizer, "validation.jsonl", MAX_VALIDATION_EXAMPLES),
     )
     kept = _kept_channels(context, model)
     mask_run = MaskRun(
@@ -126,8 +131,15 @@ def _training_config(learning: StraightThrough | None, seed: int) -> TrainingCon
     )
 
 
-def _tokenized(context: StageContext, tokenizer: Any, name: str) -> TokenizedSet:
-    examples = read_jsonl(context.input_file("rewrite", name), Example)
+def _train_limit(learning: StraightThrough | None) -> int:
+    if learning is None:
+        return MAX_TRAIN_EXAMPLES
+    return train_limit(learning.steps, learning.batch_size)
+
+
+def _tokenized(context: StageContext, tokenizer: Any, name: str, limit: int) -> TokenizedSet:
+    """Return the first examples of a split, whose order is random already."""
+    examples = read_jsonl(context.input_file("rewrite", name), Example)[:limit]
     data = tokenize(tokenizer, examples, max_tokens=context.spec.dataset.max_tokens)
     if not len(data):
         raise InputError(

@@ -5,14 +5,19 @@ from typing import Any
 
 from ..api import PersonaModelSpec
 from ..api.training import Reconstruct
-from ..dataset import Example, ScoredQuery, generic_split, read_jsonl
+from ..dataset import Example, ScoredQuery, Split, generic_split, read_jsonl
 from ..models.special_tokens import special_tokens
 from ..pipeline.context import StageContext
 from ..recovery.data import RecoveryData
 from ..recovery.fine_tune import FineTuneConfig
 from ..recovery.recover import RecoveryConfig, RefitConfig
 from ..recovery.refit import RIDGES
-from ..training.distillation import DistillationDataset
+from ..training.distillation import (
+    MAX_TRAIN_EXAMPLES,
+    MAX_VALIDATION_EXAMPLES,
+    DistillationDataset,
+    train_limit,
+)
 from ..training.tokens import TokenizedSet, tokenize
 from ..training.trainer import TrainingConfig
 from .common import file_questions
@@ -58,13 +63,21 @@ def _block_training(settings: Reconstruct, seed: int) -> TrainingConfig:
 
 
 def recovery_data(context: StageContext, tokenizer: Any) -> RecoveryData:
-    """Return the rewrite stage's examples, and general ones from the queries that were not kept."""
+    """Return the rewrite stage's examples, and general ones from the queries that were not kept.
+
+    Of each kind, only as many as a recovery has use for: the first ones, in an order that is random
+    already.
+    """
+    tuning = context.spec.recovery.fine_tune
+    train = train_limit(tuning.steps, tuning.batch_size) if tuning.enabled else MAX_TRAIN_EXAMPLES
+    limits: dict[Split, int] = {"train": train, "validation": MAX_VALIDATION_EXAMPLES}
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     generic = generic_split(scored, file_questions(context))
     special = special_tokens(tokenizer)
 
-    def persona(name: str) -> TokenizedSet:
-        return tokenized(read_jsonl(context.input_file("rewrite", name), Example))
+    def persona(name: Split) -> TokenizedSet:
+        path = context.input_file("rewrite", f"{name}.jsonl")
+        return tokenized(read_jsonl(path, Example)[: limits[name]])
 
     def tokenized(examples: Sequence[Example]) -> TokenizedSet:
         return tokenize(tokenizer, examples, max_tokens=context.spec.dataset.max_tokens)
@@ -78,9 +91,10 @@ def recovery_data(context: StageContext, tokenizer: Any) -> RecoveryData:
         ]
 
     return RecoveryData(
-        persona=DistillationDataset(persona("train.jsonl"), persona("validation.jsonl")),
+        persona=DistillationDataset(persona("train"), persona("validation")),
         generic=DistillationDataset(
-            tokenized(plain(generic["train"])), tokenized(plain(generic["validation"]))
+            tokenized(plain(generic["train"])[: limits["train"]]),
+            tokenized(plain(generic["validation"])[: limits["validation"]]),
         ),
         generic_percent=context.spec.recovery.generic_percent,
     )

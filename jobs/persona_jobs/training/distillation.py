@@ -7,6 +7,16 @@ from typing import Any
 from .passes import with_dense_hidden_states
 from .tokens import TokenizedSet
 
+# What is learned in closed form or measured along the way gains nothing from more examples, but its
+# time, memory and scratch space grow with them. Gradient steps may read more.
+MAX_TRAIN_EXAMPLES = 2048
+MAX_VALIDATION_EXAMPLES = 512
+
+
+def train_limit(steps: int, batch_size: int) -> int:
+    """Return how many examples are of use to a training of so many steps."""
+    return max(MAX_TRAIN_EXAMPLES, steps * batch_size)
+
 
 @dataclass(frozen=True)
 class DistillationDataset:

@@ -6,8 +6,9 @@ import pytest
 
 from persona_jobs.api import STAGE_NAMES, parse_resource
 from persona_jobs.cli.plan import GPU_BANDWIDTH, GPU_FLOPS, duration, size
+from persona_jobs.estimates.machine import Machine
 from persona_jobs.estimates.shape import from_config
-from persona_jobs.estimates.stages import Estimator, Machine
+from persona_jobs.estimates.stages import Estimator
 from persona_jobs.estimates.workload import workload
 
 from .test_shape import LLAMA_3B, LLAMA_8B

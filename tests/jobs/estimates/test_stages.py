@@ -10,13 +10,15 @@ import pytest
 from persona_jobs.api import STAGE_NAMES
 from persona_jobs.api.training import Pruning
 from persona_jobs.estimates import stages as formulas
+from persona_jobs.estimates.machine import Machine
 from persona_jobs.estimates.shape import from_config
-from persona_jobs.estimates.stages import Estimator, Machine
+from persona_jobs.estimates.stages import Estimator
 from persona_jobs.estimates.workload import workload
 from persona_jobs.models.batching import MAX_BATCH_TOKENS
 from persona_jobs.scoring.last_token import CHUNK_QUERIES
 from persona_jobs.sources import instructions
 from persona_jobs.stages.evaluate.stage import MAX_HELD_OUT_EXAMPLES
+from persona_jobs.training import distillation
 from persona_jobs.training.losses import CHUNK_POSITIONS
 from support.endpoint import Reply, completion, running_endpoint, user_text
 from support.local_pipeline import environment, manifest, write_instructions
@@ -81,6 +83,8 @@ def test_the_formulas_use_the_constants_of_the_code():
     assert formulas.BATCH_TOKENS == MAX_BATCH_TOKENS
     assert formulas.HEAD_POSITIONS == CHUNK_POSITIONS
     assert formulas.CHUNK_QUERIES == CHUNK_QUERIES
+    assert formulas.MAX_TRAIN_EXAMPLES == distillation.MAX_TRAIN_EXAMPLES
+    assert formulas.MAX_VALIDATION_EXAMPLES == distillation.MAX_VALIDATION_EXAMPLES
     assert formulas.MAX_TEST_EXAMPLES == MAX_HELD_OUT_EXAMPLES
 
 

@@ -23,7 +23,9 @@ from persona_jobs.pipeline.graph import plan
 from persona_jobs.pipeline.results import EvaluationMetrics
 from persona_jobs.pipeline.runner import planned_stage
 from persona_jobs.stages.evaluate import stage as evaluate
+from persona_jobs.stages.recovery_settings import recovery_data
 from persona_jobs.store import StageArtifacts, StageManifest, open_store
+from persona_jobs.training import distillation
 from support.report import recovery
 from support.stages import StopAfter
 from support.tiny import save_checkpoint, tiny_model, tiny_tokenizer
@@ -429,3 +431,16 @@ def test_few_models_are_in_memory_at_once(world: Callable[..., World]):
     dense = parameter_count(made.model)
     pruned_copy = 3 * 3 * 32 * WIDTH
     assert dense < most <= dense + pruned_copy
+
+
+def test_recovery_reads_no_more_examples_than_it_uses(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+):
+    made = world(recovery={"fineTune": {"steps": 3, "batchSize": 2}})
+    context = made.context()
+    everything = recovery_data(context, made.tokenizer)
+    assert (len(everything.persona.train), len(everything.generic.train)) == (8, 9)
+    monkeypatch.setattr(distillation, "MAX_TRAIN_EXAMPLES", 4)
+    used = recovery_data(context, made.tokenizer)
+    assert len(used.persona.train) == len(used.generic.train) == 6, "three steps read six"
+    assert used.persona.train.labels == everything.persona.train.labels[:6]

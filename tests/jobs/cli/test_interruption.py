@@ -131,6 +131,48 @@ def stage_process(folder, stage, store, **variables):
     )
 
 
+COMPARED = {
+    "reference": ("reference.safetensors", "queries.jsonl"),
+    "score": ("queries.jsonl", "block_scores.safetensors"),
+    "rewrite": ("train.jsonl", "validation.jsonl", "test.jsonl"),
+    "mask": ("scores.safetensors", "curve.jsonl"),
+    "recover": ("recovered.safetensors",),
+    "slice": ("model.safetensors",),
+    "evaluate": ("samples.jsonl",),
+}
+
+
+def result(folder, store, stage):
+    (key,) = (folder / store / "stages" / stage).iterdir()
+    return {name: (key / name).read_bytes() for name in COMPARED[stage]}
+
+
+def test_every_stage_ends_within_ten_seconds_of_sigterm_and_is_completed_later(folder, whole):
+    """The tiny model's short stages may be done before the signal; the others are stopped."""
+    variables = {
+        **environment(folder),
+        "PERSONA_MANIFEST": str(folder / "persona.yaml"),
+        "PERSONA_STORE": f"file://{folder}/signals",
+        "PERSONA_SCRATCH": str(folder),
+    }
+    for stage in COMPARED:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "persona_jobs", stage],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=variables,
+        )
+        wait_for(process, f"{stage}: ")
+        process.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        process.communicate(timeout=30)
+        assert time.monotonic() - sent < 10, stage
+        assert process.returncode in ((143,) if stage in ("mask", "evaluate") else (0, 143)), stage
+        done = stage_process(folder, stage, "signals")
+        assert done.returncode == 0, done.stderr
+        assert result(folder, "signals", stage) == result(folder, "whole", stage), stage
+
+
 def message(folder):
     return json.loads((folder / "message").read_text())
 

@@ -97,6 +97,11 @@ class Estimator:
         return self._kept_ffn // 3
 
     @property
+    def _recovered(self) -> int:
+        """Weights that the recovery replaces: with a reconstruction those of the whole FFNs."""
+        return self._kept_ffn if self._spec.recovery.reconstruct.enabled else self._down
+
+    @property
     def _conversation(self) -> float:
         """Tokens of a persona's example after the shared prompt."""
         return self._work.query_tokens + self._answer
@@ -332,6 +337,13 @@ class Estimator:
             gram = 8 * self._width * (5 * self._width + 3 * shape.hidden_size)
             memory += block + gram
             scratch += int(2 * tokens * shape.hidden_size * 4)
+        rebuilding = recovery.reconstruct
+        if rebuilding.enabled:
+            # float32 weights of all blocks, and one block with gradients and moments.
+            memory += 4 * self._kept_ffn + 20 * self._kept_ffn // shape.layers
+            steps = rebuilding.steps * rebuilding.batch_tokens
+            operations += 3 * self._forward(tokens) + 6 * self._kept_ffn * steps
+            scratch = max(scratch, int(2 * tokens * shape.hidden_size * 4))
         if tuning.enabled:
             generic = min(round(0.1 * work.generic), MAX_VALIDATION_EXAMPLES)
             held_out = min(work.validation, MAX_VALIDATION_EXAMPLES) + generic
@@ -353,7 +365,7 @@ class Estimator:
 
     def _recover(self) -> StageEstimate:
         operations, memory, scratch = self._recovery()
-        store = self._down * self._shape.stored_bytes + HEADER_BYTES
+        store = self._recovered * self._shape.stored_bytes + HEADER_BYTES
         return StageEstimate(
             seconds=self._seconds(operations, store + 2 * scratch),
             memory_bytes=self._loaded + self._batch(self._work.persona_tokens) + memory,
@@ -366,7 +378,7 @@ class Estimator:
         removed = shape.ffn_parameters - self._kept_ffn
         store = (shape.parameters - removed) * shape.stored_bytes
         largest = shape.vocabulary * shape.hidden_size * shape.stored_bytes
-        recovered = self._down * shape.stored_bytes
+        recovered = self._recovered * shape.stored_bytes
         return StageEstimate(
             seconds=self._seconds(0, store),
             memory_bytes=PROCESS_BYTES + 300 * MIB + 2 * largest + recovered,
@@ -381,7 +393,7 @@ class Estimator:
         if evaluation.baseline:
             variants += 1
             operations, memory, scratch = self._recovery()
-            scratch += self._down * self._bytes
+            scratch += self._recovered * self._bytes
             operations += self._forward(self._train_rows(self._fine_tune_rows) * self._conversation)
         held_out = min(work.test, MAX_TEST_EXAMPLES) + evaluation.generic_samples
         questions = evaluation.max_queries

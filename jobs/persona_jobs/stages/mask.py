@@ -35,7 +35,7 @@ from ..training.trainer import TrainingConfig
 from .common import environment, load_base
 from .control import StageControl
 from .mask_run import MaskRun, TrainingControl
-from .recovery_settings import recovery_data
+from .recovery_settings import closed_form_data
 
 
 def run(context: StageContext) -> StageOutcome:
@@ -192,7 +192,7 @@ def _initial_scores(
     if surgeon is not None:
         context.progress.begin("ranked layers", len(surgeon.importance))
         context.progress.advance(surgeon.layers_done)
-        sets = recovery_data(context, tokenizer).train_sets()
+        sets = closed_form_data(context, tokenizer).train_sets()
         return scores_from_rank(surgeon.run(sets, scratch=context.scratch, control=control))
     if learning is not None and learning.initialization == "Random":
         layers = ffn_layers(model)

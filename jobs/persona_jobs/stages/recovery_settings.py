@@ -70,6 +70,15 @@ def recovery_data(context: StageContext, tokenizer: Any) -> RecoveryData:
     """
     tuning = context.spec.recovery.fine_tune
     train = train_limit(tuning.steps, tuning.batch_size) if tuning.enabled else MAX_TRAIN_EXAMPLES
+    return _data(context, tokenizer, train)
+
+
+def closed_form_data(context: StageContext, tokenizer: Any) -> RecoveryData:
+    """Return what the choice of channels reads: the same examples, whatever the fine-tuning."""
+    return _data(context, tokenizer, MAX_TRAIN_EXAMPLES)
+
+
+def _data(context: StageContext, tokenizer: Any, train: int) -> RecoveryData:
     limits: dict[Split, int] = {"train": train, "validation": MAX_VALIDATION_EXAMPLES}
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     generic = generic_split(scored, file_questions(context))

@@ -21,7 +21,7 @@ from persona_jobs.models.topk import top_k_mask
 from persona_jobs.pipeline.context import SilentProgress, StageContext, StopFlag
 from persona_jobs.pipeline.graph import plan
 from persona_jobs.recovery.streams import WeightedSet
-from persona_jobs.stages import mask
+from persona_jobs.stages import mask, recovery_settings
 from persona_jobs.store import StageArtifacts, StageManifest, open_store
 from persona_jobs.training.tokens import tokenize
 from support.tiny import tiny_checkpoint
@@ -186,3 +186,18 @@ def test_learned_factors_are_stored_and_folded_in(start, base):
         expected = model(ids).logits
     sliced = sliced_copy(model, saved.bits, scales=saved.scales)
     assert torch.allclose(sliced(ids).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_fine_tunings_length_does_not_change_the_surgeons_data(start, monkeypatch):
+    """It is no part of the mask's key."""
+    monkeypatch.setattr(recovery_settings, "MAX_TRAIN_EXAMPLES", 4)
+    made = []
+    for number, enabled in enumerate((True, False)):
+        context = start(f"tuning-{number}", SURGEON)
+        recovery = context.spec.recovery
+        tuning = recovery.fine_tune.model_copy(update={"enabled": enabled, "steps": 500})
+        changed = recovery.model_copy(update={"fine_tune": tuning})
+        context.spec = context.spec.model_copy(update={"recovery": changed})
+        mask.run(context)
+        made.append(contents(context))
+    assert made[0] == made[1]

@@ -36,7 +36,7 @@ def manifest(directory: Path, teacher_url: str, **sections: Any) -> dict[str, An
         "pruning": {"straightThrough": {"steps": 4, "batchSize": 8, "evaluateEvery": 2}},
         "recovery": {
             "reconstruct": {"steps": 4, "batchTokens": 64},
-            "fineTune": {"steps": 2, "batchSize": 4, "evaluateEvery": 1},
+            "fineTune": {"enabled": True, "steps": 2, "batchSize": 4, "evaluateEvery": 1},
         },
         "evaluation": {"maxQueries": 3, "maxAnswerTokens": 8, "genericSamples": 4},
         "compute": {"device": "CPU", "dtype": "Float32"},

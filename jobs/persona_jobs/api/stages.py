@@ -211,6 +211,12 @@ STAGES: tuple[Stage, ...] = (
                 "recovery.fineTune.patience",
                 when=("recovery.fineTune.enabled", True),
             ),
+            KeyField(
+                "recovery.fineTune.weights",
+                neutral="Down",
+                when=("recovery.fineTune.enabled", True),
+            ),
+            KeyField("recovery.fineTune.loraRank", when=("recovery.fineTune.weights", "LoRA")),
         ),
     ),
     Stage(

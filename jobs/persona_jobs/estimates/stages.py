@@ -98,8 +98,10 @@ class Estimator:
 
     @property
     def _recovered(self) -> int:
-        """Weights that the recovery replaces: with a reconstruction those of the whole FFNs."""
-        return self._kept_ffn if self._spec.recovery.reconstruct.enabled else self._down
+        """Weights that the recovery replaces: with a reconstruction at least the whole FFNs."""
+        recovery = self._spec.recovery
+        replaced = self._kept_ffn if recovery.reconstruct.enabled else self._down
+        return max(replaced, self._trained) if recovery.fine_tune.enabled else replaced
 
     @property
     def _conversation(self) -> float:
@@ -351,11 +353,20 @@ class Estimator:
             operations += self._forward(rows * self._conversation)
             operations += self._training(tuning.steps, tuning.batch_size)
             operations += self._held_out(tuning.steps, tuning.evaluate_every, held_out)
-            training = self._down * (16 + 4 + 2 * self._bytes)
+            trained = self._trained
+            training = trained * (20 + 2 * self._bytes)
             memory += training + self._hidden_states(rows)
             memory += self._graph(min(tuning.micro_batch_size, tuning.batch_size))
-            scratch += 2 * 16 * self._down
+            scratch += 2 * 16 * trained
         return operations, memory, scratch
+
+    @property
+    def _trained(self) -> int:
+        """Weights that the fine-tuning trains; LoRA merges its adapters into copies of all."""
+        shape = self._shape
+        whole = shape.block_parameters - shape.ffn_parameters + self._kept_ffn
+        choices = {"Down": self._down, "FFN": self._kept_ffn, "All": whole, "LoRA": whole}
+        return choices[self._spec.recovery.fine_tune.weights]
 
     def _gram(self, tokens: float) -> float:
         """Operations of the refit's normal equations."""

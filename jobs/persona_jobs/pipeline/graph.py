@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..api import PersonaModelSpec
-from ..api.stages import STAGES, Stage
+from ..api.stages import STAGES, KeyField, Stage
 from ..errors import InputError
 
 Parameters = dict[str, Any]
@@ -117,8 +117,9 @@ def stage_parameters(stage: Stage, spec: Mapping[str, Any]) -> Parameters:
         spec: the resolved spec as JSON.
     """
     parameters = {}
+    by_path = {field.path: field for field in stage.fields}
     for field in stage.fields:
-        if field.when is not None and not _holds(spec, *field.when):
+        if not _applies(field, by_path, spec):
             continue
         value = _value(spec, field.path)
         if (
@@ -128,6 +129,16 @@ def stage_parameters(stage: Stage, spec: Mapping[str, Any]) -> Parameters:
         ):
             parameters[field.path] = value
     return parameters
+
+
+def _applies(field: KeyField, by_path: Mapping[str, KeyField], spec: Mapping[str, Any]) -> bool:
+    """Return whether the fields that this one goes with have the values that it needs."""
+    if field.when is None:
+        return True
+    path, value = field.when
+    if not _holds(spec, path, value):
+        return False
+    return path not in by_path or _applies(by_path[path], by_path, spec)
 
 
 def written_hash(spec: Mapping[str, Any]) -> str:

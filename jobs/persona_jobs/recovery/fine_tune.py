@@ -1,22 +1,32 @@
-"""Short fine-tuning of the sliced model's `down_proj` weights with KL to the dense model.
+"""Short fine-tuning of the sliced model with KL to the dense model.
 
-Only `down_proj` is trained: the same weights that the refit solves for, a third of the FFN. That
-keeps the resume state small, and narrow data can't distort the other weights. A share of every
-batch is generic, so that general ability holds.
+A share of every batch is generic, so that general ability holds. The learning rate is the one of a
+small grid that lowers the divergence on held-out data most within a few steps: the same rate helps
+one model and harms another.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from ..models.families import ffn_layers
+from ..errors import InputError
 from ..training.passes import accumulate_gradient
 from ..training.schedule import batch_indices
 from ..training.tokens import TokenizedSet
-from ..training.trainer import Control, Trainer, TrainingConfig
+from ..training.trainer import Control, NoControl, Trainer, TrainingConfig
 from .data import RecoveryData, held_out_kl
-from .run import Weights, put
+from .run import put
+from .trained_weights import TrainedWeights, WeightChoice
+
+# Steps that each learning rate is tried for.
+TRIAL_STEPS = 6
+LEARNING_RATES: dict[WeightChoice, tuple[float, ...]] = {
+    "Down": (3e-5, 1e-4, 3e-4),
+    "FFN": (1e-5, 3e-5, 1e-4),
+    "All": (1e-5, 3e-5, 1e-4),
+    "LoRA": (1e-4, 5e-4, 2e-3),
+}
 
 
 @dataclass(frozen=True)
@@ -24,61 +34,46 @@ class FineTuneConfig:
     """Settings of the fine-tuning.
 
     Attributes:
-        training: hyperparameters of the run.
+        training: hyperparameters of the run, except the learning rate.
+        learning_rates: peak learning rates; of several, the best one of a short trial is taken.
+        weights: which weights are trained.
+        lora_rank: rank of LoRA adapters.
     """
 
     training: TrainingConfig
+    learning_rates: tuple[float, ...]
+    weights: WeightChoice
+    lora_rank: int
 
 
-def fine_tune_trainer(
-    sliced: Any, weights: Weights, config: FineTuneConfig, learning_rate: float
-) -> Trainer:
-    """Return a trainer of float32 copies of the `down_proj` weights.
-
-    Args:
-        sliced: the sliced model.
-        weights: float32 weights, by name, that replace the model's rounded ones.
-        config: settings.
-        learning_rate: Adam's peak learning rate.
-    """
-    names = {parameter: name for name, parameter in sliced.named_parameters()}
-    trained = [(names[layer.down.weight], layer.down.weight) for layer in ffn_layers(sliced)]
-    return Trainer(
-        {
-            name: weights.get(name, weight).detach().to(weight.device, torch.float32, copy=True)
-            for name, weight in trained
-        },
-        replace(config.training, learning_rate=learning_rate),
-    )
-
-
-def fine_tune(sliced: Any, data: RecoveryData, trainer: Trainer, control: Control) -> None:
-    """Run `trainer` to its end and put the weights with the lowest held-out loss into `sliced`.
+def fine_tune(
+    sliced: Any, data: RecoveryData, trained: TrainedWeights, trainer: Trainer, control: Control
+) -> None:
+    """Run `trainer` to its end; the weights with the lowest held-out loss are its `best`.
 
     Args:
         sliced: the sliced model, changed in place.
         data: examples with the dense model's hidden states.
-        trainer: from `fine_tune_trainer`, possibly resumed.
+        trained: the weights of the model that `trainer` trains.
+        trainer: a trainer of float32 copies of them, possibly resumed.
         control: progress and interruption.
     """
-    trained = {name: sliced.get_parameter(name) for name in trainer.parameters}
+    parameters = trained.parameters
 
     def gradient(step: int) -> float:
         put(sliced, trainer.parameters)
-        for weight in trained.values():
-            weight.requires_grad_(True)
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
         try:
-            loss = sum(
-                _add_gradient(sliced, part, trainer.config)
-                for part in batch(data, trainer.config, step)
-            )
-            for name, weight in trained.items():
-                if weight.grad is not None:
-                    trainer.parameters[name].grad = weight.grad.float()
+            parts = batch(data, trainer.config, step)
+            loss = sum(_add_gradient(sliced, part, trainer.config) for part in parts)
+            for name, parameter in parameters.items():
+                if parameter.grad is not None:
+                    trainer.parameters[name].grad = parameter.grad.float()
         finally:
-            for weight in trained.values():
-                weight.grad = None
-                weight.requires_grad_(False)
+            for parameter in parameters.values():
+                parameter.grad = None
+                parameter.requires_grad_(False)
         return loss
 
     def held_out_loss() -> float:
@@ -86,7 +81,45 @@ def fine_tune(sliced: Any, data: RecoveryData, trainer: Trainer, control: Contro
         return held_out_kl(sliced, data).weighted
 
     trainer.run(gradient, held_out_loss, control)
-    put(sliced, trainer.best)
+
+
+def best_learning_rate(
+    sliced: Any,
+    data: RecoveryData,
+    trained: TrainedWeights,
+    config: FineTuneConfig,
+    on_rate: Callable[[], None],
+) -> float:
+    """Return the learning rate that lowers the held-out loss most within a few steps.
+
+    Args:
+        sliced: the sliced model; it is the same afterwards.
+        data: examples with the dense model's hidden states.
+        trained: the weights that are trained.
+        config: settings.
+        on_rate: called after each rate.
+
+    Raises:
+        InputError: the loss is not finite at any rate.
+    """
+    steps = min(TRIAL_STEPS, config.training.steps)
+    trial = replace(config.training, steps=steps, warmup=0, evaluate_every=steps, patience=1)
+    losses: dict[float, float] = {}
+    failure = None
+    initial = trained.initial()
+    for rate in config.learning_rates:
+        start = {name: weight.clone() for name, weight in initial.items()}
+        trainer = Trainer(start, replace(trial, learning_rate=rate))
+        try:
+            fine_tune(sliced, data, trained, trainer, NoControl())
+            losses[rate] = trainer.curve[-1].validation_loss or math.inf
+        except InputError as error:
+            failure = error
+        put(sliced, initial)
+        on_rate()
+    if not losses and failure is not None:
+        raise failure
+    return min(losses, key=lambda rate: losses[rate])
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from ..pipeline.context import Progress, SilentProgress
 from ..pipeline.results import HeldOutKl, PartName, RecoveryPart
 from ..training.trainer import Control, NoControl, Resumable, Trainer, TrainingConfig
 from .data import RecoveryData, check_data, data_warnings, held_out_kl
-from .fine_tune import FineTuneConfig, fine_tune, fine_tune_trainer
+from .fine_tune import FineTuneConfig, best_learning_rate, fine_tune
 from .reconstruct import reconstruct_block
 from .refit import refit_block
 from .run import RecoveryRun, Weights, put
+from .trained_weights import TrainedWeights, trained_weights
 from .walk import BlockStep, walk
 
 
@@ -120,6 +121,7 @@ class _Recovery:
         self._dense, self._sliced, self._config = dense, sliced, config
         self._scratch, self._progress, self._control = scratch, progress, control
         self._state = RecoveryRun(self._trainer)
+        self._trained: TrainedWeights | None = None
         self._part_started = time.monotonic()
 
     def run(self, data: RecoveryData) -> Recovered:
@@ -129,7 +131,8 @@ class _Recovery:
         for warning in warnings:
             self._progress.note(warning)
         self._control.resume(state)
-        put(self._sliced, state.weights)
+        if state.trainer is None:  # otherwise they are in, perhaps under adapters
+            put(self._sliced, state.weights)
         train = config.fine_tune is not None
         self._progress.begin("dense reference", data.rows(train=train))
         data = data.with_dense_hidden_states(
@@ -255,19 +258,45 @@ class _Recovery:
         tuning = self._config.fine_tune
         if tuning is None:
             raise ValueError("the saved state is that of a fine-tuning, which is switched off")
-        return fine_tune_trainer(self._sliced, weights, tuning, learning_rate)
+        config = replace(tuning.training, learning_rate=learning_rate)
+        return Trainer(self._trained_weights(weights, tuning).initial(), config)
+
+    def _trained_weights(self, weights: Weights, tuning: FineTuneConfig) -> TrainedWeights:
+        if self._trained is None:
+            put(self._sliced, weights)
+            self._trained = trained_weights(
+                self._dense,
+                self._sliced,
+                weights,
+                tuning.weights,
+                rank=tuning.lora_rank,
+                seed=tuning.training.seed,
+            )
+        return self._trained
 
     def _fine_tune(self, data: RecoveryData, tuning: FineTuneConfig) -> Weights:
-        state = self._state
+        state, rates = self._state, tuning.learning_rates
+        trained = self._trained_weights(state.weights, tuning)
         if state.trainer is None:
-            state.trainer = self._trainer(state.weights, tuning.training.learning_rate)
+            rate = rates[0]
+            if len(rates) > 1:
+                self._progress.begin("learning rates", len(rates))
+                with self._saved_when_stopped():
+                    rate = best_learning_rate(
+                        self._sliced, data, trained, tuning, self._progress.advance
+                    )
+            state.trainer = self._trainer(state.weights, rate)
         trainer = state.trainer
         self._progress.begin("fine-tuning steps", tuning.training.steps)
         self._progress.advance(trainer.step)
         control = _PartControl(self._control, self._save, on_step=self._control.step_done)
-        fine_tune(self._sliced, data, trainer, control)
-        state.fitted, state.curve = dict(trainer.best), trainer.curve
-        state.settings = {"steps": trainer.step, "bestStep": trainer.best_step}
+        fine_tune(self._sliced, data, trained, trainer, control)
+        state.fitted, state.curve = trained.finish(trainer.best), trainer.curve
+        state.settings = {
+            "learningRate": str(trainer.config.learning_rate),
+            "steps": trainer.step,
+            "bestStep": trainer.best_step,
+        }
         return {}
 
     @contextmanager

@@ -9,7 +9,7 @@ from ..dataset import Example, ScoredQuery, Split, generic_split, read_jsonl
 from ..models.special_tokens import special_tokens
 from ..pipeline.context import StageContext
 from ..recovery.data import RecoveryData
-from ..recovery.fine_tune import FineTuneConfig
+from ..recovery.fine_tune import LEARNING_RATES, FineTuneConfig
 from ..recovery.recover import RecoveryConfig, RefitConfig
 from ..recovery.refit import RIDGES
 from ..training.distillation import (
@@ -27,18 +27,24 @@ def recovery_config(spec: PersonaModelSpec) -> RecoveryConfig:
     """Return the recovery that the spec asks for."""
     recovery = spec.recovery
     refit, reconstruct, tuning = recovery.refit, recovery.reconstruct, recovery.fine_tune
+    rates = LEARNING_RATES[tuning.weights]
+    if tuning.learning_rate is not None:
+        rates = (float(tuning.learning_rate),)
     fine_tune = FineTuneConfig(
         training=TrainingConfig(
             steps=tuning.steps,
             batch_size=tuning.batch_size,
             micro_batch_size=tuning.micro_batch_size,
-            learning_rate=float(tuning.learning_rate),
+            learning_rate=rates[0],
             beta2=0.98,
             warmup=max(1, tuning.steps // 20),
             evaluate_every=tuning.evaluate_every,
             patience=tuning.patience,
             seed=spec.seed,
-        )
+        ),
+        learning_rates=rates,
+        weights=tuning.weights,
+        lora_rank=tuning.lora_rank or 1,
     )
     ridges = RIDGES if refit.ridge is None else (float(refit.ridge),)
     return RecoveryConfig(

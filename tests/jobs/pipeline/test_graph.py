@@ -54,7 +54,7 @@ def rerun_by(path, value):
         ("recovery.refit.ridge", "0.2", "recover"),
         ("recovery.genericPercent", 40, "recover"),
         ("recovery.reconstruct.steps", 7, "recover"),
-        ("recovery.fineTune.enabled", False, "recover"),
+        ("recovery.fineTune.enabled", True, "recover"),
         ("evaluation.maxQueries", 7, "evaluate"),
     ],
 )
@@ -137,6 +137,17 @@ def test_settings_of_a_part_that_is_off_decide_nothing():
     off = {"fineTune": {"enabled": False}}
     other = {"fineTune": {"enabled": False, "steps": 7}}
     assert keys(with_change("recovery", off)) == keys(with_change("recovery", other))
+
+
+def test_the_rank_counts_only_where_adapters_are_trained():
+    tuned = {"enabled": True, "weights": "LoRA", "loraRank": 8}
+    ranks = [with_change("recovery", {"fineTune": {**tuned, "loraRank": n}}) for n in (8, 4)]
+    assert keys(ranks[0])["recover"] != keys(ranks[1])["recover"]
+    off = [{"fineTune": {**more, "enabled": False}} for more in ({}, tuned)]
+    assert keys(with_change("recovery", off[0])) == keys(with_change("recovery", off[1]))
+    default = with_change("recovery", {"fineTune": {"enabled": True, "weights": "LoRA"}})
+    written = with_change("recovery", {"fineTune": {**tuned, "loraRank": 16}})
+    assert keys(default) == keys(written)
 
 
 def test_default_settings_written_out_are_the_same_keys():

@@ -26,15 +26,18 @@ def run(tmp_path: Path, stage: str, error: Exception, **sections: object) -> Non
         run_stage(spec, planned_stage(spec, stage), artifacts, cache=tmp_path)
 
 
+ON = {"enabled": True}
+
+
 @pytest.mark.parametrize(
     ("stage", "sections", "hint"),
     [
         ("mask", {}, "Lower spec.pruning.straightThrough.microBatchSize"),
         ("mask", {"pruning": {"straightThrough": {"microBatchSize": 1}}}, "Give the stage"),
         ("mask", {"pruning": {"method": "ActivationNorm"}}, "Give the stage"),
-        ("recover", {}, "Lower spec.recovery.fineTune.microBatchSize"),
-        ("recover", {"recovery": {"fineTune": {"microBatchSize": 1}}}, "Give the stage"),
-        ("recover", {"recovery": {"fineTune": {"enabled": False}}}, "Give the stage"),
+        ("recover", {"recovery": {"fineTune": ON}}, "Lower spec.recovery.fineTune.microBatchSize"),
+        ("recover", {"recovery": {"fineTune": {**ON, "microBatchSize": 1}}}, "Give the stage"),
+        ("recover", {}, "Give the stage"),
         ("reference", {}, "Give the stage more memory"),
         ("evaluate", {}, "Give the stage more memory"),
     ],

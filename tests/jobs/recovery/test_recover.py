@@ -20,9 +20,8 @@ from support.tiny import FAMILIES, tiny_model
 from support.training import ResumeFrom, StopAfter, training_config
 
 REFIT = RefitConfig((0.1,))
-TUNING = FineTuneConfig(
-    training=training_config(steps=8, learning_rate=0.003, evaluate_every=2, patience=9, warmup=1),
-)
+STEPS = training_config(8, learning_rate=0.003, evaluate_every=2, patience=9, warmup=1)
+TUNING = FineTuneConfig(STEPS, (0.003,), "Down", 1)
 BLOCKS = training_config(12, batch_size=64, learning_rate=0.003, evaluate_every=4, warmup=1)
 ALL_PARTS = RecoveryConfig(RefitConfig((0.01, 0.1, 1.0)), BLOCKS, TUNING)
 
@@ -87,7 +86,7 @@ def test_parts_that_do_not_help_are_left_out_and_reported(data, tmp_path):
         persona=replace(data.persona, train=wrong_answers(2)),
         generic=replace(data.generic, train=wrong_answers(2)),
     )
-    diverging = replace(TUNING, training=replace(TUNING.training, learning_rate=1.0))
+    diverging = replace(TUNING, learning_rates=(1.0,))
     sliced, expected = slice_of(dense), slice_of(dense)
     wild = replace(BLOCKS, learning_rate=50.0, evaluate_every=1)
     config = RecoveryConfig(RefitConfig((1e-6,)), wild, diverging)

@@ -41,15 +41,18 @@ def test_a_failure_that_no_retry_can_fix_is_final(
     assert world.events.count(("Warning", "StageFailed")) == 1
 
 
+ON = {"enabled": True}
+
+
 @pytest.mark.parametrize(
     ("stage", "spec", "advised"),
     [
         ("mask", {}, "spec.pruning.straightThrough.microBatchSize"),
         ("mask", {"pruning": {"straightThrough": {"microBatchSize": 1}}}, None),
         ("mask", {"pruning": {"method": "ActivationNorm"}}, None),
-        ("recover", {}, "spec.recovery.fineTune.microBatchSize"),
-        ("recover", {"recovery": {"fineTune": {"microBatchSize": 1}}}, None),
-        ("recover", {"recovery": {"fineTune": {"enabled": False}}}, None),
+        ("recover", {"recovery": {"fineTune": ON}}, "spec.recovery.fineTune.microBatchSize"),
+        ("recover", {"recovery": {"fineTune": {**ON, "microBatchSize": 1}}}, None),
+        ("recover", {}, None),
         ("slice", {}, None),
     ],
 )

@@ -345,7 +345,7 @@ def test_a_requested_stop_ends_the_stage(world: Callable[..., World]):
 
 def test_baseline_gets_the_same_fine_tuning(world: Callable[..., World]):
     off = {"enabled": False}
-    tuning = {"steps": 2, "batchSize": 2}
+    tuning = {"enabled": True, "steps": 2, "batchSize": 2, "learningRate": "0.0001"}
     recovery = {"refit": off, "reconstruct": off, "fineTune": tuning}
     made = world(recovery=recovery)
     context = made.context()

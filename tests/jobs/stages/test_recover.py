@@ -16,12 +16,15 @@ from support.stages import Stages, StopAfter, spec_of
 from support.tiny import tiny_tokenizer
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+@pytest.fixture(scope="module", params=["Down", "LoRA"])
+def made(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("recover")
+    tuning = {"enabled": True, "weights": request.param, "steps": 2, "batchSize": 4}
     with running_endpoint() as endpoint:
         endpoint.behave = in_character
-        stages = Stages(spec_of(folder, endpoint.url), folder, "store")
+        stages = Stages(
+            spec_of(folder, endpoint.url, recovery={"fineTune": tuning}), folder, "store"
+        )
         stages.run_before("evaluate")
     return stages
 
@@ -43,7 +46,7 @@ def plain_kl(dense, model, examples):
 
 
 def test_the_reported_divergence_is_that_of_the_sliced_checkpoint(made):
-    report = RecoveryMetrics.model_validate(made.run("recover").metrics)
+    report = RecoveryMetrics.model_validate(made.run("recover").results)
     assert report.kept
     assert {part.name for part in report.parts} == {"refit", "reconstruct", "fineTune"}
     dense = AutoModelForCausalLM.from_pretrained(made.folder / "base", dtype=torch.float32)

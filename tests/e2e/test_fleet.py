@@ -71,11 +71,14 @@ def operator(
 ) -> Iterator[Release]:
     """Install a second operator, whose stages are the stub's."""
     small = {"cpu": "10m", "memory": "64Mi", "scratch": "64Mi"}
+    # So that many pods fit on one small node.
+    fetch = {"name": "fetch", "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}
+    pods = {"podTemplate": {"spec": {"initContainers": [fetch]}}}
     changes = {
         "namespaces": [place["personas"]],
         "operator": {"maxParallelRollouts": LIMIT},
         "jobs": {"image": {"repository": f"{IMAGES}/stub"}},
-        "profiles": {"default": small, "serving": small},
+        "profiles": {"default": small, "serving": small | pods},
         # The other release owns them.
         "rbac": {"aggregate": False},
         "crds": {"install": False},

@@ -53,13 +53,16 @@ def _status_schema() -> Schema:
             node = node["items"] if name.endswith("[]") else node
         node["x-kubernetes-list-type"] = "map"
         node["x-kubernetes-list-map-keys"] = [key]
+    # An object without a status would count as ready, for Flux and everything else that uses
+    # kstatus, until the operator has seen it. Flux's own resources begin like this.
+    schema["default"] = {"observedGeneration": -1}
     return schema
 
 
 def _loosen(node: Schema) -> None:
     """Let a status of another operator version pass: it may hold values and fields unknown here.
 
-    Status fields have no defaults either: what the operator left out is unknown.
+    Its fields have no defaults either: what the operator left out is unknown.
     """
     node.pop("enum", None)
     if "properties" in node:

@@ -5,6 +5,7 @@ Each manifest is also given to `parse_resource`: both must agree, because the sa
 """
 
 import copy
+import json
 import os
 import time
 import uuid
@@ -18,7 +19,7 @@ import pytest
 from persona_jobs.api import GROUP, PLURAL, VERSION, PersonaModelSpec, parse_resource
 from persona_jobs.errors import InputError
 from persona_operator.crd import CRD_NAME, custom_resource_definition
-from support.cluster import MERGE, Cluster
+from support.cluster import MERGE, Cluster, run
 
 pytestmark = [
     pytest.mark.e2e,
@@ -515,6 +516,11 @@ def test_base_model_is_immutable(api, stored, base_model):
     assert answer.status_code == 422
     assert IMMUTABLE in answer.json()["message"]
     assert "spec.baseModel" in answer.json()["message"]
+
+
+def test_an_object_that_the_operator_has_not_seen_is_not_ready(stored):
+    assert stored[1]["status"] == {"observedGeneration": -1}
+    assert run("kstatus", text=json.dumps(stored[1])).startswith("InProgress")
 
 
 def test_other_fields_of_the_spec_are_mutable(api, stored):

@@ -30,14 +30,8 @@ EXAMPLE_CHANGES: Spec = {
     "instructions": {"maxSamples": 40},
     "referencePersonas": {"count": 2},
     "teacher": {"maxTokens": 24, "overlong": "CutAtSentence"},
-    "pruning": {"straightThrough": {"steps": 2, "batchSize": 8}},
-    "recovery": {"reconstruct": {"steps": 2}, "fineTune": {"enabled": False}},
-    "evaluation": {
-        "maxQueries": 2,
-        "maxAnswerTokens": 8,
-        "genericSamples": 4,
-        "baseline": False,
-    },
+    "recovery": {"reconstruct": {"steps": 2}},
+    "evaluation": {"maxQueries": 2, "maxAnswerTokens": 8, "genericSamples": 4},
     "compute": {"dtype": "Float32"},
 }
 

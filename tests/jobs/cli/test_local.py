@@ -36,6 +36,8 @@ def test_the_number_format_in_the_keys_is_the_one_that_torch_will_use(
     monkeypatch: pytest.MonkeyPatch, has_cuda: bool, dtype: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    # Where there is no such device, torch is not asked.
+    monkeypatch.setattr(local, "_GPU_DEVICES", ("/dev/null",))
     found = keys(local.resolved(resource()).spec)
     assert found == keys(local.resolved(resource(compute={"dtype": dtype})).spec)
 

@@ -62,7 +62,11 @@ def context(tmp_path: Path) -> StageContext:
 def test_general_examples_hold_no_special_tokens(context: StageContext) -> None:
     tokenizer = tiny_tokenizer()
     data = recovery_data(context, tokenizer).generic
-    rows = [*data.train.suffixes, *data.validation.suffixes]
+    rows = [
+        [*examples.prefix, *suffix]
+        for examples in (data.train, data.validation)
+        for suffix in examples.suffixes
+    ]
     assert 0 < len(rows) <= 40
-    for suffix in rows:
-        assert "Good question" in tokenizer.decode(suffix)
+    for row in rows:
+        assert "Good question" in tokenizer.decode(row)

@@ -383,8 +383,9 @@ def results(made: World) -> tuple[str, bytes]:
 def test_a_stopped_evaluation_resumes_with_the_parts_that_are_finished(
     world: Callable[..., World], part: str, units: int, finished: set[str]
 ):
-    recovery = {"refit": {"enabled": False}, "fineTune": {"steps": 3, "batchSize": 2}}
-    made = world(recovery=recovery)
+    tuning = {"enabled": True, "steps": 3, "batchSize": 2, "learningRate": "0.0001"}
+    off = {"enabled": False}
+    made = world(recovery={"refit": off, "reconstruct": off, "fineTune": tuning})
     made.run()
     whole = results(made)
     made.artifacts.clear_state("evaluate", planned_stage(made.spec, "evaluate").key)
@@ -436,7 +437,7 @@ def test_few_models_are_in_memory_at_once(world: Callable[..., World]):
 def test_recovery_reads_no_more_examples_than_it_uses(
     world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ):
-    made = world(recovery={"fineTune": {"steps": 3, "batchSize": 2}})
+    made = world(recovery={"fineTune": {"enabled": True, "steps": 3, "batchSize": 2}})
     context = made.context()
     everything = recovery_data(context, made.tokenizer)
     assert (len(everything.persona.train), len(everything.generic.train)) == (8, 9)

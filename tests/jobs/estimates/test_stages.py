@@ -9,6 +9,7 @@ import pytest
 
 from persona_jobs.api import STAGE_NAMES
 from persona_jobs.api.training import Pruning
+from persona_jobs.estimates import parts
 from persona_jobs.estimates import stages as formulas
 from persona_jobs.estimates.machine import Machine
 from persona_jobs.estimates.shape import from_config
@@ -80,10 +81,10 @@ def test_results_have_the_estimated_size(made, estimator, stage, fixed, toleranc
 
 
 def test_the_formulas_use_the_constants_of_the_code():
-    assert formulas.BATCH_TOKENS == MAX_BATCH_TOKENS
-    assert formulas.HEAD_POSITIONS == CHUNK_POSITIONS
+    assert parts.BATCH_TOKENS == MAX_BATCH_TOKENS
+    assert parts.HEAD_POSITIONS == CHUNK_POSITIONS
     assert formulas.CHUNK_QUERIES == CHUNK_QUERIES
-    assert formulas.MAX_TRAIN_EXAMPLES == distillation.MAX_TRAIN_EXAMPLES
+    assert parts.MAX_TRAIN_EXAMPLES == distillation.MAX_TRAIN_EXAMPLES
     assert formulas.MAX_VALIDATION_EXAMPLES == distillation.MAX_VALIDATION_EXAMPLES
     assert formulas.MAX_TEST_EXAMPLES == MAX_HELD_OUT_EXAMPLES
 

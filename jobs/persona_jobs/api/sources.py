@@ -85,7 +85,8 @@ class Instructions(RemoteSource):
     split: Column = "train"
     """Split of an `hf://` data set."""
     columns: InstructionColumns = InstructionColumns()
-    """Column names."""
+    """Column names. Where the data has no such columns, the first question and answer of a chat
+    are read: `messages`, `conversations` (ShareGPT), or `prompt` with `completion`."""
     max_samples: Annotated[int, Field(ge=20, le=1_000_000)] = 2000
     """Use at most this many instructions, the first ones of the data."""
 

@@ -10,6 +10,7 @@ from ..errors import CorruptArtifactError, InputError
 from ..reasoning import without_reasoning
 from .access import SourceAccess
 from .base_model import hub_cache_dir
+from .conversations import first_exchange, has_conversation
 from .hub import hub_errors, split_hf_uri
 from .reading import builtin_file, data_file, json_records
 
@@ -76,8 +77,9 @@ def load(
 ) -> InstructionSet:
     """Read instructions.
 
-    A query is the instruction, followed by a blank line and its input if there is one. Records
-    longer than `MAX_CHARACTERS` are left out and counted.
+    A query is the instruction, followed by a blank line and its input if there is one. Of a chat
+    record (see `conversations`) the first question and its answer are read. Records longer than
+    `MAX_CHARACTERS` are left out and counted.
 
     Args:
         uri: `builtin://general`; a `file://` or `s3://` file that is a JSON array, JSON lines or
@@ -138,9 +140,7 @@ def _usable(
             )
         present.update(dict.fromkeys(record))
         report.read += 1
-        query = _text(record.get(columns.instruction))
-        extra = _text(record.get(columns.input)) if columns.input else ""
-        answer = without_reasoning(_text(record.get(columns.output))) or ""
+        query, extra, answer = _texts(record, columns)
         if not query:
             report.without_query += 1
             continue
@@ -158,8 +158,21 @@ def _usable(
         seen.add(normalized)
         report.kept += 1
         yield Instruction(query=query, answer=answer)
-    if report.read and not report.kept:
+    if report.read and not report.kept and not has_conversation(present):
         _require_columns(name, present, columns)
+
+
+def _texts(record: dict[str, Any], columns: Columns) -> tuple[str, str, str]:
+    """Return query, input and answer, from the columns or from a conversation."""
+    extra: Any = ""
+    query: Any
+    answer: Any
+    if columns.instruction not in record and has_conversation(record):
+        query, answer = first_exchange(record)
+    else:
+        query, answer = record.get(columns.instruction), record.get(columns.output)
+        extra = record.get(columns.input) if columns.input else ""
+    return _text(query), _text(extra), without_reasoning(_text(answer)) or ""
 
 
 def _require_columns(name: str, present: Iterable[str], columns: Columns) -> None:

@@ -60,7 +60,7 @@ def _answer(
 
     from ..models.chat import render
 
-    prompt = torch.tensor([render(tokenizer, turns)], device=model.device)
+    prompt = torch.tensor([render(tokenizer, turns, pinned_date=False)], device=model.device)
     # The checkpoint's generation settings may sample; temperature 0 must not.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
     sampling |= {"top_k": None, "min_p": None}

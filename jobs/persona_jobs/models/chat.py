@@ -8,6 +8,7 @@ from typing import Any
 from ..dataset import Message
 from ..errors import InputError
 from .special_tokens import as_plain_text
+from .template_date import with_pinned_date
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +52,31 @@ def messages(system: str | None, query: str, answer: str | None = None) -> list[
 
 
 def render(
-    tokenizer: Any, turns: Sequence[Message], *, add_generation_prompt: bool = True
+    tokenizer: Any,
+    turns: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+    pinned_date: bool = True,
 ) -> list[int]:
     """Return the messages' token ids, with the opening of the assistant's turn on request.
 
-    A system message that the template would ignore or refuse is put before the first user turn.
+    A system message that the template would ignore or refuse is put before the first user turn. A
+    template that prints the present date prints a fixed one, but for the people who chat.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses the messages.
     """
-    return _encode(tokenizer, render_text(tokenizer, turns, add_generation_prompt))
+    text = render_text(tokenizer, turns, add_generation_prompt, pinned_date=pinned_date)
+    return _encode(tokenizer, text)
 
 
-def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt: bool) -> str:
+def render_text(
+    tokenizer: Any,
+    turns: Sequence[Message],
+    add_generation_prompt: bool,
+    *,
+    pinned_date: bool = True,
+) -> str:
     """Return the text that `render` tokenizes; special tokens in the messages are plain text."""
     turns = [
         Message(role=turn["role"], content=as_plain_text(tokenizer, turn["content"]))
@@ -71,7 +84,7 @@ def render_text(tokenizer: Any, turns: Sequence[Message], add_generation_prompt:
     ]
     if not supports_system(tokenizer):
         turns = _system_into_user(turns)
-    return _apply(tokenizer, turns, add_generation_prompt)
+    return _apply(tokenizer, turns, add_generation_prompt, pinned_date=pinned_date)
 
 
 def conversation(
@@ -159,13 +172,20 @@ def _template(tokenizer: Any) -> str:
     return template
 
 
-def _apply(tokenizer: Any, turns: Sequence[Message], add_generation_prompt: bool) -> str:
-    _template(tokenizer)
+def _apply(
+    tokenizer: Any,
+    turns: Sequence[Message],
+    add_generation_prompt: bool,
+    *,
+    pinned_date: bool = True,
+) -> str:
+    template = _template(tokenizer)
     try:
         text: str = tokenizer.apply_chat_template(
             [dict(turn) for turn in turns],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            chat_template=with_pinned_date(template) if pinned_date else template,
             # Personas answer at once; templates without a thinking mode ignore this.
             enable_thinking=False,
         )

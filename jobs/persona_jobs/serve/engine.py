@@ -92,7 +92,7 @@ class Engine:
         Raises:
             InputError: the chat template refuses the messages.
         """
-        return chat.render(self._tokenizer, messages)
+        return chat.render(self._tokenizer, messages, pinned_date=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens without special tokens."""

@@ -1,4 +1,5 @@
 import logging
+from datetime import datetime
 
 import pytest
 from hypothesis import given, settings
@@ -139,3 +140,29 @@ def test_an_answer_begins_without_the_space_that_a_tokenizer_prepends(opening, i
     turn = chat.conversation(tokenizer, None, "q", "Arr")
     assert tokenizer.convert_ids_to_tokens(turn.answer_ids) == answer
     assert turn.prompt_ids == chat.render(tokenizer, chat.messages(None, "q"))
+
+
+LLAMA_DATE = (
+    "{%- if not date_string is defined -%}{%- if strftime_now is defined -%}"
+    '{%- set date_string = strftime_now("%d %b %Y") -%}{%- endif -%}{%- endif -%}'
+    "Today Date: {{ date_string }} "
+)
+COMPUTED = "{%- set form = '%Y' -%}Year: {{ strftime_now(form + '-%m') }} "
+
+
+@pytest.mark.parametrize(
+    ("preamble", "expected"),
+    [
+        (LLAMA_DATE, "Today Date: 26 Jul 2024 "),
+        ("{{ strftime_now('%Y-%m-%d') }} ", "2024-07-26 "),
+        (COMPUTED, "Year: 2024-07-26 "),
+    ],
+)
+def test_the_date_in_a_template_is_the_same_on_every_day(preamble, expected):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = preamble + CHATML
+    turns = chat.messages("Be Ada.", "Who?")
+    assert chat.render_text(tokenizer, turns, True).startswith(expected)
+    today = chat.render_text(tokenizer, turns, True, pinned_date=False)
+    assert "2024" not in today
+    assert str(datetime.now().year) in today

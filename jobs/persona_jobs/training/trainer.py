@@ -293,5 +293,5 @@ def _not_finite(loss: float, step: int) -> InputError:
         )
     return InputError(
         f"The training diverged: the loss is {loss} at step {step}",
-        hint="Lower the learning rate",
+        hint="Lower learningRate in spec.pruning.straightThrough or spec.recovery.fineTune",
     )

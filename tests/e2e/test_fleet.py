@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 IMAGES = os.environ.get("E2E_IMAGE_PREFIX", "persona-pruner")
 TAG = os.environ.get("E2E_IMAGE_TAG", "dev")
 NEXT_TAG = f"{TAG}-next"
-SIZE = int(os.environ.get("E2E_FLEET_SIZE", "5"))
+SIZE = int(os.environ.get("E2E_FLEET_SIZE", "4"))
 LIMIT = 2
 # The stub's server doesn't start with this sparsity.
 UNSERVABLE = 90

@@ -142,6 +142,8 @@ def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
             companions = COMPANIONS.get(path[:depth], {})
             if path[depth] in {"name", "metric"} and path[:depth] == THRESHOLD:
                 companions = companions | {"min": 1}
+            if path[depth] == "loraRank":
+                companions = companions | {"weights": "LoRA"}
             value = companions | {path[depth]: value}
     if path[0] == "persona" and "configMapRef" in value["persona"]:
         value["persona"].pop("text", None)
@@ -198,7 +200,46 @@ def with_surgeon(**settings: Any) -> dict[str, Any]:
     return {"pruning": {"method": "OptimalBrainSurgeon", "optimalBrainSurgeon": settings}}
 
 
+def with_server(**source: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a source with an endpoint, and with a Secret."""
+    return (
+        {**source, "endpoint": "https://server.example"},
+        {**source, "credentialsSecretRef": {"name": "s"}},
+    )
+
+
+def questions(uri: str) -> list[Any]:
+    return [{"evaluation": {"questionFiles": [file]}} for file in with_server(uri=uri)]
+
+
+SERVER = "endpoint and credentialsSecretRef go with hf:// and s3:// sources"
+BUILTIN = "builtin://general"
 RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
+    **{
+        (name, SERVER): (
+            [{name: source} for source in with_server(uri=accepted)],
+            [{name: source} for source in with_server(uri=refused)],
+        )
+        for name, accepted, refused in (
+            ("baseModel", "hf://org/model", "file:///models/base"),
+            ("instructions", "s3://bucket/data.jsonl", BUILTIN),
+            ("referencePersonas", "s3://bucket/personas.jsonl", BUILTIN),
+        )
+    },
+    ("evaluation.questionFiles[]", SERVER): (
+        questions("s3://bucket/questions.json"),
+        questions("file:///questions.json"),
+    ),
+    ("recovery.fineTune", "loraRank goes with weights LoRA only"): (
+        [
+            {"recovery": {"fineTune": {"weights": "LoRA", "loraRank": 8}}},
+            {"recovery": {"fineTune": {"weights": "LoRA"}}},
+        ],
+        [
+            {"recovery": {"fineTune": {"weights": "FFN", "loraRank": 8}}},
+            {"recovery": {"fineTune": {"loraRank": 8}}},
+        ],
+    ),
     ("persona", "set exactly one of text and configMapRef"): (
         [{"persona": ANSWER}, {"persona": {"configMapRef": {"name": "texts", "key": "captain"}}}],
         [
@@ -566,7 +607,8 @@ STATUS = {
 
 def test_status_is_a_subresource_and_columns_show_it(api, stored):
     url, before = stored
-    assert "status" not in patch(api, url, {"status": STATUS}).raise_for_status().json()
+    unchanged = patch(api, url, {"status": STATUS}).raise_for_status().json()
+    assert unchanged["status"] == before["status"] == {"observedGeneration": -1}
     written = patch(api, f"{url}/status", {"status": STATUS}).raise_for_status().json()
     assert written["status"] == STATUS
     assert written["metadata"]["generation"] == before["metadata"]["generation"]
@@ -601,6 +643,7 @@ def test_scale_subresource(api, stored):
 
 def test_a_status_of_another_version_is_kept(api, stored):
     status = {
+        "observedGeneration": 7,
         "conditions": [
             {"type": "New", "status": "Perhaps", "lastTransitionTime": "x", "reason": "R"}
         ],

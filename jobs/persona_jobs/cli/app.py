@@ -24,6 +24,12 @@ app = typer.Typer(
 ResourceFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="YAML or JSON file with one PersonaModel.")
 ]
+PersonaOrCheckpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE|DIR", help="File with the PersonaModel, or a checkpoint directory."
+    ),
+]
 StoreUrl = Annotated[
     str | None,
     typer.Option(
@@ -84,12 +90,7 @@ def plan(
 
 @app.command()
 def chat(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE|DIR", help="File with the PersonaModel, or a checkpoint directory."
-        ),
-    ],
+    file: PersonaOrCheckpoint,
     store: StoreUrl = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, max=4096, help="Longest answer in tokens.")
@@ -107,12 +108,7 @@ def chat(
 
 @app.command()
 def serve(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE|DIR", help="File with the PersonaModel, or a checkpoint directory."
-        ),
-    ],
+    file: PersonaOrCheckpoint,
     store: StoreUrl = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")

@@ -16,6 +16,7 @@ from persona_operator.settings import Profile, Retry, Settings
 
 CHART = Path(__file__).parents[2] / "charts" / "persona-pruner"
 HELM = shutil.which("helm")
+KUBERNETES = "1.31.0"  # the oldest that docs/install.md names
 PROFILES_PATH = "/etc/persona-operator-profiles/profiles.yaml"
 KUBE_SCORE = shutil.which("kube-score")
 if HELM is None:
@@ -26,8 +27,10 @@ Manifest = dict[str, Any]
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert HELM is not None
+    # Without a cluster helm takes the version it was built for, which may be an old one.
+    version = ["--kube-version", KUBERNETES] if "--kube-version" not in arguments else []
     return subprocess.run(
-        [HELM, *arguments],
+        [HELM, *arguments, *version],
         check=False,
         capture_output=True,
         text=True,
@@ -515,6 +518,84 @@ def test_a_parent_chart_may_have_a_condition(tmp_path):
     assert template(tmp_path, {"enabled": True}) == template(tmp_path)
 
 
+def test_an_umbrella_charts_registry_and_pull_secrets_win(tmp_path):
+    manifests = template(
+        tmp_path,
+        {
+            "global": {
+                "imageRegistry": "mirror:5000",
+                "imagePullSecrets": [{"name": "a"}, "b"],
+                "storageClass": "read by other charts",
+            },
+            "image": {"registry": "own:5000", "pullSecrets": ["b", "c"]},
+        },
+    )
+    loaded = settings(manifests, tmp_path)
+    images = [loaded.jobs_image, loaded.vllm_image, container(manifests)["image"]]
+    assert [image.partition("/")[0] for image in images] == ["mirror:5000"] * 3
+    assert loaded.image_pull_secrets == ["b", "c", "a"]
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "b"}, {"name": "c"}, {"name": "a"}]
+
+
+def test_common_labels_are_on_every_object_and_in_no_selector(tmp_path):
+    values = {
+        "commonLabels": {"team": "voices", "app.kubernetes.io/name": "other"},
+        "networkPolicy": {"enabled": True},
+        "metrics": {"serviceMonitor": {"enabled": True}},
+    }
+    manifests = [m for m in template(tmp_path, values) if m["kind"] != "CustomResourceDefinition"]
+    for manifest in manifests:
+        labels = manifest["metadata"]["labels"]
+        assert (labels["team"], labels["app.kubernetes.io/name"]) == ("voices", "persona-pruner")
+    deployment = only(manifests, "Deployment")["spec"]
+    assert deployment["template"]["metadata"]["labels"]["team"] == "voices"
+    assert "team" not in deployment["selector"]["matchLabels"]
+    assert "team" not in only(manifests, "Service")["spec"]["selector"]
+
+
+def test_further_objects_are_rendered(tmp_path):
+    name = "{{ .Release.Name }}-extra"
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: text}\nstringData: {a: b}\n"
+    extra = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}, text]
+    manifests = template(tmp_path, {"extraObjects": extra})
+    assert only(manifests, "ConfigMap", "pruner-extra")
+    assert only(manifests, "Secret")["stringData"] == {"a": "b"}
+
+
+def test_environment_may_be_numbers_and_booleans(tmp_path):
+    env = {"A": 1, "B": True, "C": "text", "D": 2.5, "E": 1000000, "F": None}
+    loaded = settings(template(tmp_path, {"env": env}), tmp_path)
+    assert loaded.env == {"A": "1", "B": "true", "C": "text", "D": "2.5", "E": "1000000"}
+
+
+def test_the_network_policy_lets_through_what_the_operator_serves(tmp_path):
+    scraper = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    values = {"networkPolicy": {"enabled": True, "metricsFrom": scraper}}
+    manifests = template(tmp_path, values)
+    policy = only(manifests, "NetworkPolicy")["spec"]
+    pod = only(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= pod.items()
+    served = {port["name"] for port in container(manifests)["ports"]}
+    allowed = {
+        port["port"]: rule.get("from") for rule in policy["ingress"] for port in rule["ports"]
+    }
+    assert allowed == {"health": None, "metrics": scraper}
+    assert set(allowed) == served
+    assert policy["egress"] == [{}]
+    store = [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]
+    values = {"networkPolicy": {"enabled": True, "egress": store}, "metrics": {"enabled": False}}
+    policy = only(template(tmp_path, values), "NetworkPolicy")["spec"]
+    assert policy["egress"] == store
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["health"]
+
+
+def test_an_older_kubernetes_is_refused():
+    result = helm("template", "pruner", str(CHART), "--kube-version", "1.30.9")
+    assert result.returncode != 0
+    assert "kubeVersion" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [
@@ -537,7 +618,10 @@ def test_a_parent_chart_may_have_a_condition(tmp_path):
         ({"profiles": {"mask": {"env": [{"name": "A", "valueFrom": {}}]}}}, "valueFrom"),
         ({"profiles": {"mask": {"podTemplate": {"containers": []}}}}, "containers"),
         ({"cache": {"claimName": "a", "hostPath": "/b"}}, "cache"),
-        ({"env": {"A": 1}}, "env"),
+        ({"env": {"A": [1]}}, "env"),
+        ({"global": {"imageRegistry": "https://mirror"}}, "imageRegistry"),
+        ({"commonLabels": {"team": 1}}, "team"),
+        ({"networkPolicy": {"from": []}}, "from"),
         ({"securityContext": "None"}, "securityContext"),
         ({"image": {"pullSecrets": [{"name": "registry"}]}}, "pullSecrets"),
         ({"image": {"pullPolicy": "always"}}, "pullPolicy"),

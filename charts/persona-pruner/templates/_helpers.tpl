@@ -25,6 +25,7 @@ crds: {install: true}
 serviceAccount: {create: true}
 rbac: {create: true, aggregate: true}
 metrics: {enabled: true, port: 9090, service: {}, serviceMonitor: {enabled: false, interval: 30s}}
+networkPolicy: {enabled: false}
 {{- end -}}
 
 {{/* Removes values that are null and fills those that are not set, in place. Every template starts with it. */}}
@@ -89,6 +90,11 @@ app.kubernetes.io/part-of: persona-pruner
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- range $name, $value := .Values.commonLabels }}
+{{- if not (or (hasPrefix "app.kubernetes.io/" $name) (hasPrefix "helm.sh/" $name)) }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "persona-pruner.serviceAccountName" -}}
@@ -104,7 +110,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
 {{- $name := $image.repository -}}
-{{- with $root.Values.image.registry -}}
+{{- with default $root.Values.image.registry ($root.Values.global).imageRegistry -}}
 {{- $name = printf "%s/%s" (trimSuffix "/" .) $image.repository -}}
 {{- end -}}
 {{- if $image.digest -}}
@@ -114,16 +120,29 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Names of the pull Secrets, as a JSON list. In an umbrella chart's values they are often {name: …}. */}}
+{{- define "persona-pruner.pullSecrets" -}}
+{{- $names := list -}}
+{{- range concat (default list .Values.image.pullSecrets) (default list (.Values.global).imagePullSecrets) -}}
+{{- $names = append $names (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .) -}}
+{{- end -}}
+{{- uniq $names | toJson -}}
+{{- end -}}
+
 {{/* The operator's settings file. */}}
 {{- define "persona-pruner.settings" -}}
+{{- $env := dict -}}
+{{- range $name, $value := .Values.env -}}
+{{- $_ := set $env $name (kindIs "float64" $value | ternary (toJson $value) (toString $value)) -}}
+{{- end -}}
 {{- $settings := dict
   "jobsImage" (include "persona-pruner.image" (list . .Values.jobs.image))
   "vllmImage" (include "persona-pruner.image" (list . .Values.vllm.image))
   "imagePullPolicy" .Values.image.pullPolicy
-  "imagePullSecrets" .Values.image.pullSecrets
+  "imagePullSecrets" (include "persona-pruner.pullSecrets" . | fromJsonArray)
   "securityContext" .Values.securityContext
   "profilesFile" "/etc/persona-operator-profiles/profiles.yaml"
-  "env" .Values.env
+  "env" $env
   "retry" .Values.operator.retry
   "namespaces" .Values.namespaces
   "healthPort" 8080

@@ -9,7 +9,7 @@ from persona_jobs.api import API_VERSION, KIND
 
 from .errors import ApiRefusedError, NameTakenError
 from .kube_api import KubeApi
-from .labels import FIELD_MANAGER, is_managed
+from .labels import FIELD_MANAGER, SUSPENDED_ANNOTATION, is_managed
 from .reconcile import Action, Apply, Create, Delete, Event, Persona, SetSuspend
 from .reconcile.times import format_time
 from .resources.common import Owner
@@ -32,7 +32,9 @@ async def apply_action(api: KubeApi, owner: Owner, action: Action) -> dict[str, 
             await api.delete(kind, owner.namespace, name)
             return None
         case SetSuspend(job, suspend):
-            patch = {"spec": {"suspend": suspend}}
+            # The mark tells the operator's own suspension from that of a person or of a queue.
+            mark = {SUSPENDED_ANNOTATION: "true" if suspend else None}
+            patch = {"metadata": {"annotations": mark}, "spec": {"suspend": suspend}}
             return await api.merge("Job", owner.namespace, job, patch)
 
 

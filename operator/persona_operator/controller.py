@@ -326,7 +326,12 @@ class Controller:
         for action in plan.actions:
             try:
                 created = await apply_action(self.api, persona.owner, action)
+            except ApiUnavailableError:
+                self._withdraw(namespace, plan)
+                raise
             except ApiRefusedError as error:
+                if isinstance(action, SetSuspend):
+                    self.owned.expectations.withdraw_suspend(namespace, action.job)
                 if isinstance(action, Create):
                     refused.add(action.manifest["metadata"]["name"])
                     self.owned.expectations.fulfil(namespace, action.manifest["metadata"]["name"])
@@ -347,6 +352,12 @@ class Controller:
                     },
                 )
         return problem, frozenset(refused)
+
+    def _withdraw(self, namespace: str, plan: Plan) -> None:
+        """Expect no more that Jobs are suspended or resumed: the plan is computed again."""
+        for action in plan.actions:
+            if isinstance(action, SetSuspend):
+                self.owned.expectations.withdraw_suspend(namespace, action.job)
 
     def _remember(self, key: PersonaKey, problem: Problem | None, resync: bool) -> None:
         if problem is not None:

@@ -26,8 +26,8 @@ class _Reservation:
 class Expectations:
     """Jobs about to be created, and Jobs about to be suspended or resumed.
 
-    A reservation ends by itself after `RESERVATION_SECONDS`: a lost answer of the API server holds
-    back a stage no longer than that.
+    What is expected ends by itself after `RESERVATION_SECONDS`: a lost answer of the API server
+    holds back a stage no longer than that.
 
     Args:
         clock: returns the seconds of a steady clock.
@@ -36,7 +36,7 @@ class Expectations:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._reserved: dict[JobKey, _Reservation] = {}
-        self._suspended: dict[JobKey, bool] = {}
+        self._suspended: dict[JobKey, tuple[bool, float]] = {}
 
     def reserve(self, manifest: Mapping[str, Any]) -> None:
         """Expect a Job that is about to be created."""
@@ -48,7 +48,11 @@ class Expectations:
 
     def expect_suspend(self, namespace: str, name: str, suspend: bool) -> None:
         """Expect a Job to be suspended or resumed."""
-        self._suspended[(namespace, name)] = suspend
+        self._suspended[(namespace, name)] = (suspend, self._clock() + RESERVATION_SECONDS)
+
+    def withdraw_suspend(self, namespace: str, name: str) -> None:
+        """Expect no change of a Job whose request failed; it is requested again."""
+        self._suspended.pop((namespace, name), None)
 
     def fulfil(self, namespace: str, name: str) -> None:
         """Expect nothing more of a Job: a watch has shown it, or it could not be created."""
@@ -63,5 +67,9 @@ class Expectations:
 
     def apply_to(self, job: Job) -> Job:
         """Return `job` as it will be once the expected change is made."""
-        suspended = self._suspended.get((job.namespace, job.name), job.suspended)
-        return replace(job, suspended=suspended)
+        at = (job.namespace, job.name)
+        suspended, until = self._suspended.get(at, (job.suspended, 0.0))
+        if until <= self._clock():
+            self._suspended.pop(at, None)
+            return job
+        return replace(job, suspended=suspended, suspended_by_operator=suspended)

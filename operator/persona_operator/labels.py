@@ -22,6 +22,7 @@ KEY_ANNOTATION = f"{GROUP}/key"
 ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 STORE_ANNOTATION = f"{GROUP}/store"
 TEMPLATE_ANNOTATION = f"{GROUP}/template"
+SUSPENDED_ANNOTATION = f"{GROUP}/suspended"
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"

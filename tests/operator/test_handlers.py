@@ -282,6 +282,36 @@ async def test_an_unavailable_api_server_is_survived(operator: Operator) -> None
     assert len(operator.created_jobs()) == 7
 
 
+async def test_a_suspension_that_failed_once_is_requested_again(operator: Operator) -> None:
+    def suspend(wanted: bool) -> None:
+        def change(document: Raw) -> None:
+            document["spec"]["suspend"] = wanted
+
+        operator.cluster.update(KIND, NAMESPACE, "captain", change)
+
+    def suspended() -> bool:
+        return bool(operator.cluster.find("Job")[0]["spec"].get("suspend"))
+
+    def refused() -> int:
+        return operator.server.requests.count(("PATCH", "jobs"))
+
+    async with operator.running(config()):
+        operator.cluster.create(persona_document())
+        await operator.until(operator.created_jobs, "a Job")
+        for wanted, answer in (
+            (True, (503, "ServiceUnavailable", "the API server is shutting down")),
+            (False, (503, "ServiceUnavailable", "the API server is shutting down")),
+            (True, (403, "Forbidden", "not now")),
+        ):
+            before = refused()
+            operator.server.refuse[("PATCH", "jobs")] = answer
+            suspend(wanted)
+            await operator.until(lambda before=before: refused() > before, "a refused request")
+            assert suspended() is not wanted
+            operator.server.refuse.clear()
+            await operator.until(lambda wanted=wanted: suspended() is wanted, f"{wanted}")
+
+
 async def test_objects_of_others_stay_unchanged(operator: Operator) -> None:
     foreign: Raw = {
         "apiVersion": "v1",

@@ -49,7 +49,8 @@ def test_a_watched_job_replaces_its_reservation() -> None:
     world.step()
     world.cluster.make_pod(world.job("reference"))
     indexes = _indexes(world.cluster.find("Job"), world.cluster.find("Pod"))
-    owned = OwnedObjects(indexes, Expectations(lambda: 0.0))
+    now = [0.0]
+    owned = OwnedObjects(indexes, Expectations(lambda: now[0]))
     owned.expectations.reserve(world.job("reference"))
     (job,) = owned.jobs(("stories", "captain"), [])
     assert len(job.pods) == 1
@@ -57,6 +58,9 @@ def test_a_watched_job_replaces_its_reservation() -> None:
     owned.expectations.expect_suspend("stories", job.name, suspend=True)
     assert owned.jobs(("stories", "captain"), [])[0].suspended
     owned.expectations.fulfil("stories", job.name)
+    assert not owned.jobs(("stories", "captain"), [])[0].suspended
+    owned.expectations.expect_suspend("stories", job.name, suspend=True)
+    now[0] = 60  # a lost answer of the API server isn't taken for a suspended Job forever
     assert not owned.jobs(("stories", "captain"), [])[0].suspended
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from persona_jobs.api import API_VERSION, KIND, RECIPE_KIND, PersonaModelSpec, parse_resource
 from persona_jobs.pipeline.number_format import with_number_format
 from persona_jobs.pipeline.pins import pin_sources
-from persona_operator.labels import CHECKSUM_ANNOTATION
+from persona_operator.labels import CHECKSUM_ANNOTATION, SUSPENDED_ANNOTATION
 from persona_operator.reconcile import (
     Apply,
     Create,
@@ -183,6 +183,10 @@ class World:
 
             def change(document: Raw) -> None:
                 document["spec"]["suspend"] = action.suspend
+                notes = document["metadata"].setdefault("annotations", {})
+                notes.pop(SUSPENDED_ANNOTATION, None)
+                if action.suspend:
+                    notes[SUSPENDED_ANNOTATION] = "true"
 
             cluster.update("Job", NAMESPACE, action.job, change)
             if action.suspend:

@@ -16,6 +16,7 @@ def active_job(situation: StageSituation) -> Progress | None:
     policies = (
         suspend,  # spec.suspend asks for it.
         await_queue,  # Kueue decides when a queued Job starts.
+        await_resumption,  # A person or another controller suspended it.
         resume,  # The operator suspended it, and spec.suspend is off again.
         replace_untouched,  # Its settings changed before any container ran.
         running,  # Its container runs or has just ended.
@@ -42,6 +43,17 @@ def await_queue(situation: StageSituation, job: Job) -> Progress | None:
         return None
     message = f"The Job waits in the queue {job.queue}."
     return Progress(situation.of_job(job, "Suspended", "Queued", message))
+
+
+def await_resumption(situation: StageSituation, job: Job) -> Progress | None:
+    """Leave a Job alone that the operator didn't suspend."""
+    if not job.suspended or job.suspended_by_operator:
+        return None
+    message = (
+        f"Job {job.name} is suspended, and not by this operator. Whoever suspended it resumes it "
+        "(spec.suspend of the Job)."
+    )
+    return Progress(situation.of_job(job, "Suspended", "JobSuspended", message))
 
 
 def resume(situation: StageSituation, job: Job) -> Progress | None:

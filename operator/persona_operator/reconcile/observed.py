@@ -16,6 +16,7 @@ from ..labels import (
     REVISION_LABEL,
     STAGE_LABEL,
     STORE_ANNOTATION,
+    SUSPENDED_ANNOTATION,
     TEMPLATE_ANNOTATION,
 )
 from .times import parse_time
@@ -148,6 +149,7 @@ class Job:
         template: checksum of its pod template.
         queue: its Kueue queue, empty where there is none.
         suspended: whether it is suspended.
+        suspended_by_operator: whether the operator suspended it, not a person or a queue.
         deleting: whether it is being deleted.
         complete: whether it succeeded.
         failed: reason and message of its failure.
@@ -168,6 +170,7 @@ class Job:
     template: str = ""
     queue: str = ""
     suspended: bool = False
+    suspended_by_operator: bool = False
     deleting: bool = False
     complete: bool = False
     failed: tuple[str, str] | None = None
@@ -206,6 +209,7 @@ class Job:
             template=annotations.get(TEMPLATE_ANNOTATION, ""),
             queue=labels.get(QUEUE_LABEL, ""),
             suspended=bool((document.get("spec") or {}).get("suspend")),
+            suspended_by_operator=annotations.get(SUSPENDED_ANNOTATION) == "true",
             deleting=metadata.get("deletionTimestamp") is not None,
             complete=complete is not None,
             failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,

@@ -51,6 +51,27 @@ def test_suspending_the_persona_suspends_its_job_and_resuming_resumes_it(world: 
     assert world.stage("reference").attempts == 1
 
 
+def test_a_job_that_someone_else_suspended_is_left_alone(world: World) -> None:
+    world.step()
+    name = world.created_jobs()[0]
+
+    def suspend(document: Raw) -> None:
+        document["spec"]["suspend"] = True
+
+    world.cluster.update("Job", NAMESPACE, name, suspend)
+    assert world.step().actions == ()
+    assert (world.stage("reference").state, world.condition().reason) == (
+        "Suspended",
+        "JobSuspended",
+    )
+    assert name in world.condition().message
+    world.edit("captain", suspend=True)
+    world.step()
+    world.edit("captain", suspend=False)
+    assert world.step().actions == ()
+    assert world.job("reference")["spec"]["suspend"] is True
+
+
 def test_a_suspended_persona_starts_no_job() -> None:
     world = World()
     world.add(persona_document(suspend=True))

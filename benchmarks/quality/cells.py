@@ -3,21 +3,23 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from persona_jobs.api import PersonaModelSpec
 from persona_jobs.api.training import OptimalBrainSurgeon as SurgeonSettings
 from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.kept_channels import kept_channels
 from persona_jobs.models.prefix import run_prefix
 from persona_jobs.models.slicing import sliced_copy
 from persona_jobs.models.topk import top_k_mask
+from persona_jobs.recovery.data import RecoveryData
 from persona_jobs.recovery.recover import recover
 from persona_jobs.stages.recovery_settings import recovery_config
 from persona_jobs.training.losses import answer_loss_value
@@ -32,13 +34,17 @@ from .settings import Recovery
 RECOVERIES: tuple[Recovery, ...] = ("none", "full")
 
 
+# Losses in files have as many digits as the tables could show.
+Rounded = Annotated[float, PlainSerializer(lambda value: round(value, 5))]
+
+
 class Losses(BaseModel):
     """Mean loss per token of every answer of a set, in nats."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
-    kl: list[float]
-    cross_entropy: list[float]
+    kl: list[Rounded]
+    cross_entropy: list[Rounded]
 
 
 class Cell(BaseModel):
@@ -50,8 +56,10 @@ class Cell(BaseModel):
         sparsity_percent: share of the channels that was to be removed.
         width: channels kept in every layer.
         recovery: which recovery.
-        rank_minutes: time that the choice of channels took.
-        recover_minutes: time that the recovery took.
+        train_answers: answers in character that it was made from.
+        threads: torch's threads.
+        rank_minutes: processor time that the choice of channels took.
+        recover_minutes: processor time that the recovery took.
         kept_parts: parts of the recovery that helped on held-out data.
         sets: losses by the name of the set.
     """
@@ -63,6 +71,8 @@ class Cell(BaseModel):
     sparsity_percent: int
     width: int
     recovery: Recovery
+    train_answers: int
+    threads: int
     rank_minutes: float
     recover_minutes: float
     kept_parts: list[str]
@@ -95,65 +105,91 @@ def make(place: Place, dense: Any, data: PersonaData, method: str, sparsity_perc
     missing = [r for r in RECOVERIES if not place.cell(method, sparsity_percent, r).exists()]
     if not missing:
         return
-    size = ffn_layers(dense)[0].intermediate_size
-    width = kept_channels(size, sparsity_percent, data.spec.pruning.alignment).count
-    problem = Problem(
-        model=dense,
-        data=data.recovery,
-        kept_channels=width,
-        training=_training(data),
-        ridge=float(SurgeonSettings().ridge),
-        scratch=place.scratch,
-    )
-    ranking, rank_minutes = _ranked(place.ranking(method, sparsity_percent), method, problem)
-    mask = top_k_mask(ranking.scores, width)
-    scales = None if ranking.scales is None else ranking.scales.where(mask, 1.0)
+    problem = problem_of(dense, data.spec, data.recovery, sparsity_percent, place.scratch)
+    ranking, rank_minutes = ranked(place.ranking(method, sparsity_percent), method, problem)
     for recovery in missing:
-        model = sliced_copy(dense, mask, scales=scales)
-        started = time.monotonic()
-        parts: list[str] = []
-        if recovery == "full":
-            result = recover(
-                dense,
-                model,
-                data.recovery,
-                recovery_config(data.spec),
-                scratch=place.scratch,
-            )
-            parts = [part.name for part in result.parts if part.kept]
-        minutes = (time.monotonic() - started) / 60
+        pruned = prune(problem, data.spec, ranking, recovery)
         cell = Cell(
             persona=place.persona,
             method=method,
             sparsity_percent=sparsity_percent,
-            width=width,
+            width=problem.kept_channels,
             recovery=recovery,
+            train_answers=len(data.recovery.persona.train),
+            threads=torch.get_num_threads(),
             rank_minutes=rank_minutes,
-            recover_minutes=minutes,
-            kept_parts=parts,
-            sets={name: losses(model, tests) for name, tests in data.tests.items()},
+            recover_minutes=pruned.minutes,
+            kept_parts=pruned.kept_parts,
+            sets={name: losses(pruned.model, tests) for name, tests in data.tests.items()},
         )
-        write_json(
-            place.cell(method, sparsity_percent, recovery),
-            cell.model_dump(mode="json", by_alias=True),
-        )
-        print(
-            f"{place.persona} {method} {sparsity_percent} % {recovery}: "
-            + ", ".join(f"{name} {_mean(item.kl):.3f}" for name, item in cell.sets.items()),
-            flush=True,
-        )
+        write(place.cell(method, sparsity_percent, recovery), cell)
+
+
+def write(file: Path, cell: Cell) -> None:
+    """Write a cell's file and print its means."""
+    write_json(file, cell.model_dump(mode="json", by_alias=True))
+    print(
+        f"{cell.persona} {cell.method} {cell.sparsity_percent} % {cell.recovery}: "
+        + ", ".join(f"{name} {_mean(item.kl):.3f}" for name, item in cell.sets.items()),
+        flush=True,
+    )
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _ranked(file: Path, method: str, problem: Problem) -> tuple[Ranking, float]:
-    """Return the method's ranking and the minutes that it took; made once."""
+def problem_of(
+    dense: Any, spec: PersonaModelSpec, data: RecoveryData, sparsity_percent: int, scratch: Path
+) -> Problem:
+    """Return what channels are ranked for at a width."""
+    size = ffn_layers(dense)[0].intermediate_size
+    return Problem(
+        model=dense,
+        data=data,
+        kept_channels=kept_channels(size, sparsity_percent, spec.pruning.alignment).count,
+        training=_training(spec),
+        ridge=float(SurgeonSettings().ridge),
+        scratch=scratch,
+    )
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model.
+
+    Attributes:
+        model: the model.
+        kept_parts: parts of the recovery that helped on held-out data.
+        minutes: processor time of slicing and recovery.
+    """
+
+    model: Any
+    kept_parts: list[str]
+    minutes: float
+
+
+def prune(problem: Problem, spec: PersonaModelSpec, ranking: Ranking, recovery: Recovery) -> Pruned:
+    """Remove the channels that a ranking does not keep, and recover the model."""
+    mask = top_k_mask(ranking.scores, problem.kept_channels)
+    scales = None if ranking.scales is None else ranking.scales.where(mask, 1.0)
+    started = time.process_time()
+    model = sliced_copy(problem.model, mask, scales=scales)
+    parts: list[str] = []
+    if recovery == "full":
+        result = recover(
+            problem.model, model, problem.data, recovery_config(spec), scratch=problem.scratch
+        )
+        parts = [part.name for part in result.parts if part.kept]
+    return Pruned(model, parts, (time.process_time() - started) / 60)
+
+
+def ranked(file: Path, method: str, problem: Problem) -> tuple[Ranking, float]:
+    """Return the method's ranking and the minutes of processor time that it took; made once."""
     if not file.exists():
-        started = time.monotonic()
+        started = time.process_time()
         ranking = METHODS[method](problem)
-        minutes = (time.monotonic() - started) / 60
+        minutes = (time.process_time() - started) / 60
         tensors = {"scores": ranking.scores.detach().float().cpu().contiguous()}
         if ranking.scales is not None:
             tensors["scales"] = ranking.scales.detach().float().cpu().contiguous()
@@ -167,9 +203,9 @@ def _ranked(file: Path, method: str, problem: Problem) -> tuple[Ranking, float]:
         return Ranking(stored.get_tensor("scores"), scales), float(stored.metadata()["minutes"])
 
 
-def _training(data: PersonaData) -> TrainingConfig:
+def _training(spec: PersonaModelSpec) -> TrainingConfig:
     """Return the settings of mask learning that the spec gives."""
-    learning = data.spec.pruning.straight_through
+    learning = spec.pruning.straight_through
     if learning is None:
         raise SystemExit("The settings' spec.pruning.method must be StraightThrough")
     return TrainingConfig(
@@ -180,7 +216,7 @@ def _training(data: PersonaData) -> TrainingConfig:
         beta2=float(learning.beta2),
         evaluate_every=learning.evaluate_every,
         patience=learning.patience,
-        seed=data.spec.seed,
+        seed=spec.seed,
     )
 
 

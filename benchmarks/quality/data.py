@@ -1,14 +1,21 @@
 """Personas, their data from the pipeline's own stages, and the sets to measure on."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from persona_jobs.api import PersonaModelSpec
 from persona_jobs.cli.local import default_cache
-from persona_jobs.dataset import Example, ScoredQuery, generic_split, read_jsonl, write_jsonl
+from persona_jobs.dataset import (
+    Example,
+    ScoredQuery,
+    Split,
+    generic_split,
+    read_jsonl,
+    write_jsonl,
+)
 from persona_jobs.models.chat import messages, render
 from persona_jobs.models.generation import generate
 from persona_jobs.pipeline.graph import plan
@@ -24,6 +31,7 @@ from persona_jobs.training.tokens import TokenizedSet, tokenize
 from .settings import Settings
 
 KINDS = ("general", "specific")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 DATA_STAGES = ("reference", "score", "rewrite")
 
 
@@ -74,6 +82,33 @@ def built_in(count: int) -> list[Persona]:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """A persona's examples before they are tokenized.
+
+    Attributes:
+        spec: the resolved spec.
+        persona: the persona's answers by split.
+        generic: general examples by split.
+        role_play: the dense model's own answers in another role.
+        questions: questions of the evaluation files.
+    """
+
+    spec: PersonaModelSpec
+    persona: Mapping[Split, list[Example]]
+    generic: Mapping[Split, list[Example]]
+    role_play: list[Example]
+    questions: list[str]
+
+    def tests(self) -> dict[str, list[Example]]:
+        """Return the sets to measure on by name."""
+        return {
+            "persona": self.persona["test"],
+            "rolePlay": self.role_play,
+            "generic": self.generic["test"],
+        }
+
+
+@dataclass(frozen=True)
 class PersonaData:
     """Everything that a persona's rankings, recoveries and measurements read.
 
@@ -100,7 +135,7 @@ def run_stages(spec: PersonaModelSpec, work: Path) -> dict[str, Path]:
     return folders
 
 
-def load(
+def read(
     settings: Settings,
     persona: Persona,
     spec: PersonaModelSpec,
@@ -108,8 +143,8 @@ def load(
     dense: Any,
     tokenizer: Any,
     role_play_file: Path,
-) -> PersonaData:
-    """Return the persona's data, the dense model's side computed once for all methods.
+) -> Texts:
+    """Return the persona's examples.
 
     Args:
         settings: what is measured.
@@ -136,26 +171,41 @@ def load(
         settings.answer_tokens,
         role_play_file,
     )
+    own = {split: read_jsonl(folders["rewrite"] / f"{split}.jsonl", Example) for split in SPLITS}
+    return Texts(spec, own, generic, role_play, questions)
 
-    def tokenized(examples: Sequence[Example]) -> TokenizedSet:
-        return tokenize(tokenizer, examples, max_tokens=spec.dataset.max_tokens)
 
-    def rewritten(split: str) -> TokenizedSet:
-        return tokenized(read_jsonl(folders["rewrite"] / f"{split}.jsonl", Example))
+def tokenized(spec: PersonaModelSpec, tokenizer: Any, examples: Sequence[Example]) -> TokenizedSet:
+    return tokenize(tokenizer, examples, max_tokens=spec.dataset.max_tokens)
 
+
+def tokenized_pair(
+    spec: PersonaModelSpec, tokenizer: Any, examples: Mapping[Split, Sequence[Example]]
+) -> DistillationDataset:
+    """Return the examples to learn from and the held-out ones."""
+    return DistillationDataset(
+        tokenized(spec, tokenizer, examples["train"]),
+        tokenized(spec, tokenizer, examples["validation"]),
+    )
+
+
+def tokenized_tests(dense: Any, tokenizer: Any, texts: Texts) -> dict[str, TokenizedSet]:
+    """Return the sets to measure on, by name, with the dense model's hidden states."""
+    return {
+        name: with_dense_hidden_states(dense, tokenized(texts.spec, tokenizer, examples))
+        for name, examples in texts.tests().items()
+    }
+
+
+def load(dense: Any, tokenizer: Any, texts: Texts) -> PersonaData:
+    """Return the persona's data, the dense model's side computed once for all methods."""
+    spec = texts.spec
     recovery = RecoveryData(
-        DistillationDataset(rewritten("train"), rewritten("validation")),
-        DistillationDataset(tokenized(generic["train"]), tokenized(generic["validation"])),
+        tokenized_pair(spec, tokenizer, texts.persona).with_dense_hidden_states(dense),
+        tokenized_pair(spec, tokenizer, texts.generic),
         spec.recovery.generic_percent,
     )
-    recovery = replace(recovery, persona=recovery.persona.with_dense_hidden_states(dense))
-    tests = {
-        "persona": rewritten("test"),
-        "rolePlay": tokenized(role_play),
-        "generic": tokenized(generic["test"]),
-    }
-    tests = {name: with_dense_hidden_states(dense, data) for name, data in tests.items()}
-    return PersonaData(spec, recovery, tests)
+    return PersonaData(spec, recovery, tokenized_tests(dense, tokenizer, texts))
 
 
 def role_play_answers(

@@ -1,14 +1,17 @@
-"""The table and the plot of all results."""
+"""The page and the plot of all results."""
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from persona_jobs.evaluation.bootstrap import Interval, differences
 
+from . import pools
 from .cells import RECOVERIES, Cell, Losses
 from .settings import BASELINE, Settings
 
 SAMPLES = 2000
+OWN = "own"
 COLUMNS = (
     ("persona", "kl", "persona KL"),
     ("persona", "cross_entropy", "persona CE"),
@@ -28,20 +31,36 @@ NAMES = {
 }
 
 
-def markdown(settings: Settings, cells: Sequence[Cell], model: str) -> str:
-    """Return the table as Markdown.
+SOURCES = {
+    OWN: "its own slice",
+    pools.ALL: "one slice for all",
+    pools.OTHERS: "a slice from the others' data",
+    pools.OTHERS_LESS: "the same from as little data as its own",
+}
 
-    Every figure is the mean over all answers of all personas; below it stands the paired difference
-    to the baseline with its 95 % interval, by bootstrap over answers.
+
+def markdown(
+    settings: Settings, cells: Sequence[Cell], pool: Sequence[Cell], model: str, plot_file: str
+) -> str:
+    """Return the page as Markdown.
+
+    Every figure is the mean over all answers of all personas; behind it stands the paired
+    difference to the baseline with its 95 % interval, by bootstrap over answers.
+
+    Args:
+        settings: what is measured.
+        cells: the results by method.
+        pool: the results of slices for several personas.
+        model: name of the base model.
+        plot_file: name of the plot beside the page.
     """
-    personas = sorted({cell.persona for cell in cells})
     lines = [
         f"# {settings.title}",
         "",
-        f"Base model `{model}`, {len(personas)} personas, {_answers(cells)} held-out answers in "
-        "all. KL is the divergence from the dense model and CE the cross-entropy, in nats per "
-        "token and averaged over answers; lower is better. In brackets: the paired difference to "
-        "activation norm with its 95 % interval. Every method has the same recovery.",
+        _introduction(cells, model),
+        "",
+        *(line for note in settings.notes for line in (note, "")),
+        f"![Divergence from the dense model by method]({plot_file})",
         "",
     ]
     for percent in settings.sparsity_percents:
@@ -50,39 +69,127 @@ def markdown(settings: Settings, cells: Sequence[Cell], model: str) -> str:
             if not chosen:
                 continue
             after = "after the full recovery" if recovery == "full" else "without recovery"
+            by_method = complete(settings.all_methods(), chosen)
             lines += [
                 f"## {percent} % of the channels removed ({chosen[0].width} kept), {after}",
                 "",
-                "| method | " + " | ".join(label for _, _, label in COLUMNS) + " | minutes |",
-                "|---" * (len(COLUMNS) + 2) + "|",
-                *_rows(settings.all_methods(), chosen),
+                *_table("method", NAMES, by_method, BASELINE),
                 "",
             ]
+            if recovery == "full":
+                lines += [*_by_persona(by_method), ""]
+    lines += _pool_section(settings, cells, pool)
     return "\n".join(lines)
 
 
-def _answers(cells: Sequence[Cell]) -> int:
-    by_persona = {cell.persona: len(cell.sets["persona"].kl) for cell in cells}
-    return sum(by_persona.values())
+def _introduction(cells: Sequence[Cell], model: str) -> str:
+    first = {cell.persona: cell for cell in reversed(cells)}.values()
+    train = "/".join(str(cell.train_answers) for cell in first)
+    tests = ", ".join(
+        f"{sum(len(cell.sets[name].kl) for cell in first)} {label}"
+        for name, label in (
+            ("persona", "answers in character"),
+            ("rolePlay", "answers in another role"),
+            ("generic", "general answers"),
+        )
+    )
+    threads = "/".join(str(n) for n in sorted({cell.threads for cell in cells}))
+    return (
+        f"Base model `{model}`, {len(first)} personas with {train} training answers, measured on "
+        f"{tests}, none of them in the training data. KL is the divergence from the dense model "
+        "and CE the cross-entropy, in nats per token and averaged over answers; lower is better. "
+        "In brackets: the paired difference to the first row with its 95 % interval, by bootstrap "
+        "over these answers. So the intervals tell what other answers of these personas would "
+        f"show; for other personas, {len(first)} are few, and the intervals should be thought of "
+        "as wider. Every method has the same recovery: the refit, then the reconstruction. Minutes "
+        f"are processor time per persona with {threads} torch thread(s)."
+    )
 
 
-def _rows(methods: Sequence[str], cells: Sequence[Cell]) -> list[str]:
-    complete = complete_methods(methods, cells)
-    by_column = [
-        (means(complete, name, field), intervals(complete, name, field))
+def _pool_section(settings: Settings, cells: Sequence[Cell], pool: Sequence[Cell]) -> list[str]:
+    percent = settings.sparsity_percents[0]
+    own = [
+        cell.model_copy(update={"method": OWN})
+        for cell in cells
+        if (cell.method, cell.sparsity_percent, cell.recovery) == (pools.METHOD, percent, "full")
+    ]
+    measured = {cell.persona for cell in pool if cell.method == pools.OTHERS_LESS}
+    lines = []
+    for title, sources, personas in (
+        ("One slice for all personas", [OWN, pools.ALL], {cell.persona for cell in pool}),
+        ("A slice that has never seen the persona", list(SOURCES), measured),
+    ):
+        chosen = [cell for cell in (*own, *pool) if cell.persona in personas]
+        by_source = complete(sources, chosen)
+        if not personas or len(by_source) < len(sources):
+            continue
+        answers = ", ".join(
+            f"{SOURCES[source]} {'/'.join(str(cell.train_answers) for cell in found)}"
+            for source, found in by_source.items()
+        )
+        lines += [
+            f"## {title}",
+            "",
+            f"{NAMES[pools.METHOD].capitalize()} with the full recovery, {percent} % removed, "
+            f"measured on {', '.join(sorted(personas))}. Training answers: {answers}. Queries that "
+            "a slice is measured on are left out of the data of all personas that it is made from.",
+            "",
+            *_table("made from", SOURCES, by_source, OWN),
+            "",
+            *_by_persona(by_source, SOURCES),
+            "",
+        ]
+    return lines
+
+
+def results(cells: Sequence[Cell], pool: Sequence[Cell]) -> str:
+    """Return all results as JSON, one per line."""
+    documents = {"methods": cells, "pool": pool}
+    parts = [
+        f'"{name}": [\n'
+        + ",\n".join(json.dumps(cell.model_dump(mode="json", by_alias=True)) for cell in found)
+        + "\n]"
+        for name, found in documents.items()
+    ]
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def _table(
+    first: str, names: Mapping[str, str], by_method: Mapping[str, Sequence[Cell]], baseline: str
+) -> list[str]:
+    columns = [
+        (means(by_method, name, field), intervals(by_method, name, field, baseline))
         for name, field, _ in COLUMNS
     ]
-    rows = []
-    for method, own in complete.items():
+    rows = [
+        f"| {first} | " + " | ".join(label for _, _, label in COLUMNS) + " | minutes |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for method, own in by_method.items():
         figures = [
-            f"{mean[method]:.3f}{_bracket(interval.get(method))}" for mean, interval in by_column
+            f"{mean[method]:.3f}{_bracket(interval.get(method))}" for mean, interval in columns
         ]
         minutes = sum(cell.rank_minutes + cell.recover_minutes for cell in own) / len(own)
-        rows.append(f"| {NAMES[method]} | " + " | ".join(figures) + f" | {minutes:.1f} |")
+        rows.append(f"| {names[method]} | " + " | ".join(figures) + f" | {minutes:.1f} |")
     return rows
 
 
-def complete_methods(methods: Sequence[str], cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+def _by_persona(
+    by_method: Mapping[str, Sequence[Cell]], names: Mapping[str, str] = NAMES
+) -> list[str]:
+    """Return one line per method with the persona KL of each persona."""
+    parts = [
+        f"{names[method]} " + "/".join(f"{_mean(cell.sets['persona'].kl):.3f}" for cell in own)
+        for method, own in by_method.items()
+    ]
+    return [f"Persona KL of each persona: {'; '.join(parts)}."]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def complete(methods: Sequence[str], cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """Return the cells by method, of the methods that were measured on every persona."""
     personas = sorted({cell.persona for cell in cells})
     found = {}
@@ -104,17 +211,17 @@ def _field(losses: Losses, field: str) -> list[float]:
 def means(by_method: Mapping[str, Sequence[Cell]], name: str, field: str) -> dict[str, float]:
     """Return the mean loss of every method over all answers of all personas."""
     values = {method: _values(cells, name, field) for method, cells in by_method.items()}
-    return {method: sum(row) / len(row) for method, row in values.items()}
+    return {method: _mean(row) for method, row in values.items()}
 
 
 def intervals(
-    by_method: Mapping[str, Sequence[Cell]], name: str, field: str
+    by_method: Mapping[str, Sequence[Cell]], name: str, field: str, baseline: str
 ) -> dict[str, Interval]:
     """Return every method's paired difference to the baseline."""
     values = {method: _values(cells, name, field) for method, cells in by_method.items()}
-    if BASELINE not in values:
+    if baseline not in values:
         return {}
-    return differences(values, BASELINE, samples=SAMPLES, seed=0)
+    return differences(values, baseline, samples=SAMPLES, seed=0)
 
 
 def _bracket(interval: Interval | None) -> str:
@@ -133,9 +240,7 @@ def plot(settings: Settings, cells: Sequence[Cell]) -> str:
     of_width = [cell for cell in cells if cell.sparsity_percent == percent]
     figures = {
         recovery: means(
-            complete_methods(
-                settings.all_methods(), [c for c in of_width if c.recovery == recovery]
-            ),
+            complete(settings.all_methods(), [c for c in of_width if c.recovery == recovery]),
             "persona",
             "kl",
         )

@@ -24,6 +24,8 @@ class Settings(BaseModel):
         personas: how many personas are measured.
         sparsity_percents: shares of the channels that are removed.
         methods: names of `methods.METHODS`; the baseline is always measured.
+        pool: whether slices for several personas are measured too (see `pools`).
+        notes: paragraphs for the page, such as what was left out and why.
         role_play_questions: questions per persona that the dense model answers in another role.
         answer_tokens: longest of these answers.
         spec: fields of a PersonaModel's spec for all personas; `recovery` is the full recovery.
@@ -35,6 +37,8 @@ class Settings(BaseModel):
     personas: Annotated[int, Field(ge=1)]
     sparsity_percents: Annotated[list[int], Field(min_length=1)]
     methods: list[str] = list(METHODS)
+    pool: bool = False
+    notes: list[str] = []
     role_play_questions: Annotated[int, Field(ge=1)] = 40
     answer_tokens: Annotated[int, Field(ge=1)] = 64
     spec: dict[str, Any]

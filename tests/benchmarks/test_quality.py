@@ -52,6 +52,8 @@ def folder(tmp_path_factory, teacher):
         "personas": 2,
         "sparsityPercents": [50],
         "methods": list(METHODS),
+        "pool": True,
+        "notes": ["A tiny model."],
         "rolePlayQuestions": 3,
         "answerTokens": 8,
         "spec": spec,
@@ -99,12 +101,18 @@ def start(folder, work):
 
 
 def results(folder, work):
-    """The measured losses by file name, without times."""
-    found = {}
-    for file in (folder / work / "results").rglob("*.json"):
-        cell = json.loads(file.read_text())
-        found[f"{cell['persona']} {file.name}"] = cell["sets"]
-    return found
+    """The measured losses by persona, method and recovery, without times."""
+    return {
+        f"{cell['persona']} {cell['method']} {cell['recovery']}": cell["sets"]
+        for cell in cells(folder, work, "persona-*")
+    }
+
+
+def cells(folder, work, where):
+    return [
+        json.loads(file.read_text())
+        for file in (folder / work / "results").rglob(f"{where}/*.json")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +137,7 @@ def test_every_method_is_measured_on_every_persona_with_the_same_recoveries(fold
 def test_the_table_holds_the_means_and_the_paired_differences(folder, whole):
     table = (folder / "whole-docs" / "tiny.md").read_text()
     assert len(re.findall(r"^\| Taylor \|", table, flags=re.MULTILINE)) == 2
+    assert "A tiny model." in table
     without_recovery = table.split("## ")[1]
     sets = results(folder, "whole")
 
@@ -136,7 +145,7 @@ def test_the_table_holds_the_means_and_the_paired_differences(folder, whole):
         values = [
             value
             for number in range(2)
-            for value in sets[f"persona-{number} {method}-50-none.json"]["persona"]["kl"]
+            for value in sets[f"persona-{number} {method} none"]["persona"]["kl"]
         ]
         return sum(values) / len(values)
 
@@ -148,6 +157,44 @@ def test_the_table_holds_the_means_and_the_paired_differences(folder, whole):
     baseline = next(line for line in table.splitlines() if line.startswith("| activation norm"))
     assert "(" not in baseline
     assert (folder / "whole-docs" / "tiny.svg").read_text().count("<circle") == 2 + 2 * len(METHODS)
+
+
+def test_slices_for_several_personas_are_measured_on_each_of_them(folder, whole):
+    found = {(cell["persona"], cell["method"]): cell for cell in cells(folder, "whole", "pool-*")}
+    personas = ("persona-0", "persona-1")
+    assert set(found) == {(p, s) for p in personas for s in ("all", "others", "others-equal-data")}
+    own = {
+        cell["persona"]: cell
+        for cell in cells(folder, "whole", "persona-*")
+        if (cell["method"], cell["recovery"]) == ("optimal-brain-surgeon", "full")
+    }
+    for persona, other in (personas, personas[::-1]):
+        together = found[persona, "all"]
+        alone, less = found[persona, "others"], found[persona, "others-equal-data"]
+        assert together["trainAnswers"] > alone["trainAnswers"]
+        # With two personas there is one other, and it has about as much data.
+        assert less["trainAnswers"] == min(alone["trainAnswers"], own[persona]["trainAnswers"])
+        assert alone["trainAnswers"] <= own[other]["trainAnswers"]
+        kl = [cell["sets"]["persona"]["kl"] for cell in (own[persona], together, alone)]
+        assert len({len(row) for row in kl}) == 1
+        assert len({tuple(row) for row in kl}) == 3
+    page = (folder / "whole-docs" / "tiny.md").read_text()
+    pool = page.split("## A slice that has never seen the persona")[1]
+    row = next(line for line in pool.splitlines() if line.startswith("| a slice from the others"))
+    values = [v for p in personas for v in found[p, "others"]["sets"]["persona"]["kl"]]
+    mean = sum(values) / len(values)
+    assert float(row.split(" | ")[1].split()[0]) == pytest.approx(mean, abs=6e-4)
+
+
+def test_the_results_file_holds_what_the_page_is_made_from(folder, whole):
+    document = json.loads((folder / "whole-docs" / "tiny.json").read_text())
+    assert len(document["methods"]) == 2 * len(METHODS) * 2
+    assert len(document["pool"]) == 6
+    recorded = {
+        f"{cell['persona']} {cell['method']} {cell['recovery']}": cell["sets"]
+        for cell in document["methods"]
+    }
+    assert recorded == results(folder, "whole")
 
 
 def test_an_interrupted_run_continues_to_the_same_results(folder, whole):

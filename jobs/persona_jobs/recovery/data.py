@@ -122,11 +122,14 @@ def held_out_kl(model: Any, data: RecoveryData) -> HeldOutKl:
         model: the model to measure.
         data: examples with the dense model's hidden states.
     """
-    measured = {
-        part.kind: mean_answer_loss(model, part.data.validation, "KL") for part in data.parts()
-    }
-    weighted = sum(part.weight * measured[part.kind] for part in data.parts())
-    return HeldOutKl(weighted=weighted, **measured)
+    measured: dict[str, list[float]] = {}
+    weighted = 0.0
+    for part in data.parts():
+        loss = mean_answer_loss(model, part.data.validation, "KL")
+        measured.setdefault(part.kind, []).append(loss)
+        weighted += part.weight * loss
+    means = {kind: sum(losses) / len(losses) for kind, losses in measured.items()}
+    return HeldOutKl(weighted=weighted, **means)
 
 
 def data_warnings(data: RecoveryData, width: int) -> list[str]:

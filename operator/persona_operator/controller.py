@@ -88,6 +88,11 @@ class Controller:
         self._indexed = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
 
+    @property
+    def queued(self) -> int:
+        """Return how many PersonaModels wait for a reconciliation."""
+        return self._queue.waiting
+
     # What the handlers call
 
     def start(self) -> None:

@@ -3,7 +3,14 @@
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,9 +30,14 @@ class OperatorMetrics:
 
     Args:
         event_ages: returns the seconds since the last watch event by kind at each scrape.
+        queued: returns how many PersonaModels wait for the reconciler at each scrape.
     """
 
-    def __init__(self, event_ages: Callable[[], Mapping[str, float]] = dict) -> None:
+    def __init__(
+        self,
+        event_ages: Callable[[], Mapping[str, float]] = dict,
+        queued: Callable[[], int] = int,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._personas: dict[PersonaKey, PersonaModelStatus] = {}
         self.reconcile_seconds = Histogram(
@@ -73,6 +85,13 @@ class OperatorMetrics:
         self.profiles_valid.set(1)
         self.registry.register(_PersonaCollector(self._personas))
         self.registry.register(_EventAgeCollector(event_ages))
+        Gauge(
+            f"{_PREFIX}_reconcile_queue_length",
+            "PersonaModels that wait for the reconciler.",
+            registry=self.registry,
+        ).set_function(queued)
+        # CPU, memory, open files and start time, with the names that every exporter uses.
+        ProcessCollector(registry=self.registry)
 
     def render(self) -> bytes:
         """Return the exposition text."""
@@ -128,6 +147,9 @@ class _PersonaCollector(Collector):
         for state in STATES:
             family.add_metric([state], states[state])
         yield family
+        yield _conditions(personas)
+        yield _gates(personas)
+        yield _unfinished_stages(personas)
         for name, help_text, metric, convert in _PERSONA_METRICS:
             family = GaugeMetricFamily(
                 f"{_PREFIX}_{name}", help_text, labels=["namespace", "persona", "variant"]
@@ -143,6 +165,47 @@ class _PersonaCollector(Collector):
                     if converted is not None:
                         family.add_metric([*key, variant], converted)
             yield family
+
+
+def _conditions(personas: Mapping[PersonaKey, PersonaModelStatus]) -> Metric:
+    family = GaugeMetricFamily(
+        f"{_PREFIX}_condition",
+        "Always 1: the status and reason of each condition of a PersonaModel.",
+        labels=["namespace", "persona", "type", "status", "reason"],
+    )
+    for key, status in personas.items():
+        for item in status.conditions:
+            family.add_metric([*key, item.type, item.status, item.reason], 1)
+    return family
+
+
+def _gates(personas: Mapping[PersonaKey, PersonaModelStatus]) -> Metric:
+    family = GaugeMetricFamily(
+        f"{_PREFIX}_gate_passed",
+        "1 where the newest revision passed its gate, 0 where it failed.",
+        labels=["namespace", "persona"],
+    )
+    for key, status in personas.items():
+        gate = status.revisions[0].gate if status.revisions else "NotSet"
+        if gate in ("Passed", "Failed"):
+            family.add_metric([*key], float(gate == "Passed"))
+    return family
+
+
+def _unfinished_stages(personas: Mapping[PersonaKey, PersonaModelStatus]) -> Metric:
+    family = GaugeMetricFamily(
+        f"{_PREFIX}_unfinished_stages",
+        "Stages that have begun and not ended, by state and reason.",
+        labels=["stage", "state", "reason"],
+    )
+    counts: Count[tuple[str, str, str]] = Count()
+    for status in personas.values():
+        for stage in [*([status.resolution] if status.resolution else []), *status.stages]:
+            if stage.state != "Succeeded" and (stage.job or stage.reason):
+                counts[stage.name, stage.state, stage.reason or ""] += 1
+    for labels, count in sorted(counts.items()):
+        family.add_metric([*labels], count)
+    return family
 
 
 class _EventAgeCollector(Collector):

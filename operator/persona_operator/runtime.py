@@ -35,8 +35,11 @@ class Runtime:
 
     def __post_init__(self) -> None:
         self.health = WatchHealth(self.settings.watch_deadline_seconds)
-        self.metrics = OperatorMetrics(self.health.event_ages)
+        self.metrics = OperatorMetrics(self.health.event_ages, self._queued)
         self._servers = HttpServers(self.metrics, self.health, lambda: self._started)
+
+    def _queued(self) -> int:
+        return self.controller.queued if hasattr(self, "controller") else 0
 
     async def start(self, indexes: Indexes) -> None:
         """Start the controller and the HTTP servers.

@@ -29,6 +29,12 @@ class WorkQueue:
         self._entries: dict[Key, _Entry] = {}
         self._slots = asyncio.Semaphore(MAX_PARALLEL)
         self._stopped = False
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return how many keys are due and wait for one of the `MAX_PARALLEL` places."""
+        return self._waiting
 
     def add(self, key: Key, delay: float = 0.0) -> None:
         """Run the work of `key` after `delay` seconds at the latest."""
@@ -69,10 +75,20 @@ class WorkQueue:
         entry.due = entry.timer = None
         entry.running = asyncio.get_running_loop().create_task(self._run(key, entry))
 
+    async def _take_place(self) -> None:
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+
     async def _run(self, key: Key, entry: _Entry) -> None:
         try:
-            async with self._slots:
+            await self._take_place()
+            try:
                 await self._work(key)
+            finally:
+                self._slots.release()
         except Exception:
             logger.exception(
                 "The work of the queue failed", extra={"namespace": key[0], "persona": key[1]}

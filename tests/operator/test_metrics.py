@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from persona_jobs.api.status import PersonaModelStatus, RevisionStatus
 from persona_operator.metrics import OperatorMetrics
 from support.operator_world import World, persona_document
 
@@ -40,3 +41,44 @@ def test_ended_attempts_are_counted_once() -> None:
     labels = '{outcome="succeeded",stage="reference"}'
     assert f"persona_pruner_stage_attempts_total{labels} 1.0" in text
     assert f"persona_pruner_stage_duration_seconds_sum{labels} 30.0" in text
+
+
+def test_the_stalled_persona_is_named_with_its_reason() -> None:
+    world = World()
+    world.add(persona_document())
+    world.step()
+    world.cluster.make_pod(world.job("reference"))
+    world.cluster.finish(world.job("reference"), 2)
+    world.run()
+    status = world.persona().status
+    metrics = OperatorMetrics()
+    metrics.observe(("stories", "captain"), status, status)
+    text = metrics.render().decode()
+    reason = next(item.reason for item in status.conditions if item.type == "Stalled")
+    labels = 'namespace="stories",persona="captain",reason="{}",status="{}",type="{}"'
+    stalled = labels.format(reason, "True", "Stalled")
+    assert f"persona_pruner_condition{{{stalled}}} 1.0" in text
+    (failed,) = [line for line in text.splitlines() if 'state="Failed"' in line]
+    assert failed.startswith("persona_pruner_unfinished_stages{reason=")
+    assert 'stage="reference"' in failed
+    metrics.forget(("stories", "captain"))
+    assert "captain" not in metrics.render().decode()
+
+
+def test_a_gate_is_reported_once_there_is_one() -> None:
+    metrics = OperatorMetrics()
+    for name, gate in [("a", "Passed"), ("b", "Failed"), ("c", "NotSet")]:
+        status = PersonaModelStatus(revisions=[RevisionStatus(id="1", gate=gate)])
+        metrics.observe(("stories", name), status, status)
+    lines = [line for line in metrics.render().decode().splitlines() if "gate_passed{" in line]
+    assert lines == [
+        'persona_pruner_gate_passed{namespace="stories",persona="a"} 1.0',
+        'persona_pruner_gate_passed{namespace="stories",persona="b"} 0.0',
+    ]
+
+
+def test_the_process_and_the_queue_are_measured() -> None:
+    text = OperatorMetrics(queued=lambda: 7).render().decode()
+    assert "persona_pruner_reconcile_queue_length 7.0" in text
+    (line,) = [t for t in text.splitlines() if t.startswith("process_resident_memory_bytes ")]
+    assert float(line.split()[1]) > 1e6

@@ -75,3 +75,21 @@ async def test_a_failure_stops_no_other_work_and_stopping_waits_for_it() -> None
     queue.add(("a", "late"))
     await asyncio.sleep(0.02)
     assert len(finished) == 1
+
+
+async def test_keys_without_a_place_are_counted_as_waiting() -> None:
+    go_on = asyncio.Event()
+
+    async def work(_: tuple[str, str]) -> None:
+        await go_on.wait()
+
+    queue = WorkQueue(work)
+    for number in range(MAX_PARALLEL + 3):
+        queue.add(("a", str(number)))
+    queue.add(("a", "later"), delay=60)
+    await asyncio.sleep(0.05)
+    assert queue.waiting == 3
+    go_on.set()
+    await asyncio.sleep(0.05)
+    assert queue.waiting == 0
+    await queue.stop()

@@ -1,148 +1,21 @@
 """The whole operator, kopf included, against an API server in memory over HTTP."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import kopf
-import pytest
-from kubernetes import client
 
 from persona_jobs.api import KIND, RECIPE_KIND
 from persona_jobs.pipeline.graph import keys
 from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 from persona_operator import handlers
-from persona_operator.runtime import Runtime
-from persona_operator.settings import Settings
-from support.fake_api_server import FakeApiServer
-from support.fake_cluster import FakeCluster, Raw, evaluation_metrics, success_message
+from support.fake_cluster import Raw, evaluation_metrics
 from support.operator_world import (
     NAMESPACE,
     laptop_spec,
     persona_document,
     recipe_document,
-    settings,
 )
-
-PATIENCE = 20.0
-
-
-class Operator:
-    """A cluster with an API server; operators run against it and stop again."""
-
-    def __init__(self, server: FakeApiServer) -> None:
-        self.server = server
-        self.cluster = server.cluster
-
-    @asynccontextmanager
-    async def running(self, config: Settings) -> AsyncIterator[Runtime]:
-        configuration = client.Configuration()
-        configuration.host = self.server.url
-        runtime = Runtime(config, client.ApiClient(configuration))
-        stop, ready = threading.Event(), threading.Event()
-
-        def run() -> None:
-            asyncio.run(
-                kopf.operator(
-                    memo=runtime,
-                    namespaces=[NAMESPACE],
-                    standalone=True,
-                    stop_flag=stop,
-                    ready_flag=ready,
-                )
-            )
-
-        # A loop of its own: kopf ends whatever else runs in its loop when it stops.
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
-            assert await asyncio.to_thread(ready.wait, PATIENCE)
-            yield runtime
-        finally:
-            stop.set()
-            await asyncio.to_thread(thread.join, PATIENCE)
-            assert not thread.is_alive()
-
-    async def until(self, holds: Callable[[], Any], what: str) -> None:
-        for _ in range(int(PATIENCE / 0.05)):
-            if holds():
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"never: {what}; {self.ready()}")
-
-    def ready(self, name: str = "captain") -> Raw:
-        document = self.cluster.get(KIND, NAMESPACE, name) or {}
-        conditions = document.get("status", {}).get("conditions", [])
-        return next((item for item in conditions if item["type"] == "Ready"), {})
-
-    def status(self, name: str = "captain") -> Raw:
-        document = self.cluster.get(KIND, NAMESPACE, name) or {}
-        return document.get("status", {})
-
-    def created_jobs(self) -> list[str]:
-        return [name for kind, name in self.cluster.created if kind == "Job"]
-
-    def work(self) -> None:
-        """Controllers and nodes do their part once."""
-        self.cluster.now = datetime.now(UTC)
-        for job in self.cluster.open_jobs():
-            if not job["spec"].get("suspend"):
-                stage = job["metadata"]["labels"]["persona-pruner.io/stage"]
-                self.cluster.finish(job, 0, success_message(stage))
-        for deployment in self.cluster.find("Deployment"):
-            head = deployment["metadata"]
-            if "status" not in deployment or (
-                deployment["status"]["observedGeneration"] != head["generation"]
-            ):
-                self.cluster.roll_out(head["namespace"], head["name"])
-
-    async def work_until(self, holds: Callable[[], Any], what: str) -> None:
-        def check() -> Any:
-            self.work()
-            return holds()
-
-        await self.until(check, what)
-
-
-@pytest.fixture
-async def operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Operator]:
-    server = FakeApiServer(FakeCluster())
-    await server.start()
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        f"""
-apiVersion: v1
-kind: Config
-current-context: fake
-contexts: [{{name: fake, context: {{cluster: fake, user: fake}}}}]
-clusters: [{{name: fake, cluster: {{server: "{server.url}"}}}}]
-users: [{{name: fake, user: {{}}}}]
-"""
-    )
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig)
-    )
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    yield Operator(server)
-    await server.stop()
-
-
-def config(**changes: Any) -> Settings:
-    return settings(
-        **{
-            "namespaces": [NAMESPACE],
-            "metricsPort": 0,
-            "healthPort": 0,
-            "reconcileIntervalSeconds": 0.5,
-            "retry": {"backoffSeconds": 0.5},
-            **changes,
-        }
-    )
+from support.running_operator import Operator, config
 
 
 async def test_from_apply_to_ready(operator: Operator) -> None:

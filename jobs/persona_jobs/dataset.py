@@ -60,7 +60,7 @@ class Example(_Record):
     """A conversation to learn from or to measure on: system (the persona), user, assistant.
 
     Attributes:
-        messages: the chat messages; the last one is the answer.
+        messages: the chat messages; the last one is the answer, the others are what it answers.
         reference: the neutral answer that it is based on; may be empty.
         ends: whether the answer ends where its writer ended; False for the beginning of a longer
             answer, after which nothing teaches to end the turn.
@@ -71,12 +71,28 @@ class Example(_Record):
     ends: bool = True
 
     @classmethod
-    def of(cls, system: str | None, query: str, answer: str, reference: str = "") -> "Example":
-        """Build an example of one exchange, without a system message if `system` is None."""
+    def of(
+        cls,
+        system: str | None,
+        query: str,
+        answer: str,
+        reference: str = "",
+        history: Sequence[Message] = (),
+    ) -> "Example":
+        """Build an example of one exchange, without a system message if `system` is None.
+
+        Args:
+            system: the persona's text.
+            query: the user's message.
+            answer: what is learned or measured.
+            reference: the neutral answer that it is based on.
+            history: what user and assistant said before.
+        """
         head = [Message(role="system", content=system)] if system is not None else []
         return cls(
             messages=[
                 *head,
+                *history,
                 Message(role="user", content=query),
                 Message(role="assistant", content=answer),
             ],
@@ -90,8 +106,13 @@ class Example(_Record):
 
     @property
     def query(self) -> str:
-        """Return the user's message."""
-        return next(m["content"] for m in self.messages if m["role"] == "user")
+        """Return the user's last message, which the answer follows."""
+        return next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+
+    @property
+    def history(self) -> list[Message]:
+        """Return what user and assistant said before the query."""
+        return [m for m in self.messages if m["role"] != "system"][:-2]
 
     @property
     def answer(self) -> str:

@@ -120,7 +120,9 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("evaluation", "questionFiles", "[]", "credentialsSecretRef"): {"name": "s"},
     ("instructions",): {"uri": "hf://org/data"},
     ("referencePersonas",): {"uri": "s3://bucket/personas.jsonl"},
+    ("persona",): {"text": CAPTAIN},
     ("persona", "configMapRef"): {"name": "c", "key": "k"},
+    ("persona", "examples", "[]", "turns", "[]"): {"query": "Who are you?", "answer": "A captain."},
     ("serving", "autoscaling"): {"maxReplicas": 1000},
     ("serving", "env", "[]"): {"name": "A", "value": "b"},
     ("storage", "credentialsSecretRef"): {"name": "s"},
@@ -460,7 +462,9 @@ def test_strings(api, objects, path, schema):
         longest = prefix + "1" * (schema["maxLength"] - len(prefix))
         accepted_by_both(api, objects, with_field(path, longest))
         wrong.append(longest + "1")
-        if "pattern" in schema:
+        if path[:2] == ("persona", "examples"):
+            wrong += [" \n", "a\x00b", "\x85"]
+        elif "pattern" in schema:
             wrong += ["a b", "1\n", "\x00", f"{prefix}a\n"]
     for value in wrong:
         assert name in refused_by_both(api, objects, with_field(path, value)), value
@@ -470,6 +474,16 @@ def test_list_lengths(api, objects):
     file = {"uri": "s3://bucket/questions.json"}
     accepted_by_both(api, objects, manifest(evaluation={"questionFiles": [file] * 32}))
     refused_by_both(api, objects, manifest(evaluation={"questionFiles": [file] * 33}))
+    turn = {"query": "q", "answer": "a"}
+    for examples, accepted in (
+        ([{"turns": [turn]}] * 256, True),
+        ([{"turns": [turn]}] * 257, False),
+        ([{"turns": [turn] * 32}], True),
+        ([{"turns": [turn] * 33}], False),
+        ([{"turns": []}], False),
+    ):
+        body = manifest(persona={"text": CAPTAIN, "examples": examples})
+        (accepted_by_both if accepted else refused_by_both)(api, objects, body)
 
 
 def test_a_stage_is_set_once(api, objects):

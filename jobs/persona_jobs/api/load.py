@@ -211,4 +211,5 @@ def _with_text(
             hint="Add the ConfigMap as another document of the file, or use spec.persona.text",
             subject="spec.persona.configMapRef",
         )
-    return {**document, "spec": {**(spec or {}), "persona": {"text": text}}}
+    given = {name: value for name, value in persona.items() if name != "configMapRef"}
+    return {**document, "spec": {**(spec or {}), "persona": {**given, "text": text}}}

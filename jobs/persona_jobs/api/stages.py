@@ -141,6 +141,8 @@ STAGES: tuple[Stage, ...] = (
                 "dataset.maxTokens",
                 "evaluation.questionFiles[].uri",
                 "evaluation.questionFiles[].revision",
+                "persona.examples[].turns[].query",
+                "persona.examples[].turns[].answer",
             ),
         ),
     ),

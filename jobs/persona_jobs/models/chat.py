@@ -19,10 +19,11 @@ _answer_tails: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation of one question and its answer.
+    """A conversation that ends with a question and its answer.
 
     Attributes:
-        ids: all token ids: system prompt, query, answer and, if the answer ends, end-of-turn token.
+        ids: all token ids: system prompt, earlier turns, query, answer and, if the answer ends,
+            end-of-turn token.
         answer_start: index of the answer's first token in `ids`.
     """
 
@@ -40,11 +41,14 @@ class Conversation:
         return self.ids[self.answer_start :]
 
 
-def messages(system: str | None, query: str, answer: str | None = None) -> list[Message]:
-    """Return the chat messages of one turn."""
+def messages(
+    system: str | None, query: str, answer: str | None = None, history: Sequence[Message] = ()
+) -> list[Message]:
+    """Return the chat messages of one turn, and of those before it."""
     turns: list[Message] = []
     if system is not None:
         turns.append({"role": "system", "content": system})
+    turns += history
     turns.append({"role": "user", "content": query})
     if answer is not None:
         turns.append({"role": "assistant", "content": answer})
@@ -88,7 +92,13 @@ def render_text(
 
 
 def conversation(
-    tokenizer: Any, system: str | None, query: str, answer: str, *, ends: bool = True
+    tokenizer: Any,
+    system: str | None,
+    query: str,
+    answer: str,
+    *,
+    history: Sequence[Message] = (),
+    ends: bool = True,
 ) -> Conversation:
     """Return one turn as token ids; the prompt's tokens are those that generation starts from.
 
@@ -97,13 +107,15 @@ def conversation(
         system: the persona's system prompt, or None.
         query: the user's question.
         answer: the assistant's answer.
+        history: what user and assistant said before.
         ends: whether the end-of-turn token follows the answer.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses the messages.
     """
-    prompt = render_text(tokenizer, messages(system, query), True)
-    whole = render_text(tokenizer, messages(system, query, answer), False)
+    turns = messages(system, query, answer, history)
+    prompt = render_text(tokenizer, turns[:-1], True)
+    whole = render_text(tokenizer, turns, False)
     prompt_ids = _encode(tokenizer, prompt)
     end = end_of_turn(tokenizer)
     if whole.startswith(prompt):

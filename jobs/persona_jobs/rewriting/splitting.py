@@ -38,7 +38,7 @@ def split(
     Raises:
         InputError: too few queries for `MIN_TRAIN` and one held-out query each.
     """
-    ordered = sorted(queries, key=lambda q: _digest(seed, normalize_query(q.query)))
+    ordered = sorted(queries, key=lambda q: query_order(seed, q.query))
     validation = max(MIN_HELD_OUT, round(len(ordered) * validation_percent / 100))
     test = max(MIN_HELD_OUT, round(len(ordered) * test_percent / 100))
     if len(ordered) < MIN_TRAIN + 2 * MIN_HELD_OUT:
@@ -87,5 +87,7 @@ def _too_few(what: str) -> InputError:
     )
 
 
-def _digest(seed: int, text: str) -> str:
-    return hashlib.sha256(f"{seed}:{text}".encode("utf-8", "surrogatepass")).hexdigest()
+def query_order(seed: int, query: str) -> str:
+    """Return what queries are sorted by before they are divided: a hash of seed and query."""
+    text = f"{seed}:{normalize_query(query)}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -87,7 +87,9 @@ def closed_form_data(context: StageContext, tokenizer: Any) -> RecoveryData:
 def _data(context: StageContext, tokenizer: Any, train: int) -> RecoveryData:
     limits: dict[Split, int] = {"train": train, "validation": MAX_VALIDATION_EXAMPLES}
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
-    generic = generic_split(scored, file_questions(context))
+    held_out = read_jsonl(context.input_file("rewrite", "test.jsonl"), Example)
+    asked = [*file_questions(context), *(example.query for example in held_out)]
+    generic = generic_split(scored, asked)
     special = special_tokens(tokenizer)
 
     def persona(name: Split) -> TokenizedSet:

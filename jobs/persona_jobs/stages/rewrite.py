@@ -1,5 +1,7 @@
 """rewrite: the teacher answers the kept queries as the persona; the answers become the data set.
 
+Conversations that the user gave join it as they are, before the teacher's answers.
+
 Writes `train.jsonl`, `validation.jsonl` and `test.jsonl` (chat messages: the persona as
 system message, the query, the answer) and `report.json` with the dropped answers by reason.
 """
@@ -26,11 +28,13 @@ from ..pipeline.context import StageContext, StageOutcome
 from ..pipeline.graph import ANSWERS, answers_key
 from ..rewriting import answer_log, splitting
 from ..rewriting.assembly import Assembly, assemble, check_yield
+from ..rewriting.given_examples import GivenExamples, given_examples
 from ..rewriting.requests import Prompt, WantedAnswer, wanted_answers, without_special_tokens
 from ..rewriting.teacher import Teacher, TeacherAnswer, prompts
 from ..rewriting.teacher.backoff import Backoff
 from ..rewriting.teacher.base_model import BaseModelTeacher
 from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
+from ..training.tokens import conversation_of
 from .common import base_directory, environment, file_questions, load_base
 from .control import SaveTimer
 
@@ -65,7 +69,9 @@ def run(context: StageContext) -> StageOutcome:
     voice = _voice(context, persona)
     special = special_tokens(voice.tokenizer)
     count_tokens = partial(_count_tokens, voice.tokenizer, persona)
-    queries, left_out = _queries(context, special, count_tokens)
+    excluded = file_questions(context)
+    given = _given(context, voice.tokenizer, special, excluded)
+    queries, left_out = _queries(context, special, count_tokens, [*excluded, *given.queries])
     splits = splitting.split(
         queries,
         validation_percent=spec.dataset.validation_percent,
@@ -91,8 +97,29 @@ def run(context: StageContext) -> StageOutcome:
     check_yield(assembly, spec.teacher)
     sent_without = _sent_without(context, answers)
     return _outcome(
-        context, assembly, left_out, sent_without, {"teacher": seconds}, voice.environment
+        context, assembly, given, left_out, sent_without, {"teacher": seconds}, voice.environment
     )
+
+
+def _given(
+    context: StageContext, tokenizer: Any, special: list[str], excluded: list[str]
+) -> GivenExamples:
+    """Return the examples made of the conversations that the user gave."""
+    spec = context.spec
+    given = given_examples(
+        spec.persona.examples,
+        persona=context.persona_text,
+        excluded_questions=excluded,
+        special_tokens=special,
+        count_tokens=lambda example: len(conversation_of(tokenizer, example).ids),
+        max_tokens=spec.dataset.max_tokens,
+        validation_percent=spec.dataset.validation_percent,
+        test_percent=spec.dataset.test_percent,
+        seed=spec.seed,
+    )
+    for reason, count in given.left_out.items():
+        context.progress.note(f"{count} of the given conversations are left out: {reason}")
+    return given
 
 
 def _voice(context: StageContext, persona: str) -> _Voice:
@@ -136,13 +163,13 @@ def _open_ai_teacher(settings: TeacherSettings, endpoint: Endpoint) -> OpenAITea
 
 
 def _queries(
-    context: StageContext, special: list[str], count_tokens: Any
+    context: StageContext, special: list[str], count_tokens: Any, excluded: list[str]
 ) -> tuple[list[ScoredQuery], dict[str, int]]:
     """Return the queries to answer, and the number of excluded kept queries by reason."""
     spec = context.spec
     scored = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     kept = sum(query.kept for query in scored)
-    eligible = splitting.eligible(scored, file_questions(context))
+    eligible = splitting.eligible(scored, excluded)
     plain = without_special_tokens(eligible, special)
     budget = spec.dataset.max_tokens - _MIN_ANSWER_TOKENS
     alone = count_tokens("", "")
@@ -248,12 +275,15 @@ def _sent_without(
 def _outcome(
     context: StageContext,
     assembly: Assembly,
+    given: GivenExamples,
     left_out: dict[str, int],
     sent_without: dict[str, JsonValue],
     timings: dict[str, float],
     described: dict[str, JsonValue],
 ) -> StageOutcome:
-    splits = splitting.refill(assembly.splits)
+    written = splitting.refill(assembly.splits)
+    # Those that the user gave come first: later stages read the first ones of a long file.
+    splits = {name: [*given.splits[name], *written[name]] for name in splitting.SPLITS}
     for name, examples in splits.items():
         write_jsonl(context.output / f"{name}.jsonl", examples)
     counts: dict[str, JsonValue] = {name: len(examples) for name, examples in splits.items()}
@@ -269,6 +299,7 @@ def _outcome(
         "failures": {**assembly.failures},
         "queriesLeftOut": {**left_out},
         "sentWithout": sent_without,
+        **_given_counts(given),
     }
     (context.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return StageOutcome(
@@ -278,10 +309,19 @@ def _outcome(
             "cut": assembly.cut_at_sentence,
             "dropped": dropped,
             "sentWithout": sent_without,
+            **_given_counts(given),
         },
         timings=timings,
         environment=described,
     )
+
+
+def _given_counts(given: GivenExamples) -> dict[str, JsonValue]:
+    """Return the number of given examples by split, nothing where no conversations were given."""
+    if not given.count and not given.left_out:
+        return {}
+    counts: dict[str, JsonValue] = {name: len(given.splits[name]) for name in given.splits}
+    return {"given": counts, "givenLeftOut": {**given.left_out}}
 
 
 def _count_tokens(tokenizer: Any, persona: str, query: str, answer: str) -> int:

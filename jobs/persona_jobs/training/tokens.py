@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..dataset import Example
 from ..models.batching import MAX_BATCH_TOKENS, length_sorted_batches
-from ..models.chat import conversation
+from ..models.chat import Conversation, conversation
 from ..models.prefix import split
 
 
@@ -58,12 +58,21 @@ class TokenizedSet:
         return sum(len(suffix) for suffix in self.suffixes)
 
 
+def conversation_of(tokenizer: Any, example: Example) -> Conversation:
+    """Return an example as token ids."""
+    return conversation(
+        tokenizer,
+        example.system,
+        example.query,
+        example.answer,
+        history=example.history,
+        ends=example.ends,
+    )
+
+
 def tokenize(tokenizer: Any, examples: Sequence[Example], *, max_tokens: int) -> TokenizedSet:
     """Tokenize the examples with the chat template, leaving out those above `max_tokens`."""
-    conversations = [
-        conversation(tokenizer, example.system, example.query, example.answer, ends=example.ends)
-        for example in examples
-    ]
+    conversations = [conversation_of(tokenizer, example) for example in examples]
     kept = [c for c in conversations if len(c.ids) <= max_tokens]
     too_long = len(conversations) - len(kept)
     if not kept:

@@ -184,4 +184,6 @@ def _with_text(resource: dict[str, Any], observed: Observed) -> dict[str, Any]:
             (text.problem if text else "")
             or f"ConfigMap {name}, key {key}, doesn't exist. Create it in this {KIND}'s namespace.",
         )
-    return {**resource, "spec": {**resource["spec"], "persona": {"text": text.text}}}
+    persona = resource["spec"]["persona"]
+    given = {field: value for field, value in persona.items() if field != "configMapRef"}
+    return {**resource, "spec": {**resource["spec"], "persona": {**given, "text": text.text}}}

@@ -19,6 +19,13 @@ MINIMAL = {
 }
 
 
+def turn(query, answer):
+    return {"turns": [{"query": query, "answer": answer}]}
+
+
+EXAMPLE = turn("Who are you?", "A captain, sailor.")
+
+
 def changed(path, value):
     document = copy.deepcopy(MINIMAL)
     *parents, last = path.split(".")
@@ -51,6 +58,17 @@ def test_a_dumped_manifest_is_the_same_manifest():
         ("spec.persona.text", "a\x1b[31m", "control character U+001B"),
         ("spec.persona.text", "a\ud800", "U+D800"),
         ("spec.persona.configMapRef", {"name": "a", "key": "b"}, "exactly one of text and"),
+        ("spec.persona.examples", 257 * [EXAMPLE], "at most 256 items"),
+        ("spec.persona.examples", [{"turns": []}], "examples[0].turns: List should have at least"),
+        ("spec.persona.examples", [{"turns": [{"query": "q"}]}], "turns[0].answer: is required"),
+        ("spec.persona.examples", [turn("q", " ")], "turns[0].answer: is empty: write what is"),
+        ("spec.persona.examples", [turn("a\x00b", "a")], "turns[0].query: has the control char"),
+        ("spec.persona.examples", [turn("q", "x" * 8193)], "answer: has 8,193 characters; shorten"),
+        (
+            "spec.persona.examples",
+            17 * [turn("q", "x" * 8192)],
+            "examples: have 139,281 characters in all; shorten them to 131,072 or fewer",
+        ),
         ("spec.baseModel.endpoint", "https://user:key@hub.example", "hold no user name or"),
         ("spec.instructions.endpoint", "https://s3.example", "go with hf:// and s3:// sources"),
         (
@@ -160,6 +178,13 @@ def test_a_config_map_of_the_same_file_gives_the_text(tmp_path):
     manifest = load_resource(write(tmp_path, YAML + CONFIG_MAP))
     assert manifest.spec.persona.text == "You are a captain."
     assert manifest.spec.persona.config_map_ref is None
+
+
+def test_a_text_from_a_config_map_goes_with_examples(tmp_path):
+    given = YAML.replace("captain}}", f"captain}}, examples: [{EXAMPLE}]}}")
+    persona = load_resource(write(tmp_path, given + CONFIG_MAP)).spec.persona
+    assert persona.text == "You are a captain."
+    assert persona.examples[0].turns[0].answer == "A captain, sailor."
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,20 @@ def test_a_conversation_continues_the_prompt_and_ends_with_the_turn(system, quer
     assert turn.prompt_ids + turn.answer_ids == turn.ids
 
 
+@pytest.mark.parametrize("template", [CHATML, GEMMA, IGNORES, REFUSES, THINKING])
+def test_an_answer_follows_all_that_was_said_before(template):
+    tokenizer = tiny_tokenizer(template)
+    history = chat.messages(None, "Who?", "I am.")
+    turn = chat.conversation(tokenizer, "Be Ada.", "Why?", "Because.", history=history)
+    said = [*chat.messages("Be Ada.", "Who?", "I am."), *chat.messages(None, "Why?")]
+    assert turn.prompt_ids == chat.render(tokenizer, said)
+    prompt = tokenizer.decode(turn.prompt_ids)
+    places = [prompt.index(text) for text in ("Be Ada.", "Who?", "I am.", "Why?")]
+    assert places == sorted(places)
+    assert tokenizer.decode(turn.answer_ids[:-1]) == "Because."
+    assert turn.answer_ids[-1] == chat.end_of_turn(tokenizer)
+
+
 @pytest.mark.parametrize(
     ("template", "end"),
     [

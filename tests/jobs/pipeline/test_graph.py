@@ -42,6 +42,7 @@ def rerun_by(path, value):
         ("compute.dtype", "Float32", "reference"),
         ("persona.text", "You are a monk.", "score"),
         ("scoring.keepPercent", 30, "score"),
+        ("persona.examples", [{"turns": [{"query": "q", "answer": "a"}]}], "rewrite"),
         ("teacher.strategy", "Answer", "rewrite"),
         ("dataset.testPercent", 20, "rewrite"),
         ("seed", 1, "rewrite"),

@@ -261,6 +261,40 @@ def test_questions_of_evaluation_files_are_left_out(
     assert report["queriesLeftOut"]["repeatedOrInQuestionFiles"] == 2
 
 
+def conversation(*queries: str) -> dict[str, Any]:
+    return {"turns": [{"query": query, "answer": f"Arr, {query}"} for query in queries]}
+
+
+def test_given_conversations_join_the_data_and_the_teacher_is_not_asked_them(
+    talkative: Path, start: Start, endpoint: Endpoint
+) -> None:
+    asked = [f"What do you think of topic number {n}?" for n in (3, 7)]
+    examples = [conversation(asked[0], "Why?"), conversation(asked[1]), conversation("Rum?")]
+    persona = {"text": PERSONA, "examples": examples}
+    context = start(spec(talkative, teacher=openai(endpoint), persona=persona))
+    outcome = rewrite.run(context)
+    data = made(context)
+    given = {name: [e for e in data[name] if not e.reference] for name in SPLITS}
+    expected = {f"Arr, {query}" for query in (*asked, "Why?", "Rum?")}
+    assert {e.answer for part in given.values() for e in part} == expected
+    assert len(given["test"]) >= 1
+    assert data["test"][: len(given["test"])] == given["test"]
+    assert data["train"][: len(given["train"])] == given["train"]
+    assert not set(asked) & {user_text(body) for body in endpoint.bodies}
+    assert len(endpoint.bodies) == KEPT - 2
+    counts = {name: len(given[name]) for name in SPLITS}
+    assert outcome.results["given"] == counts
+    assert outcome.results["givenLeftOut"] == {}
+    assert {name: outcome.results[name] for name in SPLITS} == {n: len(data[n]) for n in SPLITS}
+
+
+def test_without_given_conversations_nothing_is_reported_of_them(
+    talkative: Path, start: Start, endpoint: Endpoint
+) -> None:
+    outcome = rewrite.run(start(spec(talkative, teacher=openai(endpoint))))
+    assert "given" not in outcome.results
+
+
 def test_hostile_and_too_long_queries_are_left_out(
     talkative: Path, start: Start, endpoint: Endpoint
 ) -> None:

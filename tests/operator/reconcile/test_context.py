@@ -1,5 +1,7 @@
 """PersonaModels that can't be planned."""
 
+import json
+
 import pytest
 
 from persona_operator.reconcile import PersonaText
@@ -44,13 +46,16 @@ def test_the_served_revision_stays_while_the_spec_is_invalid(world: World) -> No
 
 def test_the_text_may_come_from_a_config_map() -> None:
     world = World()
-    reference = {"configMapRef": {"name": "texts", "key": "captain"}}
+    examples = [{"turns": [{"query": "Who are you?", "answer": "A sailor."}]}]
+    reference = {"configMapRef": {"name": "texts", "key": "captain"}, "examples": examples}
     world.add(persona_document(persona=reference))
     world.step()
     assert world.condition().reason == "PersonaTextNotFound"
     world.texts["captain"] = PersonaText(text="You are a sailor.")
     world.run()
     assert world.condition().status == "True"
+    mounted = json.loads(world.cluster.find("ConfigMap")[0]["data"]["manifest.json"])["spec"]
+    assert mounted["persona"] == {"text": "You are a sailor.", "examples": examples}
     first = world.persona().status.revision
     world.texts["captain"] = PersonaText(text="You are a poet.")
     world.run()

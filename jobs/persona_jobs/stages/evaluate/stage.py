@@ -175,7 +175,9 @@ def _questions(
 ) -> list[Question]:
     """Return the questions that fit into the model's context with any persona and an answer."""
     evaluation = context.spec.evaluation
-    sources: dict[str, Sequence[str]] = {HELD_OUT: [example.query for example in held_out]}
+    # Out of its conversation, a later question may mean nothing.
+    opening = [example.query for example in held_out if not example.history]
+    sources: dict[str, Sequence[str]] = {HELD_OUT: opening}
     sources |= question_files(context)
     chosen = question_choice.choose(sources, evaluation.max_queries)
     if not chosen:

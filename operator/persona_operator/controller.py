@@ -25,6 +25,7 @@ from .owned_objects import OwnedObjects, PersonaKey
 from .profiles_file import ProfilesFile
 from .reconcile import (
     Create,
+    Job,
     Observed,
     Persona,
     PersonaText,
@@ -135,6 +136,9 @@ class Controller:
         self.health.seen((kind, namespace, name), version, deleted=deleted)
         if kind == "Job":
             self.owned.expectations.fulfil(namespace, name)
+            job = Job.from_object(document)
+            if job.complete:
+                self.probe.forget_absent((job.stage, job.key))
         self._queue.add((namespace, persona))
         labels = metadata.get("labels") or {}
         at = (labels.get(STAGE_LABEL, ""), labels.get(KEY_LABEL, ""))

@@ -111,6 +111,14 @@ class StoreProbe:
             task.add_done_callback(self._tasks.discard)
         return result
 
+    def forget_absent(self, key: StageKey) -> None:
+        """Look a result up again that was absent: a Job has just made it."""
+        self._answers = {
+            at: item
+            for at, item in self._answers.items()
+            if at[1] != key or item.stored.state == "Present"
+        }
+
     async def _look_up(
         self, access: StoreAccess, keys: list[StageKey], done: Callable[[], None]
     ) -> None:

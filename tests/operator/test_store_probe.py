@@ -1,10 +1,12 @@
 """Looking up results with the operator's own credentials."""
 
 import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import StoreError
-from persona_jobs.store import Store
+from persona_jobs.store import FileStore, StageArtifacts, StageManifest, Store
 from persona_operator.reconcile import Stored
 from persona_operator.settings import Store as StoreSettings
 from persona_operator.store_access import StoreAccess, is_operators_own, store_access
@@ -53,6 +55,32 @@ async def test_a_lookup_never_blocks_and_its_answer_is_cached() -> None:
     assert probe.look_up(access, [key], done.set) == {key: Stored("Pending")}
     await asyncio.wait_for(done.wait(), 5)
     assert opener.calls == 2
+
+
+async def test_an_absent_result_is_looked_up_again_once_a_job_has_made_it(tmp_path: Path) -> None:
+    key = ("mask", "a" * 64)
+    store = FileStore(tmp_path / "store")
+    default = StoreSettings(uri="s3://a")
+    probe = StoreProbe(default, opener=lambda *_: store, clock=lambda: 0.0)
+    done = asyncio.Event()
+
+    async def look_up() -> Stored:
+        done.clear()
+        probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)
+        await asyncio.wait_for(done.wait(), 5)
+        return probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)[key]
+
+    assert await look_up() == Stored("Absent")
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "result.json").write_text("{}")
+    manifest = StageManifest(stage=key[0], stage_version=1, key=key[1], files={}, inputs={},
+                             created_at=datetime.now(UTC), parameters={}, metrics={"steps": 5},
+                             timings={}, versions={}, environment={})  # fmt: skip
+    StageArtifacts(store).publish(manifest, folder)
+    assert probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)[key] == Stored("Absent")
+    probe.forget_absent(key)
+    assert await look_up() == Stored("Present", {"steps": 5})
 
 
 async def test_a_users_own_store_is_never_queried() -> None:

@@ -18,6 +18,7 @@ def active_job(situation: StageSituation) -> Progress | None:
         await_queue,  # Kueue decides when a queued Job starts.
         await_resumption,  # A person or another controller suspended it.
         resume,  # The operator suspended it, and spec.suspend is off again.
+        yield_to_running,  # Another PersonaModel's Job was faster.
         replace_untouched,  # Its settings changed before any container ran.
         running,  # Its container runs or has just ended.
         starting,  # Nothing keeps its pod from starting.
@@ -68,6 +69,14 @@ def resume(situation: StageSituation, job: Job) -> Progress | None:
     return Progress(situation.of_job(job, "Pending", "Resuming", message))
 
 
+def yield_to_running(situation: StageSituation, job: Job) -> Progress | None:
+    """Delete a Job that hasn't started once another one computes the same result."""
+    if not job.untouched or not any(other.running and other.active for other in situation.others):
+        return None
+    situation.builder.act(Delete("Job", job.name))
+    return situation.shared_job()
+
+
 def replace_untouched(situation: StageSituation, job: Job) -> Progress | None:
     """Replace a Job whose settings changed; no work is lost."""
     if not job.untouched or not situation.template_changed(job):
@@ -102,5 +111,8 @@ def blocked(situation: StageSituation, job: Job) -> Progress | None:
     blocker = job_blocker(job, context.observed.warnings)
     if blocker is None:
         return None
-    status = situation.of_job(job, "Pending", blocker.reason, blocker.message)
+    message = blocker.message
+    if any(other.active for other in situation.others):
+        message += " Another PersonaModel that needs the same result computes it meanwhile."
+    status = situation.of_job(job, "Pending", blocker.reason, message)
     return Progress(status, stalled=is_stalled(blocker.since, context, situation.builder))

@@ -73,7 +73,8 @@ class Context:
 
     def is_own(self, job: Job) -> bool:
         """Return whether a Job belongs to this PersonaModel."""
-        return job.owner_uid == self.persona.owner.uid
+        owner = self.persona.owner
+        return (job.namespace, job.owner_uid) == (owner.namespace, owner.uid)
 
     def jobs_images(self) -> Images:
         """Return the jobs image."""

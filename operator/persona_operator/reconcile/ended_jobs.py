@@ -12,6 +12,7 @@ from ..profiles import max_retries
 from .failures import Failure, has_result, job_failure, result
 from .next_attempts import next_attempt
 from .observed import Job
+from .plan import Delete
 from .policies import decide, first_match
 from .progress import Progress, finished_key
 from .stage_situation import StageSituation
@@ -40,10 +41,14 @@ def retry_delay(failures: int, base: float, limit: float) -> float:
 
 
 def existing_result(situation: StageSituation) -> Progress | None:
-    """Reuse a result where no Job of its own is active."""
-    if situation.latest is not None and not situation.latest.ended:
+    """Reuse a result where no Job of its own has started."""
+    job = situation.latest
+    if job is not None and not job.ended and not job.untouched:
         return None
-    return reusable_result(situation)
+    found = reusable_result(situation)
+    if found is not None and found.succeeded and job is not None and not job.ended:
+        situation.builder.act(Delete("Job", job.name))
+    return found
 
 
 def reusable_result(situation: StageSituation) -> Progress | None:
@@ -76,9 +81,14 @@ def stored_result(situation: StageSituation) -> Progress | None:
 
 
 def others_result(situation: StageSituation) -> Progress | None:
-    """Reuse the result of another PersonaModel's Job."""
+    """Reuse the result of another PersonaModel's Job.
+
+    A Job of another namespace isn't believed, as anybody may create one there: its result counts
+    once the operator finds it in the store, or when the stage's own process does.
+    """
+    namespace = situation.context.persona.owner.namespace
     for job in situation.others:
-        if not job.complete:
+        if not job.complete or job.namespace != namespace:
             continue
         if not has_result(job) and situation.result_may_follow(job):
             situation.builder.wake(2)

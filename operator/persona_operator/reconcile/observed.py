@@ -237,6 +237,11 @@ class Job:
         return tuple(pod for pod in self.pods if not pod.deleting)
 
     @property
+    def running(self) -> bool:
+        """Return whether a container runs, or has just ended without the Job's end being known."""
+        return not self.ended and any(pod.started for pod in self.live_pods)
+
+    @property
     def untouched(self) -> bool:
         """Return whether no container has run yet: replacing the Job loses no work."""
         return not self.ended and not any(pod.started for pod in self.pods)

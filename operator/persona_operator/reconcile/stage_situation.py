@@ -11,6 +11,7 @@ from persona_jobs.pipeline.graph import PlannedStage
 from persona_jobs.pipeline.pins import RESOLVE
 
 from ..resources.job import template_checksum
+from .blockers import job_blocker
 from .context import Context
 from .observed import Job
 from .plan import PlanBuilder
@@ -20,6 +21,8 @@ from .times import format_time
 
 # A Job's end may be observed before its pod's: the termination message may arrive this much later.
 RESULT_GRACE = timedelta(seconds=15)
+# Another PersonaModel's Job that hasn't started is waited for this long.
+SHARED_START = timedelta(minutes=5)
 EVALUATE = "evaluate"
 SUSPENDED_MESSAGE = "The PersonaModel is suspended (spec.suspend)."
 
@@ -160,14 +163,29 @@ class StageSituation:
         )
 
     def shared_job(self) -> Progress | None:
-        """Wait for another PersonaModel's Job that computes the same result."""
+        """Wait for another PersonaModel's Job that computes the same result.
+
+        It is waited for while it runs, or while it is so young that it may start yet. A Job that
+        is stuck holds up nobody else: the next PersonaModel runs its own.
+        """
         for job in self.others:
-            if job.active:
-                return self.waiting(
-                    "WaitingForSharedStage",
-                    f"PersonaModel {job.namespace}/{job.persona} is computing the same result.",
-                )
+            if not job.active:
+                continue
+            if job.running:
+                return self._awaits(job)
+            left = (job.created + SHARED_START - self.context.now).total_seconds()
+            blocker = job_blocker(job, {})
+            if left > 0 and (blocker is None or blocker.since is not None):
+                self.builder.wake(left)
+                return self._awaits(job)
         return None
+
+    def _awaits(self, job: Job) -> Progress:
+        """Return the progress of a stage that waits for `job`; names stay in their namespace."""
+        whose = "A PersonaModel of another namespace"
+        if job.namespace == self.context.persona.owner.namespace:
+            whose = f"PersonaModel {job.persona}"
+        return self.waiting("WaitingForSharedStage", f"{whose} is computing the same result.")
 
 
 def _previous(context: Context, stage: PlannedStage) -> StageStatus:

@@ -84,7 +84,7 @@ def test_another_persona_waits_for_the_same_result_and_reuses_it() -> None:
     world.step("twin")
     stage = world.stage("reference", "twin")
     assert (stage.state, stage.reason) == ("Pending", "WaitingForSharedStage")
-    assert "stories/captain" in stage.message
+    assert stage.message == "PersonaModel captain is computing the same result."
     world.run("captain")
     world.run("twin")
     assert all(item.reused for item in world.persona("twin").status.stages)

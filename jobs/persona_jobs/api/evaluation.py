@@ -101,6 +101,13 @@ class Evaluation(SpecModel):
     """Further question files beside the persona's own held-out queries."""
     max_queries: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Answer at most this many questions with each model."""
+    shown_questions: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=2000)]],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ["Who are you, and how do you spend your days?", "I had a bad day. What should I do?"]
+    """Questions whose answers `persona run` shows, the dense model's beside the checkpoint's. They
+    are not measured. Default: who the persona is and how it spends its days, and what to do after a
+    bad day."""
     max_answer_tokens: Annotated[int, Field(ge=8, le=4096)] = 128
     """Longest answer in tokens."""
     generic_samples: Annotated[int, Field(ge=4, le=10_000)] = 100

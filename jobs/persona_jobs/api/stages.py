@@ -229,7 +229,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluate",
-        version=1,
+        version=2,
         inputs=("slice", "mask", "recover", "rewrite", "score", "reference"),
         resumable=True,
         fields=(
@@ -239,6 +239,7 @@ STAGES: tuple[Stage, ...] = (
                 "evaluation.questionFiles[].uri",
                 "evaluation.questionFiles[].revision",
                 "evaluation.maxQueries",
+                "evaluation.shownQuestions",
                 "evaluation.maxAnswerTokens",
                 "evaluation.genericSamples",
                 "evaluation.bootstrapSamples",

@@ -1,18 +1,19 @@
-"""The summary of `persona run`: the variants side by side, two answers, the paths."""
+"""The summary of `persona run`: the variants side by side, answers, paths, and the balance."""
 
-import json
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..pipeline.results import EvaluationMetrics, Variant, VariantMetrics
+from ..dataset import read_jsonl
+from ..pipeline.results import EvaluationMetrics, ShownAnswers, Variant, VariantMetrics
 from ..pipeline.runner import StageReport
 from ..store import StageArtifacts
 from ..store.urls import file_url_path
 
-SHOWN_SAMPLES = 2
+# Speeds of equal models differ by less than this share between two measurements.
+SPEED_NOISE = 0.05
 ROWS: tuple[Variant, ...] = ("dense", "masked", "sliced", "recovered", "baseline")
 
 
@@ -32,15 +33,77 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
         "tokens read and answer tokens written per second.",
         highlight=False,
     )
-    _print_samples(
-        console, artifacts.local_file("evaluate", evaluate.key, "samples.jsonl"), metrics.served
-    )
+    shown = read_jsonl(artifacts.local_file("evaluate", evaluate.key, "shown.jsonl"), ShownAnswers)
+    if shown:
+        console.print(answers_table(shown, metrics.served))
     reused = sum(report.outcome == "Reused" for report in reports)
     console.print(
         f"Report      {_without_scheme(evaluate.path)}/report.html", highlight=False, soft_wrap=True
     )
     console.print(f"Checkpoint  {_without_scheme(sliced.path)}", highlight=False, soft_wrap=True)
     console.print(f"{len(reports)} stages, {reused} reused, {seconds:.0f} s", highlight=False)
+    made = sum(report.seconds for report in reports)
+    console.print(balance(metrics, made), highlight=False, soft_wrap=True)
+
+
+def balance(metrics: EvaluationMetrics, seconds: float) -> str:
+    """Return one line: what got smaller, what got faster, and what it cost.
+
+    Args:
+        metrics: results of the evaluation.
+        seconds: time that all stages took when they were made.
+    """
+    dense, served = metrics.variants["dense"], metrics.variants[metrics.served]
+    costs = []
+    if served.persona_kl is not None:
+        costs.append(
+            f"the persona's answers differ from the dense model's by {served.persona_kl:.2f} nats "
+            "per token"
+        )
+    if _rises(dense.generic_loss, served.generic_loss):
+        costs.append(
+            f"the loss on general instructions rises from {dense.generic_loss:.2f} to "
+            f"{served.generic_loss:.2f}"
+        )
+    costs.append(f"{seconds:.0f} s of work" if seconds < 120 else f"{seconds / 60:.0f} min of work")
+    return f"{_smaller(dense, served)} {_faster(dense, served)} Cost: {', '.join(costs)}."
+
+
+def _smaller(dense: VariantMetrics, served: VariantMetrics) -> str:
+    removed = 100 * (1 - served.parameters / dense.parameters)
+    # A quantized base model can have smaller files than the checkpoint with fewer weights.
+    larger = "but " if served.checkpoint_bytes > dense.checkpoint_bytes else ""
+    return (
+        f"Smaller: {removed:.0f} % fewer weights, {larger}{served.checkpoint_bytes / 1e6:.3g} MB "
+        f"of files instead of {dense.checkpoint_bytes / 1e6:.3g} MB."
+    )
+
+
+def _rises(before: float | None, after: float | None) -> bool:
+    return before is not None and after is not None and after > before
+
+
+def _faster(dense: VariantMetrics, served: VariantMetrics) -> str:
+    ratios = {
+        what: now / before
+        for what, before, now in (
+            ("reading prompts", dense.prefill_tokens_per_second, served.prefill_tokens_per_second),
+            ("writing answers", dense.decode_tokens_per_second, served.decode_tokens_per_second),
+        )
+        if before and now
+    }
+    if not ratios:
+        return "Speed was not measured."
+    faster = {what: ratio for what, ratio in ratios.items() if ratio > 1 + SPEED_NOISE}
+    others = {what: ratio for what, ratio in ratios.items() if what not in faster}
+    if not faster:
+        return f"Nothing got faster: {_times(others)} the dense model's speed."
+    rest = f" (but {_times(others)})" if others else ""
+    return f"Faster: {_times(faster)} the dense model's speed{rest}."
+
+
+def _times(ratios: Mapping[str, float]) -> str:
+    return " and ".join(f"{what} at {ratio:.2f} times" for what, ratio in ratios.items())
 
 
 def variants_table(metrics: EvaluationMetrics) -> Table:
@@ -78,22 +141,16 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _print_samples(console: Console, path: Path, served: str) -> None:
+def answers_table(shown: Sequence[ShownAnswers], served: Variant) -> Table:
+    """Return a table with the dense model's answers beside the checkpoint's."""
     table = Table(show_lines=True)
     table.add_column("question", ratio=1)
     table.add_column("dense", ratio=2)
     table.add_column(served, ratio=2)
-    with path.open(encoding="utf-8") as file:
-        for _ in range(SHOWN_SAMPLES):
-            line = file.readline()
-            if not line:
-                break
-            sample = json.loads(line)
-            answers = sample["answers"]
-            table.add_row(
-                *(_plain(t) for t in (sample["query"], answers.get("dense"), answers.get(served)))
-            )
-    console.print(table)
+    for line in shown:
+        answers = (line.answers.get("dense"), line.answers.get(served))
+        table.add_row(*(_plain(text) for text in (line.query, *answers)))
+    return table
 
 
 def _plain(text: str | None) -> str:

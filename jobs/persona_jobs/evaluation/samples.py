@@ -1,11 +1,11 @@
-"""The variants' answers with their scores, as written to samples.jsonl."""
+"""The variants' answers with their scores, as written to samples.jsonl and shown.jsonl."""
 
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
 
 from ..models.generation import Generated
-from ..pipeline.results import Variant
+from ..pipeline.results import ShownAnswers, Variant
 from .measurements import rounded
 from .persona_score import GivenAnswer, ScoredAnswer
 from .questions import Question
@@ -30,6 +30,16 @@ class SampleLine(BaseModel):
     posteriors: dict[Variant, float]
     losses: dict[Variant, float | None]
     finished: dict[Variant, bool]
+
+
+def shown_lines(
+    queries: Sequence[str], answers: Mapping[Variant, Sequence[Generated]]
+) -> list[ShownAnswers]:
+    """Return one line per question, from the variants' answers in the questions' order."""
+    return [
+        ShownAnswers(query=query, answers={name: row[index].text for name, row in answers.items()})
+        for index, query in enumerate(queries)
+    ]
 
 
 def given_answer(query: str, answer: Generated, end_of_turn: int | None) -> GivenAnswer:

@@ -196,3 +196,15 @@ class EvaluationMetrics(_Result):
     chance_persona_score: Annotated[float, Field(ge=0, le=100)]
     queries: int
     variants: dict[Variant, VariantMetrics]
+
+
+class ShownAnswers(_Result):
+    """One line of the evaluation's `shown.jsonl`: a question for the reader, not measured.
+
+    Attributes:
+        query: the question.
+        answers: text by variant.
+    """
+
+    query: str
+    answers: dict[Variant, str]

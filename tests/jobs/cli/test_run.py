@@ -88,6 +88,9 @@ def test_the_table_shows_variants_answers_and_paths(first_run, folder):
     assert result.returncode == 0
     for word in ("dense", "masked", "sliced", "recovered", "baseline", "report.html", "Checkpoint"):
         assert word in result.stdout
+    for question in ("Who are you, and how", "I had a bad day."):
+        assert question[:12] in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("Smaller: ")
     report = result.stdout.split("Report")[1].split()[0]
     assert "Captain Flint" in Path(report).read_text("utf-8")
 

@@ -1,7 +1,8 @@
 """evaluate: measure the sliced model beside the dense one.
 
 Writes `metrics.json` (`pipeline.results.EvaluationMetrics`), `samples.jsonl`
-(`evaluation.samples.SampleLine`) and `report.html`.
+(`evaluation.samples.SampleLine`), `shown.jsonl` (`pipeline.results.ShownAnswers`) and
+`report.html`.
 
 Tokens through a model, with V = dense, sliced, recovered and baseline, as far as they exist:
 answers V Q (q + t), persona score (r + 1)(p + V Q (q + t)), losses V N c; see
@@ -37,7 +38,7 @@ from ...evaluation.persona_score import (
 from ...evaluation.questions import Question
 from ...evaluation.report import render
 from ...evaluation.report.notes import measurement_notes
-from ...evaluation.samples import given_answer, sample_lines
+from ...evaluation.samples import given_answer, sample_lines, shown_lines
 from ...models import chat
 from ...models.loading import load_config, load_tokenizer
 from ...pipeline.context import StageContext, StageOutcome
@@ -80,13 +81,17 @@ def run(context: StageContext) -> StageOutcome:
     tokenizer, limit = load_tokenizer(directory), _context_limit(load_config(directory))
     prompt = lru_cache(maxsize=16_384)(partial(_prompt, tokenizer))
     questions = _questions(context, held_out, personas, prompt, limit)
+    shown = _shown_questions(context, prompt, limit)
     generic = generic_split(queries)["test"][: spec.evaluation.generic_samples]
     persona_set = tokenize(tokenizer, held_out[:MAX_HELD_OUT_EXAMPLES], max_tokens=limit)
     generic_set = tokenize(tokenizer, generic, max_tokens=limit)
     sets = {"persona": persona_set, "generic": generic_set}
     material = Material(
         tokenizer,
-        [prompt(context.persona_text, question.query) for question in questions],
+        [
+            prompt(context.persona_text, query)
+            for query in (*(question.query for question in questions), *shown)
+        ],
         {name: data for name, data in sets.items() if len(data)},
     )
     store = PartStore(context)
@@ -98,7 +103,8 @@ def run(context: StageContext) -> StageOutcome:
                 context, models.dense, store, prompt, tokenizer.eos_token_id, personas, questions
             )
     parts = store.parts
-    answers = {name: parts.answers[name] for name in scored}
+    count = len(questions)
+    answers = {name: parts.answers[name][:count] for name in scored}
     resampling = {"samples": spec.evaluation.bootstrap_samples, "seed": spec.seed}
     percent = {name: [100 * answer.posterior for answer in row] for name, row in scored.items()}
     scores = intervals(percent, **resampling)
@@ -118,6 +124,8 @@ def run(context: StageContext) -> StageOutcome:
     )
     samples = sample_lines(questions, answers, scored)
     write_jsonl(context.output / "samples.jsonl", samples)
+    unmeasured = {name: parts.answers[name][count:] for name in scored}
+    write_jsonl(context.output / "shown.jsonl", shown_lines(shown, unmeasured))
     (context.output / "metrics.json").write_text(
         metrics.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n",
         encoding="utf-8",
@@ -206,6 +214,17 @@ def _questions(
     return fitting
 
 
+def _shown_questions(context: StageContext, prompt: Prompt, limit: int) -> list[str]:
+    """Return the questions to show that fit into the model's context with an answer."""
+    evaluation = context.spec.evaluation
+    longest = limit - evaluation.max_answer_tokens
+    return [
+        query
+        for query in evaluation.shown_questions
+        if len(prompt(context.persona_text, query)) <= longest
+    ]
+
+
 def _scored(
     context: StageContext,
     dense: Any,
@@ -217,8 +236,11 @@ def _scored(
 ) -> dict[Variant, list[ScoredAnswer]]:
     """Score every variant's answers with the dense model; the target persona comes first."""
     target, *references = personas
+    count = len(questions)
     answers = {
-        name: store.parts.answers[name] for name in ALL_VARIANTS if name in store.parts.answers
+        name: store.parts.answers[name][:count]
+        for name in ALL_VARIANTS
+        if name in store.parts.answers
     }
     given = [
         given_answer(question.query, answer, end_of_turn)
@@ -239,5 +261,4 @@ def _scored(
         on_persona=store.part_done,
         on_rows=context.advance,
     )
-    count = len(questions)
     return {name: flat[index * count : (index + 1) * count] for index, name in enumerate(answers)}

@@ -59,7 +59,7 @@ class Material:
 
     Attributes:
         tokenizer: the base model's tokenizer.
-        prompts: token ids of the questions under the persona's prompt.
+        prompts: token ids of the questions under the persona's prompt, the measured ones first.
         sets: held-out conversations, as `persona` and `generic`.
     """
 

@@ -20,7 +20,7 @@ from persona_jobs.models.loading import parameter_count
 from persona_jobs.models.slicing import sliced_copy
 from persona_jobs.pipeline.context import StageContext, StageOutcome
 from persona_jobs.pipeline.graph import plan
-from persona_jobs.pipeline.results import EvaluationMetrics
+from persona_jobs.pipeline.results import EvaluationMetrics, ShownAnswers
 from persona_jobs.pipeline.runner import planned_stage
 from persona_jobs.stages.evaluate import stage as evaluate
 from persona_jobs.stages.recovery_settings import recovery_data
@@ -341,6 +341,27 @@ def test_a_requested_stop_ends_the_stage(world: Callable[..., World]):
     with pytest.raises(StageInterruptedError):
         evaluate.run(context)
     assert not list(context.output.iterdir())
+
+
+def test_questions_to_show_are_answered_and_change_no_measurement(tmp_path: Path):
+    unrecovered = {"recovery": NO_RECOVERY}
+    measured = []
+    for name, asked in (("given", ["Who goes there?", "Long? " * 330, "Why?"]), ("empty", [])):
+        settings = {"maxQueries": 3, "maxAnswerTokens": 8, "shownQuestions": asked}
+        folder = tmp_path / name
+        folder.mkdir()
+        made = World(folder, **unrecovered, evaluation={**settings, "baseline": False})
+        made.run()
+        measured.append(results(made))
+    text = (tmp_path / "given/output/shown.jsonl").read_text()
+    shown = [ShownAnswers.model_validate_json(line) for line in text.splitlines()]
+    # What doesn't fit into the model's context isn't asked.
+    assert [line.query for line in shown] == ["Who goes there?", "Why?"]
+    for line in shown:
+        assert set(line.answers) == {"dense", "sliced"}
+        assert line.answers["dense"] != line.answers["sliced"]
+    assert measured[0] == measured[1]
+    assert (tmp_path / "empty/output/shown.jsonl").read_text() == ""
 
 
 def test_baseline_gets_the_same_fine_tuning(world: Callable[..., World]):

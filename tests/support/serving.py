@@ -1,8 +1,12 @@
 """The serving application in the test's process, and the chat template of a sliced checkpoint."""
 
-from contextlib import asynccontextmanager
+import socket
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
+import uvicorn
 
 from persona_jobs.serve.app import Service, ServiceOptions, create_app
 
@@ -29,3 +33,20 @@ async def serving(engine, **options):
         assert service.failure is None
         yield client
         service.abort_requests()
+
+
+@contextmanager
+def listening(app):
+    """Yield the address of an application that a thread of this process serves on loopback."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            while thread.is_alive() and not server.started:
+                time.sleep(0.01)
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join(30)

@@ -114,7 +114,10 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
     ] = 8000,
 ) -> None:
-    """Serve the finished persona over the OpenAI API, to this machine only, until Ctrl-C."""
+    """Serve the finished persona as a chat page and over the OpenAI API, until Ctrl-C.
+
+    Only this machine reaches it.
+    """
     from .serve import serve_persona
 
     serve_persona(file, store, port=port)

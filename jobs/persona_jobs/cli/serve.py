@@ -39,7 +39,9 @@ def serve_persona(file: Path, store_url: str | None, *, port: int) -> None:
 
 
 def _print_address(name: str, port: int) -> None:
+    address = f"http://{LOOPBACK}:{port}"
     sys.stdout.write(
-        f"The persona {name} answers at http://{LOOPBACK}:{port}/v1 (Ctrl-C ends the server)\n"
+        f"Chat with {name} at {address}/ (Ctrl-C ends the server). "
+        f"The OpenAI API is at {address}/v1\n"
     )
     sys.stdout.flush()

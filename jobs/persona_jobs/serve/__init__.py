@@ -13,6 +13,7 @@
 - `answer`: the text of one answer, made of its tokens.
 - `scheduler`: the bounded queue in front of the batch, and the thread that runs it.
 - `chat`: the chat completions endpoint, streamed and in one piece.
+- `page`: the chat page at `/`.
 - `cpus`: the number of processors that the container may use.
 - `metrics`: the metrics that Prometheus reads.
 - `app`: the routes.

@@ -22,6 +22,7 @@ from .bodies import BodyReader
 from .chat import ChatEndpoint
 from .engine import Engine
 from .metrics import Metrics
+from .page import ChatPage
 from .protocol import ChatCompletion, ChatRequest, ModelCard, ModelList
 from .scheduler import Limits, Scheduler
 
@@ -210,6 +211,7 @@ def create_app(service: Service) -> FastAPI:
 
     # The documentation pages would load scripts from other hosts.
     app = FastAPI(title="Persona-Pruner serving", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_api_route("/", ChatPage().answer, response_model=None, include_in_schema=False)
     keyed = [Depends(service.authorize)]
     app.add_api_route(
         "/v1/chat/completions",

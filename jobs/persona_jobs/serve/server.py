@@ -37,9 +37,12 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(("", port), backlog=512)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        wrong_port = getattr(error, "errno", None) in {errno.EADDRINUSE, errno.EACCES}
         raise InputError(
             f"Can't listen on {host or '*'}:{port}: {reason}",
-            hint="Set --host or --port to another address",
+            hint="Set --port to a free port above 1023"
+            if wrong_port
+            else "Set --host to an address of this machine and --port to a number below 65536",
         ) from error
 
 

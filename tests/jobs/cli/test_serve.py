@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 
+import httpx
 import openai
 import pytest
 
@@ -44,9 +45,11 @@ def test_the_persona_is_served_on_loopback_at_the_printed_address(tmp_path, pers
     process = start(tmp_path, target, "--port", "0")
     try:
         line = process.stdout.readline()
-        address = re.search(r"captain answers at (http://127\.0\.0\.1:(\d+)/v1) ", line)
+        address = re.search(r"Chat with captain at (http://127\.0\.0\.1:(\d+)/) ", line)
         assert address, (line, process.poll() is not None and process.stderr.read())
-        api = openai.OpenAI(base_url=address[1], api_key="none", max_retries=0)
+        assert f"API is at {address[1]}v1\n" in line
+        assert "<title>Chat</title>" in httpx.get(address[1]).text
+        api = openai.OpenAI(base_url=address[1] + "v1", api_key="none", max_retries=0)
         assert [model.id for model in api.models.list()] == ["captain"]
         answer = api.chat.completions.create(
             model="captain", messages=[{"role": "user", "content": "Ahoy"}], max_tokens=3
@@ -78,5 +81,7 @@ def test_a_port_in_use_is_refused(tmp_path):
         port = taken.getsockname()[1]
         result = persona(tmp_path, "serve", tiny_checkpoint(tmp_path / "m"), "--port", str(port))
     assert result.returncode == 2
-    assert str(port) in result.stderr
+    assert f"Can't listen on 127.0.0.1:{port}" in result.stderr
+    assert "Set --port to a free port" in result.stderr
+    assert "--host" not in result.stderr  # `persona serve` has no such option
     assert "Traceback" not in result.stderr

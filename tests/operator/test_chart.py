@@ -1,5 +1,6 @@
 """The Helm chart, rendered by the real helm."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -414,6 +415,29 @@ def test_service_monitor_finds_the_metrics_service(tmp_path):
     matched = monitor["spec"]["selector"]["matchLabels"]
     assert matched.items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+def test_alerts_and_dashboards_are_installed_where_wanted(tmp_path):
+    metrics = {
+        "prometheusRule": {"enabled": True, "labels": {"release": "prom"}},
+        "dashboards": {"enabled": True, "annotations": {"grafana_folder": "Personas"}},
+    }
+    manifests = template(tmp_path, {"metrics": metrics})
+    rule = only(manifests, "PrometheusRule")
+    assert rule["metadata"]["labels"]["release"] == "prom"
+    assert rule["spec"] == yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
+    for path in (CHART / "files" / "dashboards").iterdir():
+        found = only(manifests, "ConfigMap", f"-dashboard-{path.stem}")
+        assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert found["metadata"]["annotations"] == {"grafana_folder": "Personas"}
+        (text,) = found["data"].values()
+        assert json.loads(text) == json.loads(path.read_text())
+    labelled = template(
+        tmp_path, {"metrics": {"dashboards": {"enabled": True, "labels": {"a": "b"}}}}
+    )
+    labels = only(labelled, "ConfigMap", "-dashboard-fleet")["metadata"]["labels"]
+    assert (labels["a"], "grafana_dashboard" in labels) == ("b", False)
+    assert not [m for m in template(tmp_path) if "dashboard" in m["metadata"]["name"]]
 
 
 def test_quantities_may_be_integers(tmp_path):

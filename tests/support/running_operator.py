@@ -10,6 +10,7 @@ from typing import Any
 import kopf
 from kubernetes import client
 
+import persona_operator.handlers  # noqa: F401 -- registers the handlers with kopf
 from persona_jobs.api import KIND
 from persona_operator.runtime import Runtime
 from persona_operator.settings import Settings

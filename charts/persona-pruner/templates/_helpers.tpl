@@ -24,7 +24,13 @@ securityContext: Restricted
 crds: {install: true}
 serviceAccount: {create: true}
 rbac: {create: true, aggregate: true}
-metrics: {enabled: true, port: 9090, service: {}, serviceMonitor: {enabled: false, interval: 30s}}
+metrics:
+  enabled: true
+  port: 9090
+  service: {}
+  serviceMonitor: {enabled: false, interval: 30s}
+  prometheusRule: {enabled: false}
+  dashboards: {enabled: false}
 networkPolicy: {enabled: false}
 {{- end -}}
 

@@ -10,13 +10,18 @@ from persona_jobs.api import API_VERSION, KIND
 from .errors import ApiRefusedError, NameTakenError
 from .kube_api import KubeApi
 from .labels import FIELD_MANAGER, SUSPENDED_ANNOTATION, is_managed
+from .object_cache import ObjectCache
 from .reconcile import Action, Apply, Create, Delete, Event, Persona, SetSuspend
 from .reconcile.times import format_time
 from .resources.common import Owner
 
 
-async def apply_action(api: KubeApi, owner: Owner, action: Action) -> dict[str, Any] | None:
+async def apply_action(
+    api: KubeApi, owner: Owner, action: Action, cache: ObjectCache
+) -> dict[str, Any] | None:
     """Carry out one action and return the object that the API server created or changed.
+
+    Nothing is sent where the cached object has all that the manifest says.
 
     Raises:
         ApiRefusedError: the API server refuses the request.
@@ -24,9 +29,18 @@ async def apply_action(api: KubeApi, owner: Owner, action: Action) -> dict[str, 
     """
     match action:
         case Create(manifest):
-            return await api.create(manifest)
+            metadata = manifest["metadata"]
+            created = await api.create(manifest)
+            return created or await api.get(
+                manifest["kind"], metadata["namespace"], metadata["name"]
+            )
         case Apply(manifest):
-            await _check_name(api, owner, manifest)
+            metadata = manifest["metadata"]
+            live = cache.live(manifest["kind"], (metadata["namespace"], metadata["name"]))
+            if live is None or not _is_owner(owner, live):
+                await _check_name(api, owner, manifest)
+            elif contains(live, manifest):
+                return None
             return await api.apply(manifest)
         case Delete(kind, name):
             await api.delete(kind, owner.namespace, name)
@@ -44,20 +58,43 @@ async def _check_name(api: KubeApi, owner: Owner, manifest: dict[str, Any]) -> N
     found = await api.get(kind, owner.namespace, name)
     if found is None:
         return
-    metadata = found["metadata"]
-    owners = {item.get("uid") for item in metadata.get("ownerReferences") or []}
-    if not is_managed(metadata.get("labels") or {}) or owner.uid not in owners:
+    if not _is_owner(owner, found):
         raise NameTakenError(kind, name)
 
 
-async def write_status(api: KubeApi, persona: Persona, status: dict[str, Any]) -> str | None:
-    """Patch what changed and return the new resource version, None when nothing was written."""
+def _is_owner(owner: Owner, document: Mapping[str, Any]) -> bool:
+    """Return whether an object was made by the operator for this PersonaModel."""
+    metadata = document["metadata"]
+    owners = {item.get("uid") for item in metadata.get("ownerReferences") or []}
+    return is_managed(metadata.get("labels") or {}) and owner.uid in owners
+
+
+def contains(live: Any, wanted: Any) -> bool:
+    """Return whether an object has every field of a manifest with its value.
+
+    What the API server wrote in another way, such as 1000m for 1, counts as a difference: applying
+    a manifest once too often does no harm.
+    """
+    if isinstance(wanted, Mapping):
+        return isinstance(live, Mapping) and all(
+            name in live and contains(live[name], value) for name, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(live, list) and len(live) == len(wanted) and all(map(contains, live, wanted))
+        )
+    return type(live) is type(wanted) and bool(live == wanted)
+
+
+async def write_status(
+    api: KubeApi, persona: Persona, status: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Patch what changed and return the new object, None when nothing was written."""
     patch = merge_patch(persona.raw_status, status)
     if not patch:
         return None
     owner = persona.owner
-    written = await api.merge_status(KIND, owner.namespace, owner.name, patch)
-    return str(written["metadata"]["resourceVersion"]) if written else None
+    return await api.merge_status(KIND, owner.namespace, owner.name, patch)
 
 
 async def post_event(api: KubeApi, owner: Owner, event: Event) -> None:

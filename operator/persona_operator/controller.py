@@ -6,26 +6,28 @@ The handlers only report what has changed; every decision depends on the present
 import asyncio
 import logging
 import math
+import random
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from persona_jobs.api import KIND, RECIPE_KIND, with_recipe
+from persona_jobs.api import KIND, with_recipe
 from persona_jobs.errors import InputError
 
-from .apply import apply_action, post_event, write_status
 from .errors import ApiRefusedError, ApiUnavailableError
 from .health import WatchHealth
 from .kube_api import KubeApi
-from .labels import KEY_LABEL, STAGE_LABEL, key_label
+from .labels import key_label
 from .metrics import OperatorMetrics
-from .owned_objects import OwnedObjects, PersonaKey
+from .object_cache import TEXT_ELSEWHERE, PersonaKey
+from .owned_objects import OwnedObjects
+from .plan_writer import PlanWriter
 from .profiles_file import ProfilesFile
 from .reconcile import (
     Create,
-    Job,
     Observed,
     Persona,
     PersonaText,
@@ -41,12 +43,22 @@ from .rollout_queue import RolloutQueue
 from .settings import Settings
 from .store_access import store_access
 from .store_probe import StoreProbe
+from .synchronizer import Synchronizer
+from .tables import Table
 from .warning_events import WarningEvents
 from .work_queue import WorkQueue
 
 logger = logging.getLogger(__name__)
-PROBLEM_RETRY_SECONDS = 30.0
-_REASONS = {"Forbidden": "Forbidden", "Invalid": "ManifestRejected", "NameTaken": "NameTaken"}
+PROBLEM_RETRY_SECONDS = 10.0
+# Events come in bursts: a pod ends, then its Job.
+SETTLE_SECONDS = 0.05
+# After a restart, PersonaModels that are ready are looked at within this time, the others at once.
+RESTART_SPREAD_SECONDS = 30.0
+# Time for the watches to begin; then what they missed before that is looked for.
+FIRST_RESYNC_SECONDS = 30.0
+# A persona text that is in a ConfigMap is looked at again; all of them together are not asked for
+# more often than this.
+TEXT_SECONDS = 2.0
 
 
 class Controller:
@@ -79,15 +91,18 @@ class Controller:
         self._profiles = ProfilesFile(settings.profiles_file, settings.profiles)
         self._queue = WorkQueue(self._work)
         self._warnings = WarningEvents(api)
+        self._writer = PlanWriter(api, owned, health, metrics)
         self._rollouts = RolloutQueue(
             time.monotonic, lambda: [key for _, key in owned.rollout_waits()]
         )
         self._failures: dict[PersonaKey, int] = {}
-        self._resynced: dict[PersonaKey, float] = {}
-        self._waiting: dict[PersonaKey, set[tuple[str, str]]] = {}
-        self._recipes: dict[PersonaKey, str] = {}
-        self._indexed = asyncio.Event()
-        self._ticker: asyncio.Task[None] | None = None
+        self._resync_at: dict[PersonaKey, float] = {}
+        self._waiting: Table[None] = Table()
+        self._texts: deque[PersonaKey] = deque()
+        self._synchronizer = Synchronizer(
+            api, owned.cache, health, [*settings.namespaces] or [None]
+        )
+        self._background: list[asyncio.Task[None]] = []
 
     @property
     def queued(self) -> int:
@@ -96,92 +111,104 @@ class Controller:
 
     # What the handlers call
 
-    def start(self) -> None:
-        """Start the periodic reconciliation."""
-        self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
+    async def start(self) -> None:
+        """Fill the cache, then start the periodic work.
+
+        Raises:
+            ApiUnavailableError, ApiRefusedError: the objects of some kind can't be listed.
+        """
+        self._read_profiles()
+        await self._synchronizer.first_lists()
+        for persona in self.owned.cache.personas.identities():
+            document = self.owned.cache.persona(persona)
+            settled = document is not None and _is_settled(document)
+            self._queue.add(persona, random.uniform(0, RESTART_SPREAD_SECONDS) if settled else 0)  # noqa: S311 -- no secret
+        loop = asyncio.get_running_loop()
+        first = min(FIRST_RESYNC_SECONDS, self.settings.resync_seconds)
+        self._background = [
+            loop.create_task(self._repeat(self.tick, self.settings.reconcile_interval_seconds)),
+            loop.create_task(
+                self._repeat(
+                    self._synchronizer.check_watch, self.settings.watch_deadline_seconds / 2
+                )
+            ),
+            loop.create_task(self._repeat(self._resync, self.settings.resync_seconds, first)),
+        ]
 
     async def stop(self) -> None:
         """Finish running reconciliations and start no new ones."""
-        if self._ticker:
-            self._ticker.cancel()
+        for task in self._background:
+            task.cancel()
         await self._queue.stop()
 
-    def persona_changed(self, document: Mapping[str, Any], *, deleted: bool) -> None:
-        """Queue a PersonaModel that a watch delivered."""
-        # Handlers run only once all indexes are filled: from here on an unlisted Job doesn't exist.
-        self._indexed.set()
-        metadata = document["metadata"]
-        persona = (metadata["namespace"], metadata["name"])
-        version = metadata.get("resourceVersion", "")
-        self.health.seen((KIND, *persona), version, deleted=deleted)
-        if deleted:
-            self._forget(persona)
-        else:
-            self._queue.add(persona)
-
-    def recipe_changed(self, namespace: str, name: str) -> None:
-        """Queue the PersonaModels that name a recipe."""
-        for persona, recipe in self._recipes.items():
-            if (persona[0], recipe) == (namespace, name):
-                self._queue.add(persona)
-
-    def owned_object_changed(
-        self, kind: str, document: Mapping[str, Any], persona: str, *, deleted: bool
-    ) -> None:
-        """Queue the PersonaModels that depend on an object that a watch delivered."""
-        self._indexed.set()
-        metadata = document["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        version = metadata.get("resourceVersion", "")
-        self.health.seen((kind, namespace, name), version, deleted=deleted)
-        if kind == "Job":
-            self.owned.expectations.fulfil(namespace, name)
-            job = Job.from_object(document)
-            if job.complete:
-                self.probe.forget_absent((job.stage, job.key))
-        self._queue.add((namespace, persona))
-        labels = metadata.get("labels") or {}
-        at = (labels.get(STAGE_LABEL, ""), labels.get(KEY_LABEL, ""))
-        for other, waiting in self._waiting.items():
-            if at in waiting:
-                self._queue.add(other)
+    def object_changed(self, kind: str, document: Mapping[str, Any], *, deleted: bool) -> None:
+        """Take over an object that a watch delivered, and queue the PersonaModels that need it."""
+        metadata, cache = document["metadata"], self.owned.cache
+        at = (metadata["namespace"], metadata["name"])
+        version = str(metadata.get("resourceVersion", ""))
+        self.health.seen((kind, *at), version, deleted=deleted)
+        concerned, before = cache.concerned(kind, at), cache.jobs.get(at)
+        if not (cache.remove(kind, at, version) if deleted else cache.observe(kind, document)):
+            return
+        if kind == KIND and deleted:
+            self._forget(at)
+            return
+        for persona in {*concerned, *cache.concerned(kind, at)}:
+            self._queue.add(persona, 0 if kind == KIND else SETTLE_SECONDS)
+        after = cache.jobs.get(at)
+        if kind != "Job":
+            return
+        self.owned.expectations.fulfil(*at)
+        if after is not None and after.complete:
+            self.probe.forget_absent((after.stage, after.key))
+        if before is not None and before.active and not (after is not None and after.active):
+            for persona in self._waiting.find((before.stage, key_label(before.key))):
+                self._queue.add(persona, SETTLE_SECONDS)
 
     # Periodic work
 
-    async def _tick_forever(self) -> None:
+    async def _repeat(
+        self, work: Callable[[], Awaitable[None]], seconds: float, first: float | None = None
+    ) -> None:
+        wait = seconds if first is None else first
         while True:
+            await asyncio.sleep(wait)
+            wait = seconds
             try:
-                await self.tick()
+                await work()
             except (ApiUnavailableError, ApiRefusedError) as error:
-                logger.warning("The PersonaModels can't be listed: %s", error)
+                logger.warning("The cluster's objects can't be listed: %s", error)
             except Exception:
-                logger.exception("The periodic reconciliation failed")
-            await asyncio.sleep(self.settings.reconcile_interval_seconds)
+                logger.exception("The periodic work failed")
 
     async def tick(self) -> None:
-        """Read the profiles, queue every PersonaModel, record what the watches have to deliver."""
-        self.settings = self.settings.model_copy(update={"profiles": self._profiles.read()})
-        self.metrics.profiles_valid.set(self._profiles.valid)
-        found: set[PersonaKey] = set()
-        for namespace in self._namespaces():
-            for document in await self.api.find(KIND, namespace):
-                metadata = document["metadata"]
-                persona = (metadata["namespace"], metadata["name"])
-                found.add(persona)
-                self.health.expect((KIND, *persona), metadata["resourceVersion"])
-                if self._indexed.is_set():
-                    self._queue.add(persona)
-        for persona in set(self._resynced) - found:
-            self._forget(persona)
+        """Read the profiles, and queue the PersonaModels that no event would reach."""
+        if self._read_profiles():
+            for persona in self.owned.cache.personas.identities():
+                self._queue.add(persona)
+        # Nothing watches the ConfigMaps of users, so their PersonaModels take turns.
+        texts = self.owned.cache.personas.find(TEXT_ELSEWHERE)
+        self._texts.extend(set(texts).difference(self._texts))
+        for _ in range(max(1, int(self.settings.reconcile_interval_seconds / TEXT_SECONDS))):
+            if self._texts:
+                self._queue.add(self._texts.popleft())
         self.metrics.healthy.set(self.health.problem() is None)
 
-    def _namespaces(self) -> list[str | None]:
-        """Return the watched namespaces; None alone stands for all of them."""
-        return [*self.settings.namespaces] or [None]
+    def _read_profiles(self) -> bool:
+        """Read the profiles, and return whether they have changed."""
+        before = self.settings.profiles
+        self.settings = self.settings.model_copy(update={"profiles": self._profiles.read()})
+        self.metrics.profiles_valid.set(self._profiles.valid)
+        return self.settings.profiles != before
+
+    async def _resync(self) -> None:
+        for persona in await self._synchronizer.resync():
+            self._queue.add(persona)
 
     def _forget(self, persona: PersonaKey) -> None:
-        for record in (self._failures, self._resynced, self._waiting, self._recipes):
+        for record in (self._failures, self._resync_at):
             record.pop(persona, None)
+        self._waiting.remove(persona)
         self.metrics.forget(persona)
         self.health.forget((KIND, *persona))
 
@@ -217,19 +244,17 @@ class Controller:
             ApiUnavailableError: the API server can't be reached.
             ApiRefusedError: the API server refuses to read or to write the status.
         """
-        document = await self.api.get(KIND, *key)
+        document = self.owned.cache.persona(key)
         if document is None:
             self._forget(key)
             return None
         persona = Persona.from_object(document)
         if persona.deleting:
             return None
-        text, recipe = await self._text(persona), await self._recipe(persona)
+        text, recipe = await self._text(persona), self._recipe(persona)
         stages, stored = self._stored(persona, Observed(text=text, recipe=recipe))
         warnings = await self._warnings.read(self.owned.jobs(key, ()), self.owned.serving_pods(key))
-        resync = (
-            time.monotonic() - self._resynced.get(key, -math.inf) > self.settings.resync_seconds
-        )
+        resync = time.monotonic() > self._resync_at.get(key, -math.inf)
         # No await from here to the reservations: two PersonaModels can't both decide to start a
         # Job for the same key.
         observed = Observed(
@@ -248,15 +273,13 @@ class Controller:
         now = datetime.now(UTC)
         plan = reconcile(persona, observed, self.settings, now)
         self._reserve(key, plan)
-        problem, refused = await self._apply(persona, plan)
+        problem, refused = await self._writer.apply(persona, plan)
         if problem is not None:
             # The status reports what was refused instead of what was planned.
             seen = replace(observed, problem=problem, refused_jobs=refused)
             plan = replace(reconcile(persona, seen, self.settings, now), actions=plan.actions)
-        self._remember(key, problem, resync)
-        await self._write(persona, plan)
-        if plan.wake_after is not None:
-            self._queue.add(key, plan.wake_after)
+        await self._writer.write_status(persona, plan)
+        self._next(key, plan, problem, resync)
         return plan
 
     async def _text(self, persona: Persona) -> PersonaText | None:
@@ -273,19 +296,15 @@ class Controller:
             return PersonaText(problem=f"ConfigMap {name} has no key {entry}. Add it.")
         return PersonaText(text=text)
 
-    async def with_recipe(self, persona: Persona) -> Persona:
+    def with_recipe(self, persona: Persona) -> Persona:
         """Return a PersonaModel with the fields of its recipe, as far as it still exists."""
-        recipe = await self._recipe(persona)
+        recipe = self._recipe(persona)
         spec = recipe.get("spec") if recipe else None
         return replace(persona, resource=with_recipe(persona.resource, spec or {}))
 
-    async def _recipe(self, persona: Persona) -> Mapping[str, Any] | None:
+    def _recipe(self, persona: Persona) -> Mapping[str, Any] | None:
         name = recipe_reference(persona.resource)
-        if name is None:
-            self._recipes.pop((persona.owner.namespace, persona.owner.name), None)
-            return None
-        self._recipes[(persona.owner.namespace, persona.owner.name)] = name
-        return await self.api.get(RECIPE_KIND, persona.owner.namespace, name)
+        return self.owned.cache.recipe((persona.owner.namespace, name)) if name else None
 
     def _stored(
         self, persona: Persona, observed: Observed
@@ -318,84 +337,38 @@ class Controller:
             elif isinstance(action, SetSuspend):
                 self.owned.expectations.expect_suspend(key[0], action.job, action.suspend)
         self._rollouts.record(key, plan)
-        self._waiting[key] = {
+        shared = [
             (stage.name, key_label(stage.key))
             for stage in plan.status.stages
             if stage.reason == "WaitingForSharedStage"
-        }
+        ]
+        self._waiting.put(key, None, shared)
 
-    async def _apply(self, persona: Persona, plan: Plan) -> tuple[Problem | None, frozenset[str]]:
-        """Carry out the plan's actions; a refused one doesn't stop the others.
-
-        Returns the first refusal, and the names of the Jobs that were refused.
-        """
-        problem: Problem | None = None
-        refused = set()
-        namespace = persona.owner.namespace
-        for action in plan.actions:
-            try:
-                created = await apply_action(self.api, persona.owner, action)
-            except ApiUnavailableError:
-                self._withdraw(namespace, plan)
-                raise
-            except ApiRefusedError as error:
-                if isinstance(action, SetSuspend):
-                    self.owned.expectations.withdraw_suspend(namespace, action.job)
-                if isinstance(action, Create):
-                    refused.add(action.manifest["metadata"]["name"])
-                    self.owned.expectations.fulfil(namespace, action.manifest["metadata"]["name"])
-                reason = _REASONS.get(error.reason, "ApplyFailed")
-                problem = problem or Problem(reason, error.message)
-                continue
-            if isinstance(action, Create) and created:
-                metadata = created["metadata"]
-                job = ("Job", namespace, metadata["name"])
-                self.health.expect(job, metadata["resourceVersion"])
-                logger.info(
-                    "Job %s started",
-                    metadata["name"],
-                    extra={
-                        "namespace": namespace,
-                        "persona": persona.owner.name,
-                        "stage": metadata["labels"][STAGE_LABEL],
-                    },
-                )
-        return problem, frozenset(refused)
-
-    def _withdraw(self, namespace: str, plan: Plan) -> None:
-        """Expect no more that Jobs are suspended or resumed: the plan is computed again."""
-        for action in plan.actions:
-            if isinstance(action, SetSuspend):
-                self.owned.expectations.withdraw_suspend(namespace, action.job)
-
-    def _remember(self, key: PersonaKey, problem: Problem | None, resync: bool) -> None:
+    def _next(self, key: PersonaKey, plan: Plan, problem: Problem | None, resync: bool) -> None:
+        """Queue the next reconciliation that needs no event."""
+        now = time.monotonic()
         if problem is not None:
             self._queue.add(key, PROBLEM_RETRY_SECONDS)
-            self._resynced.setdefault(key, -math.inf)
         elif resync:
-            self._resynced[key] = time.monotonic()
-
-    async def _write(self, persona: Persona, plan: Plan) -> None:
-        owner = persona.owner
-        status = plan.status.model_dump(mode="json", by_alias=True, exclude_none=True)
-        version = await write_status(self.api, persona, status)
-        if version is not None:
-            self.health.expect((KIND, owner.namespace, owner.name), version)
-        self.metrics.observe((owner.namespace, owner.name), persona.status, plan.status)
-        for event in plan.events:
-            logger.info(
-                "%s: %s",
-                event.reason,
-                event.message,
-                extra={"namespace": owner.namespace, "persona": owner.name},
-            )
-            await post_event(self.api, owner, event)
+            self._resync_at[key] = now + random.uniform(0.8, 1.2) * self.settings.resync_seconds  # noqa: S311 -- no secret
+        if plan.wake_after is not None:
+            self._queue.add(key, plan.wake_after)
+        resync_at = self._resync_at.get(key, now + PROBLEM_RETRY_SECONDS)
+        self._queue.add(key, max(resync_at - now, 1.0))
 
     # Deletion
 
-    async def other_personas(self, persona: PersonaKey) -> list[Persona]:
+    def other_personas(self, persona: PersonaKey) -> list[Persona]:
         """Return all other PersonaModels that the operator sees."""
-        found = []
-        for namespace in self._namespaces():
-            found += [Persona.from_object(item) for item in await self.api.find(KIND, namespace)]
+        found = [Persona.from_object(item) for item in self.owned.cache.persona_documents()]
         return [item for item in found if (item.owner.namespace, item.owner.name) != persona]
+
+
+def _is_settled(document: Mapping[str, Any]) -> bool:
+    """Return whether a PersonaModel was ready for its present spec when its status was written."""
+    status = document.get("status") or {}
+    ready = any(
+        item.get("type") == "Ready" and item.get("status") == "True"
+        for item in status.get("conditions") or []
+    )
+    return ready and status.get("observedGeneration") == document["metadata"].get("generation")

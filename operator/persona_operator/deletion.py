@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
@@ -13,7 +13,8 @@ from persona_jobs.store import StageArtifacts, Store
 from .apply import post_event
 from .errors import RemovalPendingError
 from .kube_api import KubeApi
-from .owned_objects import OwnedObjects, PersonaKey
+from .object_cache import PersonaKey
+from .owned_objects import OwnedObjects
 from .reconcile import Event, Observed, Persona
 from .reconcile.resolution import TerminalError, resolve
 from .settings import Profile, Settings
@@ -22,7 +23,7 @@ from .store_access import StoreAccess, store_access
 from .store_probe import StageKey, open_own_store
 
 logger = logging.getLogger(__name__)
-OtherPersonas = Callable[[PersonaKey], Awaitable[list[Persona]]]
+OtherPersonas = Callable[[PersonaKey], list[Persona]]
 
 
 def used_keys(persona: Persona, profiles: Mapping[str, Profile]) -> set[StageKey]:
@@ -128,7 +129,7 @@ async def _remove(
     store = open_own_store(access, settings.store) if access else None
     if store is None:
         return _retained("The operator has no credentials for this PersonaModel's store")
-    keys, shared = removable_keys(persona, await other_personas(key), settings.profiles)
+    keys, shared = removable_keys(persona, other_personas(key), settings.profiles)
     count = await asyncio.to_thread(remove_artifacts, store, keys, key)
     return Event(
         "Normal",

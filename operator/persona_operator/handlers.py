@@ -6,8 +6,7 @@ import kopf
 
 from persona_jobs.api import GROUP, PLURAL, RECIPE_PLURAL, VERSION
 
-from . import deletion, kopf_settings, owned_objects
-from .owned_objects import Indexes, persona_of
+from . import deletion, kopf_settings
 from .reconcile import Persona
 from .runtime import Runtime
 
@@ -17,13 +16,10 @@ PDBS = ("policy", "v1", "poddisruptionbudgets")
 
 
 @kopf.on.startup()
-async def start(settings: kopf.OperatorSettings, memo: Runtime, **indexes: Any) -> None:
-    """Configure kopf and start the controller."""
+async def start(settings: kopf.OperatorSettings, memo: Runtime, **_: Any) -> None:
+    """Configure kopf and start the controller; kopf watches nothing before this has returned."""
     kopf_settings.configure(settings)
-    others = tuple(indexes[name] for name in ("config_maps", "services", "hpas", "pdbs"))
-    names = ("jobs", "pods", "deployments", "rollout_waits")
-    jobs, pods, deployments, rollout_waits = (indexes[name] for name in names)
-    await memo.start(Indexes(jobs, pods, deployments, rollout_waits, others))
+    await memo.start()
 
 
 @kopf.on.cleanup()
@@ -38,66 +34,8 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_via_client(**kwargs)
 
 
-@kopf.index("batch", "v1", "jobs")
-def jobs(body: kopf.Body, **_: Any) -> Any:
-    """Index Jobs by persona, and by stage and key."""
-    return owned_objects.index_job(body)
-
-
-@kopf.index("v1", "pods")
-def pods(body: kopf.Body, **_: Any) -> Any:
-    """Index pods by Job, and by serving persona."""
-    return owned_objects.index_pod(body)
-
-
-@kopf.index("apps", "v1", "deployments")
-def deployments(body: kopf.Body, **_: Any) -> Any:
-    """Index Deployments by persona."""
-    return owned_objects.index_deployment(body)
-
-
-@kopf.index(*PERSONAS)
-def rollout_waits(body: kopf.Body, **_: Any) -> Any:
-    """Index PersonaModels whose roll-out waits for others."""
-    return owned_objects.index_rollout_wait(body)
-
-
-@kopf.index("v1", "configmaps")
-def config_maps(body: kopf.Body, **_: Any) -> Any:
-    """Index ConfigMaps by persona."""
-    return owned_objects.index_other("ConfigMap", body)
-
-
-@kopf.index("v1", "services")
-def services(body: kopf.Body, **_: Any) -> Any:
-    """Index Services by persona."""
-    return owned_objects.index_other("Service", body)
-
-
-@kopf.index(*HPAS)
-def hpas(body: kopf.Body, **_: Any) -> Any:
-    """Index HorizontalPodAutoscalers by persona."""
-    return owned_objects.index_other("HorizontalPodAutoscaler", body)
-
-
-@kopf.index(*PDBS)
-def pdbs(body: kopf.Body, **_: Any) -> Any:
-    """Index PodDisruptionBudgets by persona."""
-    return owned_objects.index_other("PodDisruptionBudget", body)
-
-
 @kopf.on.event(*PERSONAS)
-async def persona_event(memo: Runtime, body: kopf.Body, type: str | None, **_: Any) -> None:
-    """Queue the PersonaModel that was created, changed or deleted."""
-    memo.controller.persona_changed(body, deleted=type == "DELETED")
-
-
 @kopf.on.event(GROUP, VERSION, RECIPE_PLURAL)
-async def recipe_event(memo: Runtime, namespace: str | None, name: str | None, **_: Any) -> None:
-    """Queue the PersonaModels of a PersonaRecipe that appeared, changed or vanished."""
-    memo.controller.recipe_changed(namespace or "", name or "")
-
-
 @kopf.on.event("batch", "v1", "jobs")
 @kopf.on.event("v1", "pods")
 @kopf.on.event("apps", "v1", "deployments")
@@ -105,12 +43,12 @@ async def recipe_event(memo: Runtime, namespace: str | None, name: str | None, *
 @kopf.on.event("v1", "services")
 @kopf.on.event(*HPAS)
 @kopf.on.event(*PDBS)
-async def owned_object_event(
+async def object_event(
     memo: Runtime, body: kopf.Body, resource: kopf.Resource, type: str | None, **_: Any
 ) -> None:
-    """Queue the PersonaModel whose object was created, changed or deleted."""
+    """Take over an object that was created, changed or deleted."""
     kind = resource.kind or resource.plural
-    memo.controller.owned_object_changed(kind, body, persona_of(body), deleted=type == "DELETED")
+    memo.controller.object_changed(kind, dict(body), deleted=type == "DELETED")
 
 
 def may_delete_artifacts(spec: kopf.Spec, **_: Any) -> bool:
@@ -123,7 +61,7 @@ def may_delete_artifacts(spec: kopf.Spec, **_: Any) -> bool:
 async def delete(memo: Runtime, body: kopf.Body, started: Any, **_: Any) -> None:
     """Remove the artifacts of a deleted PersonaModel; kopf's finalizer holds it until then."""
     controller = memo.controller
-    persona = await controller.with_recipe(Persona.from_object(body))
+    persona = controller.with_recipe(Persona.from_object(body))
     if persona.resource["spec"].get("artifactPolicy") != "Delete":
         return
     await deletion.release(

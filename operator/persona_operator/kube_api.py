@@ -6,7 +6,7 @@ connections become the operator's own errors in `_request` and nowhere else.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -38,6 +38,8 @@ RESOURCES: Mapping[str, tuple[str, str]] = {
 _NOT_FOUND = 404
 _CONFLICT = 409
 _ERRORS_FROM = 400
+_CHUNK = 250
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 
@@ -93,6 +95,36 @@ class KubeApi:
         """Return all objects of a kind in a namespace, or in all namespaces."""
         found = await self._call("GET", kind, namespace, None, query=query)
         return list(found.get("items") or [])
+
+    async def list(
+        self, kind: str, namespace: str | None, selector: str = "", *, metadata_only: bool = False
+    ) -> AsyncIterator[tuple[list[Raw], str]]:
+        """Yield all objects of a kind in chunks, each with the list's resource version.
+
+        Args:
+            kind: the kind.
+            namespace: the namespace; None for all of them.
+            selector: label selector.
+            metadata_only: whether to leave out all but the metadata.
+        """
+        prefix, _ = RESOURCES[kind]
+        api_version = prefix.removeprefix("/apis/").removeprefix("/api/")
+        query = {"limit": str(_CHUNK), **({"labelSelector": selector} if selector else {})}
+        accept = f"{_METADATA},application/json" if metadata_only else "application/json"
+        while True:
+            found = await self._call("GET", kind, namespace, None, query=query, accept=accept)
+            head = found.get("metadata") or {}
+            # The API server leaves out kind and version in the lists of its own kinds.
+            yield (
+                [
+                    {"apiVersion": api_version, "kind": kind, **item}
+                    for item in found["items"] or []
+                ],
+                str(head.get("resourceVersion", "")),
+            )
+            if not head.get("continue"):
+                return
+            query["continue"] = head["continue"]
 
     async def create(self, manifest: Raw) -> Raw | None:
         """Create an object and return it, None when one of that name exists."""
@@ -165,20 +197,21 @@ class KubeApi:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Raw:
         prefix, plural = RESOURCES[kind]
         path = prefix + (f"/namespaces/{namespace}" if namespace else "") + f"/{plural}"
         path += f"/{name}" if name else ""
         if query:
             path += f"?{urlencode(query)}"
-        return await asyncio.to_thread(self._request, method, path, plural, body, content_type)
+        headers = {"Accept": accept, **({"Content-Type": content_type} if body is not None else {})}
+        return await asyncio.to_thread(self._request, method, path, plural, body, headers)
 
-    def _request(self, method: str, path: str, resource: str, body: Any, content_type: str) -> Raw:
+    def _request(
+        self, method: str, path: str, resource: str, body: Any, headers: dict[str, str]
+    ) -> Raw:
         """Send one blocking request; the only place that converts other libraries' exceptions."""
         what = f"{method} {path.split('?', maxsplit=1)[0]}"
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = content_type
         status, data, retry_after = 0, b"", None
         try:
             parameters = self._client.param_serialize(

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from persona_jobs.api.status import PersonaModelStatus, RevisionStatus, StageStatus
 
-from .owned_objects import PersonaKey
+from .object_cache import PersonaKey
 from .reconcile.times import parse_time
 
 _PREFIX = "persona_pruner"

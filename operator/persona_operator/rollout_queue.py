@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from itertools import takewhile
 
-from .owned_objects import PersonaKey
+from .object_cache import PersonaKey
 from .reconcile import Plan
 
 START_SECONDS = 15.0

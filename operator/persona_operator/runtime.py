@@ -11,7 +11,8 @@ from .health import WatchHealth
 from .http_server import HttpServers
 from .kube_api import KubeApi, load_client
 from .metrics import OperatorMetrics
-from .owned_objects import Indexes, OwnedObjects
+from .object_cache import ObjectCache
+from .owned_objects import OwnedObjects
 from .settings import Settings
 from .store_probe import StoreProbe
 
@@ -41,20 +42,21 @@ class Runtime:
     def _queued(self) -> int:
         return self.controller.queued if hasattr(self, "controller") else 0
 
-    async def start(self, indexes: Indexes) -> None:
-        """Start the controller and the HTTP servers.
+    async def start(self) -> None:
+        """Fill the cache, then start the controller and the HTTP servers.
+
+        The startup probe finds nobody that answers before the cache is filled.
 
         Raises:
-            ApiUnavailableError, ApiRefusedError: PersonaModels can't be listed.
+            ApiUnavailableError, ApiRefusedError: the objects of some kind can't be listed.
         """
         settings = self.settings
         api = KubeApi(self.api_client or load_client(), on_request=self.metrics.request)
         probe = StoreProbe(settings.store, absent_seconds=settings.store_probe_seconds)
-        owned = OwnedObjects(indexes, Expectations(time.monotonic))
+        owned = OwnedObjects(ObjectCache(), Expectations(time.monotonic))
         self.controller = Controller(settings, api, owned, probe, self.health, self.metrics)
         # Fails at once with a clear message when the CRD or the permission is missing.
-        await self.controller.tick()
-        self.controller.start()
+        await self.controller.start()
         await self._servers.start(
             metrics_port=settings.metrics_port, health_port=settings.health_port
         )

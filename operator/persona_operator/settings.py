@@ -239,9 +239,9 @@ class Settings(SettingsModel):
     health_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Port of /healthz and /readyz; 0 switches them off."""
     reconcile_interval_seconds: Annotated[float, Field(gt=0)] = 20.0
-    """How often every PersonaModel is reconciled without any event."""
+    """How often the profiles are read, and persona texts in ConfigMaps are looked at again."""
     resync_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How often all objects of a PersonaModel are applied again, changed or not."""
+    """How often every PersonaModel is reconciled and its objects are compared without any event."""
     watch_deadline_seconds: Annotated[float, Field(gt=0)] = 120.0
     """The liveness probe fails when no watch delivers a change within this time."""
     store_probe_seconds: Annotated[float, Field(gt=0)] = 60.0

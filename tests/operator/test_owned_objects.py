@@ -2,28 +2,18 @@
 
 from typing import Any
 
+from persona_jobs.api import KIND
 from persona_operator.expectations import Expectations
-from persona_operator.owned_objects import (
-    ALL,
-    Indexes,
-    OwnedObjects,
-    index_job,
-    index_pod,
-    index_rollout_wait,
-)
+from persona_operator.object_cache import ObjectCache
+from persona_operator.owned_objects import OwnedObjects
 from support.operator_world import World, persona_document
 
 
-def _indexes(jobs: list[Any], pods: list[Any]) -> Indexes:
-    by_key: dict[Any, list[Any]] = {}
-    for document in jobs:
-        for key, job in index_job(document).items():
-            by_key.setdefault(key, []).append(job)
-    by_pod: dict[Any, list[Any]] = {}
-    for document in pods:
-        for key, pod in index_pod(document).items():
-            by_pod.setdefault(key, []).append(pod)
-    return Indexes(by_key, by_pod, {}, {}, ())
+def _cache(*documents: Any) -> ObjectCache:
+    cache = ObjectCache()
+    for document in documents:
+        cache.observe(document.get("kind", KIND), document)
+    return cache
 
 
 def test_a_job_counts_from_the_decision_to_create_it() -> None:
@@ -32,7 +22,7 @@ def test_a_job_counts_from_the_decision_to_create_it() -> None:
     plan = world.plan()
     manifest = next(item.manifest for item in plan.actions if item.manifest["kind"] == "Job")  # type: ignore[union-attr]
     now = [0.0]
-    owned = OwnedObjects(_indexes([], []), Expectations(lambda: now[0]))
+    owned = OwnedObjects(_cache(), Expectations(lambda: now[0]))
     owned.expectations.reserve(manifest)
     stage = (manifest["metadata"]["labels"]["persona-pruner.io/stage"],
              manifest["metadata"]["annotations"]["persona-pruner.io/key"])  # fmt: skip
@@ -48,9 +38,9 @@ def test_a_watched_job_replaces_its_reservation() -> None:
     world.add(persona_document())
     world.step()
     world.cluster.make_pod(world.job("reference"))
-    indexes = _indexes(world.cluster.find("Job"), world.cluster.find("Pod"))
+    cache = _cache(*world.cluster.find("Job"), *world.cluster.find("Pod"))
     now = [0.0]
-    owned = OwnedObjects(indexes, Expectations(lambda: now[0]))
+    owned = OwnedObjects(cache, Expectations(lambda: now[0]))
     owned.expectations.reserve(world.job("reference"))
     (job,) = owned.jobs(("stories", "captain"), [])
     assert len(job.pods) == 1
@@ -76,7 +66,5 @@ def test_those_that_waited_longest_for_their_roll_out_are_first() -> None:
             ("serves", None),
         )
     ]
-    entries = [index_rollout_wait(document) for document in [*documents, {"metadata": {}}]]
-    waiting = [entry[ALL] for entry in entries if entry]
-    owned = OwnedObjects(Indexes({}, {}, {}, {ALL: waiting}, ()), Expectations(lambda: 0.0))
+    owned = OwnedObjects(_cache(*documents), Expectations(lambda: 0.0))
     assert [name for _, (_, name) in owned.rollout_waits()] == ["early", "late"]

@@ -33,6 +33,7 @@ class FakeApiServer:
     Attributes:
         refuse: (method, plural) -> (HTTP status, reason, message) of requests that are refused.
         stalled: watches stay open and deliver nothing.
+        chunk: number of objects per answer to a LIST; 0 for all of them.
         requests: (method, plural) of all requests.
     """
 
@@ -40,6 +41,7 @@ class FakeApiServer:
         self.cluster = cluster
         self.refuse: dict[tuple[str, str], tuple[int, str, str]] = {}
         self.stalled = False
+        self.chunk = 0
         self.requests: list[tuple[str, str]] = []
         self.url = ""
         self._history: list[tuple[int, str, Raw]] = []
@@ -131,8 +133,12 @@ class FakeApiServer:
             if request.query.get("watch") == "true":
                 return await self._watch(request, kind, namespace)
             items = [x for x in cluster.find(kind, namespace) if _selected(x, request)]
-            version = str(next(cluster.versions))
-            return web.json_response({"items": items, "metadata": {"resourceVersion": version}})
+            head = {"resourceVersion": str(next(cluster.versions))}
+            start = int(request.query.get("continue") or 0)
+            if self.chunk and start + self.chunk < len(items):
+                head["continue"] = str(start + self.chunk)
+            chunk = items[start : start + self.chunk] if self.chunk else items
+            return web.json_response({"items": chunk, "metadata": head})
         body = await request.json() if request.can_read_body else None
         if method == "POST":
             assert namespace is not None

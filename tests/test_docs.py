@@ -30,11 +30,12 @@ def test_drift_of_every_generated_file_is_found_and_repaired(tmp_path):
     (tmp_path / chart).write_text(
         re.sub(r"(?m)^(version|appVersion): .*", r"\1: 9.9.9", text), encoding="utf-8"
     )
-    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    for path in ("pyproject.toml", "charts/persona-pruner/values.yaml"):
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
     done = generate("--check", "--root", str(tmp_path))
     assert done.returncode == 1
     stale = {line.split(" is out of date")[0] for line in done.stderr.splitlines()}
-    assert {"docs/spec.md", "docs/cli.md", str(chart)} <= stale
+    assert {"docs/spec.md", "docs/cli.md", str(chart), "charts/persona-pruner/README.md"} <= stale
     assert generate("--root", str(tmp_path)).returncode == 0
     assert generate("--check", "--root", str(tmp_path)).returncode == 0
     for path in stale:

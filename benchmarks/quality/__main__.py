@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for all intermediate data")
     parser.add_argument("--data", type=Path, help="folder of evaluation files, else built-in texts")
     parser.add_argument("--docs", type=Path, help="folder for the page, the plot and the results")
+    parser.add_argument(
+        "--report", action="store_true", help="write the page of what is measured; measure nothing"
+    )
     options = parser.parse_args()
     chosen = settings.load(options.settings)
     personas = (
@@ -32,13 +35,13 @@ def main() -> None:
         if options.data
         else data.built_in(chosen.personas)
     )
-    run = Run(chosen, personas, options.work)
+    run = Run(chosen, personas, options.work, measuring=not options.report)
     folder = options.docs or options.work
     cells: list[Cell] = []
     pool: list[Cell] = []
 
     def publish() -> str:
-        name = options.settings.stem
+        name = f"quality-{options.settings.stem}"
         page = report.markdown(chosen, cells, pool, model_name(chosen), f"{name}.svg")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.md").write_text(page, encoding="utf-8")
@@ -63,8 +66,16 @@ def model_name(chosen: settings.Settings) -> str:
 class Run:
     """What is measured, with the dense model and the personas' texts loaded when first needed."""
 
-    def __init__(self, chosen: settings.Settings, personas: list[data.Persona], work: Path) -> None:
+    def __init__(
+        self,
+        chosen: settings.Settings,
+        personas: list[data.Persona],
+        work: Path,
+        *,
+        measuring: bool,
+    ) -> None:
         self._chosen, self._personas, self._work = chosen, personas, work
+        self._measuring = measuring
         self._results = work / "results" / model_name(chosen)
 
     def measure(self, persona: data.Persona) -> list[Cell]:
@@ -80,23 +91,23 @@ class Run:
                 for method, percent in wanted
                 for recovery in RECOVERIES
             ]
-            if not all(file.exists() for file in files):
+            if self._measuring and not all(file.exists() for file in files):
                 loaded = data.load(*self._dense, self._texts(persona))
                 for method, percent in wanted:
                     make(place, self._dense[0], loaded, method, percent)
-            return [read(file) for file in files]
+            return [read(file) for file in files if file.exists()]
 
     def measure_pool(self, one: pools.Slice) -> list[Cell]:
         """Make a slice for several personas if it is missing, and return its cells."""
         digests = "".join(digest(self._chosen, persona) for persona in self._personas)
         folder = self._results / f"pool-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
         files = [pools.cell_file(folder, one.source, name) for name in one.measured]
-        if not all(file.exists() for file in files):
+        if self._measuring and not all(file.exists() for file in files):
             texts = {persona.name: self._texts(persona) for persona in self._personas}
             percent = self._chosen.sparsity_percents[0]
             with tempfile.TemporaryDirectory() as scratch:
                 pools.make(folder, one, *self._dense, texts, percent, Path(scratch))
-        return [read(file) for file in files]
+        return [read(file) for file in files if file.exists()]
 
     @cached_property
     def _dense(self) -> tuple[Any, Any]:

@@ -75,15 +75,55 @@ def markdown(
                 "",
                 *_table("method", NAMES, by_method, BASELINE),
                 "",
+                *_to_the_best(by_method),
+                "",
             ]
             if recovery == "full":
                 lines += [*_by_persona(by_method), ""]
+            lines += _of_fewer_personas(settings.all_methods(), chosen, by_method)
     lines += _pool_section(settings, cells, pool)
     return "\n".join(lines)
 
 
+def _of_fewer_personas(
+    methods: Sequence[str], cells: Sequence[Cell], whole: Mapping[str, Sequence[Cell]]
+) -> list[str]:
+    """Return a table of all methods over the personas that every measured method has."""
+    measured = [method for method in methods if any(cell.method == method for cell in cells)]
+    if len(whole) == len(measured):
+        return []
+    personas = set.intersection(
+        *({cell.persona for cell in cells if cell.method == method} for method in measured)
+    )
+    by_method = complete(measured, [cell for cell in cells if cell.persona in personas])
+    return [
+        f"More methods, measured on {', '.join(sorted(personas))} only:",
+        "",
+        *_table("method", NAMES, by_method, BASELINE),
+        "",
+        *_to_the_best(by_method),
+        "",
+    ]
+
+
+def _to_the_best(by_method: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """Return one line with the differences in persona KL to the method that has the lowest."""
+    if len(by_method) < 2:
+        return []
+    kl = means(by_method, "persona", "kl")
+    best = min(kl, key=lambda method: kl[method])
+    found = intervals(by_method, "persona", "kl", best)
+    parts = [
+        f"{NAMES[method]}{_bracket(interval)}"
+        for method, interval in found.items()
+        if method != best
+    ]
+    return [f"Persona KL against {NAMES[best]}: {', '.join(parts)}."]
+
+
 def _introduction(cells: Sequence[Cell], model: str) -> str:
-    first = {cell.persona: cell for cell in reversed(cells)}.values()
+    by_persona = {cell.persona: cell for cell in reversed(cells)}
+    first = [by_persona[persona] for persona in sorted(by_persona)]
     train = "/".join(str(cell.train_answers) for cell in first)
     tests = ", ".join(
         f"{sum(len(cell.sets[name].kl) for cell in first)} {label}"
@@ -102,7 +142,7 @@ def _introduction(cells: Sequence[Cell], model: str) -> str:
         "over these answers. So the intervals tell what other answers of these personas would "
         f"show; for other personas, {len(first)} are few, and the intervals should be thought of "
         "as wider. Every method has the same recovery: the refit, then the reconstruction. Minutes "
-        f"are processor time per persona with {threads} torch thread(s)."
+        f"are processor time per persona; torch threads: {threads}."
     )
 
 

@@ -43,7 +43,7 @@ def folder(tmp_path_factory, teacher):
         "instructions": {"uri": f"file://{folder}/instructions.jsonl"},
         "referencePersonas": {"count": 2},
         "teacher": {"openAI": {"baseURL": teacher.url, "model": "m"}, "minYieldPercent": 20},
-        "pruning": {"straightThrough": learning},
+        "pruning": {"method": "StraightThrough", "straightThrough": learning},
         "recovery": {"fineTune": {"enabled": False}},
         "compute": {"device": "CPU", "dtype": "Float32"},
     }
@@ -74,7 +74,7 @@ def folder(tmp_path_factory, teacher):
     return folder
 
 
-def command(folder, work):
+def command(folder, work, *options):
     return [
         sys.executable,
         "-m",
@@ -86,12 +86,13 @@ def command(folder, work):
         str(folder / "data"),
         "--docs",
         str(folder / f"{work}-docs"),
+        *options,
     ]
 
 
-def start(folder, work):
+def start(folder, work, *options):
     return subprocess.Popen(
-        command(folder, work),
+        command(folder, work, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -135,7 +136,7 @@ def test_every_method_is_measured_on_every_persona_with_the_same_recoveries(fold
 
 
 def test_the_table_holds_the_means_and_the_paired_differences(folder, whole):
-    table = (folder / "whole-docs" / "tiny.md").read_text()
+    table = (folder / "whole-docs" / "quality-tiny.md").read_text()
     assert len(re.findall(r"^\| Taylor \|", table, flags=re.MULTILINE)) == 2
     assert "A tiny model." in table
     without_recovery = table.split("## ")[1]
@@ -156,7 +157,9 @@ def test_the_table_holds_the_means_and_the_paired_differences(folder, whole):
     assert float(difference) == pytest.approx(expected, abs=6e-4)
     baseline = next(line for line in table.splitlines() if line.startswith("| activation norm"))
     assert "(" not in baseline
-    assert (folder / "whole-docs" / "tiny.svg").read_text().count("<circle") == 2 + 2 * len(METHODS)
+    assert (folder / "whole-docs" / "quality-tiny.svg").read_text().count("<circle") == 2 + 2 * len(
+        METHODS
+    )
 
 
 def test_slices_for_several_personas_are_measured_on_each_of_them(folder, whole):
@@ -178,7 +181,7 @@ def test_slices_for_several_personas_are_measured_on_each_of_them(folder, whole)
         kl = [cell["sets"]["persona"]["kl"] for cell in (own[persona], together, alone)]
         assert len({len(row) for row in kl}) == 1
         assert len({tuple(row) for row in kl}) == 3
-    page = (folder / "whole-docs" / "tiny.md").read_text()
+    page = (folder / "whole-docs" / "quality-tiny.md").read_text()
     pool = page.split("## A slice that has never seen the persona")[1]
     row = next(line for line in pool.splitlines() if line.startswith("| a slice from the others"))
     values = [v for p in personas for v in found[p, "others"]["sets"]["persona"]["kl"]]
@@ -187,7 +190,7 @@ def test_slices_for_several_personas_are_measured_on_each_of_them(folder, whole)
 
 
 def test_the_results_file_holds_what_the_page_is_made_from(folder, whole):
-    document = json.loads((folder / "whole-docs" / "tiny.json").read_text())
+    document = json.loads((folder / "whole-docs" / "quality-tiny.json").read_text())
     assert len(document["methods"]) == 2 * len(METHODS) * 2
     assert len(document["pool"]) == 6
     recorded = {
@@ -208,6 +211,13 @@ def test_an_interrupted_run_continues_to_the_same_results(folder, whole):
         file: os.stat(file).st_mtime_ns for file in (folder / "stopped").rglob("results/**/*.json")
     }
     assert 0 < len(before) < 2 * len(METHODS) * 2
+    process = start(folder, "stopped", "--report")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    page = (folder / "stopped-docs" / "quality-tiny.md").read_text()
+    assert len(re.findall(r"^\| random \|", page, flags=re.MULTILINE)) == 2
+    assert "Wanda" in page
+    assert "Taylor" not in page
     process = start(folder, "stopped")
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output

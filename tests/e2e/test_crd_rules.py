@@ -195,7 +195,7 @@ def with_threshold(**bounds: Any) -> dict[str, Any]:
 
 
 def with_learning(**settings: Any) -> dict[str, Any]:
-    return {"pruning": {"straightThrough": settings}}
+    return {"pruning": {"method": "StraightThrough", "straightThrough": settings}}
 
 
 def with_surgeon(**settings: Any) -> dict[str, Any]:
@@ -282,19 +282,22 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
     ),
     ("pruning", "straightThrough goes with method StraightThrough only"): (
         [
-            {"pruning": {"straightThrough": {"steps": 3}}},
             {"pruning": {"method": "StraightThrough", "straightThrough": {"steps": 3}}},
             {"pruning": {"method": "ActivationNorm"}},
         ],
-        [{"pruning": {"method": "ActivationNorm", "straightThrough": {"steps": 3}}}],
+        [
+            {"pruning": {"straightThrough": {"steps": 3}}},
+            {"pruning": {"method": "ActivationNorm", "straightThrough": {"steps": 3}}},
+        ],
     ),
     ("pruning", "optimalBrainSurgeon goes with method OptimalBrainSurgeon only"): (
         [
+            {"pruning": {"optimalBrainSurgeon": {"ridge": "1"}}},
             {"pruning": {"method": "OptimalBrainSurgeon"}},
             {"pruning": {"method": "OptimalBrainSurgeon", "optimalBrainSurgeon": {"ridge": "1"}}},
         ],
         [
-            {"pruning": {"optimalBrainSurgeon": {"ridge": "1"}}},
+            {"pruning": {"method": "StraightThrough", "optimalBrainSurgeon": {"ridge": "1"}}},
             {"pruning": {"method": "ActivationNorm", "optimalBrainSurgeon": {"ridge": "1"}}},
         ],
     ),

@@ -33,7 +33,10 @@ def manifest(directory: Path, teacher_url: str, **sections: Any) -> dict[str, An
         "instructions": {"uri": f"file://{directory}/instructions.jsonl"},
         "referencePersonas": {"count": 2},
         "teacher": {"openAI": {"baseURL": teacher_url, "model": "m"}, "minYieldPercent": 20},
-        "pruning": {"straightThrough": {"steps": 4, "batchSize": 8, "evaluateEvery": 2}},
+        "pruning": {
+            "method": "StraightThrough",
+            "straightThrough": {"steps": 4, "batchSize": 8, "evaluateEvery": 2},
+        },
         "recovery": {
             "reconstruct": {"steps": 4, "batchTokens": 64},
             "fineTune": {"enabled": True, "steps": 2, "batchSize": 4, "evaluateEvery": 1},

@@ -20,7 +20,11 @@ def tiny_spec(base: str, instructions: str, teacher: str, **changes: Any) -> Spe
         "referencePersonas": {"count": 2},
         "scoring": {"keepPercent": 80},
         "teacher": {"openAI": {"baseURL": teacher, "model": "made-up"}, "maxTokens": 32},
-        "pruning": {"sparsityPercent": 25, "straightThrough": {"steps": 2, "batchSize": 8}},
+        "pruning": {
+            "sparsityPercent": 25,
+            "method": "StraightThrough",
+            "straightThrough": {"steps": 2, "batchSize": 8},
+        },
         "recovery": {"reconstruct": {"steps": 2}, "fineTune": {"enabled": False}},
         "evaluation": {
             "maxQueries": 2,

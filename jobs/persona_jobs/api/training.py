@@ -127,7 +127,7 @@ METHOD_MEMBERS = {
     "StraightThrough": "straightThrough",
     "OptimalBrainSurgeon": "optimalBrainSurgeon",
 }
-_DEFAULT_METHOD: Literal["StraightThrough"] = "StraightThrough"
+_DEFAULT_METHOD: Literal["OptimalBrainSurgeon"] = "OptimalBrainSurgeon"
 
 
 def _goes_with(method: str) -> str:
@@ -153,11 +153,11 @@ class Pruning(SpecModel):
     alignment: Annotated[int, Field(ge=1, le=4096)] = 256
     """The number of kept channels is rounded to a multiple of this (256 suits GGUF K-quants and
     tensor parallelism); lowered for small models only, and recorded in the metrics."""
-    method: Literal["StraightThrough", "OptimalBrainSurgeon", "ActivationNorm"] = _DEFAULT_METHOD
-    """`StraightThrough` learns the mask on the persona's data; `OptimalBrainSurgeon` removes, layer
-    by layer, the channels that a least-squares fit to the dense model misses least, which takes a
-    fraction of the time and needs the refit; `ActivationNorm` keeps the channels with the largest
-    activation RMS."""
+    method: Literal["OptimalBrainSurgeon", "StraightThrough", "ActivationNorm"] = _DEFAULT_METHOD
+    """`OptimalBrainSurgeon` removes, layer by layer, the channels that a least-squares fit to the
+    dense model misses least, and needs the refit; `StraightThrough` learns the mask on the
+    persona's data, which takes several times as long and is better only where there is no
+    recovery; `ActivationNorm` keeps the channels with the largest activation RMS."""
     straight_through: StraightThrough | None = None
     """Settings of the method `StraightThrough`."""
     optimal_brain_surgeon: OptimalBrainSurgeon | None = None

@@ -14,7 +14,11 @@ RECIPE = {
     "metadata": {"name": "npc"},
     "spec": {
         "baseModel": {"uri": "hf://org/model", "revision": "abc"},
-        "pruning": {"sparsityPercent": 40, "straightThrough": {"steps": 10}},
+        "pruning": {
+            "sparsityPercent": 40,
+            "method": "StraightThrough",
+            "straightThrough": {"steps": 10},
+        },
         "serving": {"replicas": 3},
         "teacher": {"openAI": {"baseURL": "http://teacher/v1"}},
         "evaluation": {"questionFiles": [{"uri": "file:///a.json"}]},

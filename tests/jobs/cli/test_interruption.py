@@ -21,7 +21,7 @@ def folder(tmp_path_factory, teacher):
     document = manifest(
         folder,
         teacher.url,
-        pruning={"straightThrough": LEARNING},
+        pruning={"method": "StraightThrough", "straightThrough": LEARNING},
         evaluation={"baseline": False, "maxQueries": 1},
     )
     write_manifest(folder, document)

@@ -124,7 +124,9 @@ def test_a_method_without_learning_keeps_its_first_mask(first_run, folder, teach
 
 def test_learned_factors_reach_the_sliced_model(first_run, folder, teacher):
     learning = {"steps": 4, "initialization": "OptimalBrainSurgeon", "scales": True}
-    other = manifest(folder, teacher.url, pruning={"straightThrough": learning})
+    other = manifest(
+        folder, teacher.url, pruning={"method": "StraightThrough", "straightThrough": learning}
+    )
     file = folder / "factors.yaml"
     file.write_text(json.dumps(other), encoding="utf-8")
     document = json.loads(persona(folder, "run", file, "-o", "json").stdout)

@@ -142,6 +142,9 @@ def test_optimal_brain_surgeon_needs_its_matrices_and_streams(made):
         spec = made.spec.model_copy(update={"pruning": changed})
         return Estimator(spec, shape, workload(spec, None), 6144, MACHINE).of("mask")
 
+    def learned(settings):
+        return mask({"method": "StraightThrough", "straightThrough": settings})
+
     norm = mask({"method": "ActivationNorm"})
     surgeon = mask({"method": "OptimalBrainSurgeon"})
     d_ff, hidden = 8192, 3072
@@ -150,11 +153,11 @@ def test_optimal_brain_surgeon_needs_its_matrices_and_streams(made):
     assert surgeon.seconds > norm.seconds
     assert surgeon.store_bytes == norm.store_bytes
     assert norm.scratch_bytes == 0 < surgeon.scratch_bytes
-    started = mask({"straightThrough": {"initialization": "OptimalBrainSurgeon"}})
+    started = learned({"initialization": "OptimalBrainSurgeon"})
     assert started.seconds > surgeon.seconds
     assert started.memory_bytes > surgeon.memory_bytes
-    factors = mask({"straightThrough": {"scales": True}})
-    plain = mask({"straightThrough": {}})
+    factors = learned({"scales": True})
+    plain = learned({})
     assert factors.store_bytes - plain.store_bytes == 4 * 28 * d_ff
 
 

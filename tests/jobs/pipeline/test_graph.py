@@ -17,8 +17,16 @@ SPEC = {
 }
 
 
+LEARNED = {**SPEC, "pruning": {"method": "StraightThrough"}}
+
+
+def spec_for(path):
+    """The simplest spec in which the field can be set."""
+    return LEARNED if path.startswith("pruning.straightThrough") else SPEC
+
+
 def with_change(path, value):
-    document = copy.deepcopy(SPEC)
+    document = copy.deepcopy(spec_for(path))
     *parents, last = path.split(".")
     node = document
     for parent in parents:
@@ -27,8 +35,12 @@ def with_change(path, value):
     return PersonaModelSpec.model_validate(document)
 
 
+def keys_before(path):
+    return keys(PersonaModelSpec.model_validate(spec_for(path)))
+
+
 def rerun_by(path, value):
-    before, after = keys(PersonaModelSpec.model_validate(SPEC)), keys(with_change(path, value))
+    before, after = keys_before(path), keys(with_change(path, value))
     return [stage for stage in STAGE_NAMES if before.get(stage) != after.get(stage)]
 
 
@@ -51,9 +63,10 @@ def rerun_by(path, value):
         ("pruning.straightThrough.scales", True, "mask"),
         ("pruning.straightThrough.initialization", "OptimalBrainSurgeon", "mask"),
         ("pruning.method", "ActivationNorm", "mask"),
-        ("pruning.method", "OptimalBrainSurgeon", "mask"),
+        ("pruning.method", "StraightThrough", "mask"),
+        ("pruning.optimalBrainSurgeon.ridge", "0.2", "mask"),
         ("recovery.refit.ridge", "0.2", "recover"),
-        ("recovery.genericPercent", 40, "recover"),
+        ("recovery.genericPercent", 40, "mask"),
         ("recovery.reconstruct.steps", 7, "recover"),
         ("recovery.fineTune.enabled", True, "recover"),
         ("evaluation.maxQueries", 7, "evaluate"),
@@ -152,7 +165,7 @@ def test_the_rank_counts_only_where_adapters_are_trained():
 
 
 def test_default_settings_written_out_are_the_same_keys():
-    written = with_change("pruning", {"method": "StraightThrough", "straightThrough": {}})
+    written = with_change("pruning", {"method": "OptimalBrainSurgeon", "optimalBrainSurgeon": {}})
     assert keys(written) == keys(PersonaModelSpec.model_validate(SPEC))
 
 
@@ -160,7 +173,10 @@ def test_default_settings_written_out_are_the_same_keys():
     "pruning",
     [
         {"method": "OptimalBrainSurgeon"},
-        {"straightThrough": {"initialization": "OptimalBrainSurgeon"}},
+        {
+            "method": "StraightThrough",
+            "straightThrough": {"initialization": "OptimalBrainSurgeon"},
+        },
     ],
 )
 def test_optimal_brain_surgeon_also_reads_general_instructions(pruning):
@@ -174,9 +190,10 @@ def test_optimal_brain_surgeon_also_reads_general_instructions(pruning):
 
 
 def test_other_methods_read_no_general_instructions():
-    mask = {stage.name: stage for stage in plan(with_change("pruning.sparsityPercent", 30))}["mask"]
-    assert list(mask.inputs) == ["rewrite"]
-    assert "recovery.genericPercent" not in mask.parameters
+    for method in ("StraightThrough", "ActivationNorm"):
+        planned = {stage.name: stage for stage in plan(with_change("pruning.method", method))}
+        assert list(planned["mask"].inputs) == ["rewrite"]
+        assert "recovery.genericPercent" not in planned["mask"].parameters
 
 
 def test_the_surgeons_ridge_decides_its_mask():

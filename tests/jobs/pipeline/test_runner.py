@@ -27,14 +27,20 @@ def run(tmp_path: Path, stage: str, error: Exception, **sections: object) -> Non
 
 
 ON = {"enabled": True}
+LEARNED = {"method": "StraightThrough"}
 
 
 @pytest.mark.parametrize(
     ("stage", "sections", "hint"),
     [
-        ("mask", {}, "Lower spec.pruning.straightThrough.microBatchSize"),
-        ("mask", {"pruning": {"straightThrough": {"microBatchSize": 1}}}, "Give the stage"),
+        ("mask", {"pruning": LEARNED}, "Lower spec.pruning.straightThrough.microBatchSize"),
+        (
+            "mask",
+            {"pruning": {**LEARNED, "straightThrough": {"microBatchSize": 1}}},
+            "Give the stage",
+        ),
         ("mask", {"pruning": {"method": "ActivationNorm"}}, "Give the stage"),
+        ("mask", {}, "Give the stage"),
         ("recover", {"recovery": {"fineTune": ON}}, "Lower spec.recovery.fineTune.microBatchSize"),
         ("recover", {"recovery": {"fineTune": {**ON, "microBatchSize": 1}}}, "Give the stage"),
         ("recover", {}, "Give the stage"),

@@ -30,7 +30,8 @@ PERSONA = "You are a captain."
 SURGEON = {"method": "OptimalBrainSurgeon"}
 LEARNING = {"steps": 6, "batchSize": 4, "evaluateEvery": 2, "patience": 100, "learningRate": "0.3"}
 FROM_SURGEON = {
-    "straightThrough": {**LEARNING, "initialization": "OptimalBrainSurgeon", "scales": True}
+    "method": "StraightThrough",
+    "straightThrough": {**LEARNING, "initialization": "OptimalBrainSurgeon", "scales": True},
 }
 GENERIC = [
     ScoredQuery(query=f"Name {n} things.", answer="One, two.", score=0.1, rank=n + 1, kept=False)
@@ -175,7 +176,7 @@ def generic_examples() -> list[Example]:
 
 def test_learned_factors_are_stored_and_folded_in(start, base):
     settings = {**LEARNING, "learningRate": "0.05", "scales": True}
-    context = start("scales", {"straightThrough": settings})
+    context = start("scales", {"method": "StraightThrough", "straightThrough": settings})
     mask.run(context)
     saved = mask_file.load(context.output / "mask.safetensors")
     assert (saved.scales[saved.bits] != 1).any()

@@ -42,14 +42,16 @@ def test_a_failure_that_no_retry_can_fix_is_final(
 
 
 ON = {"enabled": True}
+LEARNED = {"method": "StraightThrough"}
 
 
 @pytest.mark.parametrize(
     ("stage", "spec", "advised"),
     [
-        ("mask", {}, "spec.pruning.straightThrough.microBatchSize"),
-        ("mask", {"pruning": {"straightThrough": {"microBatchSize": 1}}}, None),
+        ("mask", {"pruning": LEARNED}, "spec.pruning.straightThrough.microBatchSize"),
+        ("mask", {"pruning": {**LEARNED, "straightThrough": {"microBatchSize": 1}}}, None),
         ("mask", {"pruning": {"method": "ActivationNorm"}}, None),
+        ("mask", {}, None),
         ("recover", {"recovery": {"fineTune": ON}}, "spec.recovery.fineTune.microBatchSize"),
         ("recover", {"recovery": {"fineTune": {**ON, "microBatchSize": 1}}}, None),
         ("recover", {}, None),

@@ -71,8 +71,12 @@ def test_the_retry_annotation_starts_the_work_of_the_new_version(finished, monke
 
 
 def test_the_hash_counts_what_the_user_wrote_and_no_defaults():
-    written = {"persona": {"text": "a"}, "baseModel": {"uri": "hf://a/b"}}
-    learning = {"straightThrough": {"microBatchSize": 3}}
+    written = {
+        "persona": {"text": "a"},
+        "baseModel": {"uri": "hf://a/b"},
+        "pruning": {"method": "StraightThrough"},
+    }
+    learning = {"method": "StraightThrough", "straightThrough": {"microBatchSize": 3}}
     default = {**written, "pruning": learning, "serving": {"replicas": 2}}
     assert graph.written_hash(written) == graph.written_hash(default)
     assert graph.written_hash(written) != graph.written_hash({**written, "seed": 0})

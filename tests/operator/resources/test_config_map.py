@@ -25,4 +25,6 @@ def test_fields_that_no_stage_reads_change_nothing() -> None:
     assert manifest(execution={"profile": "gpu"}) == base
     threshold = {"name": "x", "metric": "personaScore", "min": 50}
     assert manifest(evaluation={"gate": {"thresholds": [threshold]}}) == base
-    assert manifest(pruning={"straightThrough": {"microBatchSize": 4}}) != base
+    learning = {"method": "StraightThrough", "straightThrough": {}}
+    split = {**learning, "straightThrough": {"microBatchSize": 4}}
+    assert manifest(pruning=split) != manifest(pruning=learning)

@@ -9,6 +9,7 @@ import httpx
 import uvicorn
 
 from persona_jobs.serve.app import Service, ServiceOptions, create_app
+from persona_jobs.serve.models import ModelSource
 
 PERSONA = "You are Captain Mara of the Gannet."
 PERSONA_TEMPLATE = (
@@ -25,7 +26,7 @@ MODEL = "ship-captain"
 @asynccontextmanager
 async def serving(engine, **options):
     """Yield a client, which needs no socket, of the application with a loaded model."""
-    service = Service(lambda: engine, ServiceOptions(model=MODEL, **options))
+    service = Service([ModelSource(MODEL, lambda: engine)], ServiceOptions(**options))
     transport = httpx.ASGITransport(app=create_app(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         client.service = service

@@ -113,6 +113,14 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
     ] = 8000,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Serve the dense model too, which also speaks as the persona: the page shows both "
+            "answers side by side.",
+        ),
+    ] = False,
 ) -> None:
     """Serve the finished persona as a chat page and over the OpenAI API, until Ctrl-C.
 
@@ -120,7 +128,7 @@ def serve(
     """
     from .serve import serve_persona
 
-    serve_persona(file, store, port=port)
+    serve_persona(file, store, port=port, compare=compare)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..dataset import Message
 from ..errors import InputError
-from .run import open_pipeline
+from .run import Pipeline, open_pipeline
 
 
 def checkpoint_of(file: Path, store_url: str | None) -> Path:
@@ -15,9 +15,15 @@ def checkpoint_of(file: Path, store_url: str | None) -> Path:
     Raises:
         InputError: there is no checkpoint yet.
     """
-    if file.is_dir():
-        return file
-    pipeline = open_pipeline(file, store_url)
+    return file if file.is_dir() else sliced_checkpoint(file, open_pipeline(file, store_url))
+
+
+def sliced_checkpoint(file: Path, pipeline: Pipeline) -> Path:
+    """Return the verified local folder of the checkpoint that a pipeline has made.
+
+    Raises:
+        InputError: there is no checkpoint yet.
+    """
     sliced = next(stage for stage in pipeline.stages if stage.name == "slice")
     if pipeline.artifacts.manifest("slice", sliced.key) is None:
         raise InputError(

@@ -11,6 +11,7 @@
 - `engine`: the model and its tokenizer.
 - `batch`: the requests that the model works on at the same time.
 - `answer`: the text of one answer, made of its tokens.
+- `models`: the served models, each with its engine and queue.
 - `scheduler`: the bounded queue in front of the batch, and the thread that runs it.
 - `chat`: the chat completions endpoint, streamed and in one piece.
 - `page`: the chat page at `/`.

@@ -35,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
         help="name of the model in requests (default: the directory's)",
     )
     add(
+        "--dense-model", type=Path, metavar="DIR",
+        help="directory of the dense model, which is served too, with the chat template of --model "
+        "and the name NAME-dense (default: none)",
+    )  # fmt: skip
+    add(
         "--host", default=os.environ.get("PERSONA_SERVE_HOST") or LOOPBACK, metavar="ADDRESS",
         help="address to listen on; '*': all, IPv4 and IPv6 (default: the variable "
         f"PERSONA_SERVE_HOST, or else {LOOPBACK}, which only this machine reaches)",
@@ -138,11 +143,12 @@ def run(options: argparse.Namespace, on_ready: Callable[[int], None] = lambda _p
     Raises:
         PersonaError: the model can't be loaded, or the address can't be used.
     """
-    if not options.model.is_dir():
-        raise InputError(
-            f"{options.model} is not a directory",
-            hint="Set --model to the directory of a checkpoint",
-        )
+    for option, directory in (("--model", options.model), ("--dense-model", options.dense_model)):
+        if directory is not None and not directory.is_dir():
+            raise InputError(
+                f"{directory} is not a directory",
+                hint=f"Set {option} to the directory of a checkpoint",
+            )
     from .access import read_keys
 
     api_keys = read_keys(options.api_key_file)
@@ -153,17 +159,31 @@ def run(options: argparse.Namespace, on_ready: Callable[[int], None] = lambda _p
     from .app import Service, ServiceOptions, create_app
     from .cpus import usable_cpus
     from .engine import Engine
+    from .models import ModelSource
     from .scheduler import Limits
     from .server import Server, listen
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cpus())
     chosen = compute.resolve(options.device, options.dtype)
+    longest = options.max_context_tokens
+
+    def source(name: str, directory: Path) -> ModelSource:
+        return ModelSource(
+            name,
+            lambda: Engine.load(
+                directory, chosen, tokenizer=options.model, max_context_tokens=longest
+            ),
+            fingerprint(directory, chosen.dtype_name, chosen.device.type),
+        )
+
+    name = options.served_model_name or options.model.resolve().name
+    models = [source(name, options.model)]
+    if options.dense_model is not None:
+        models.append(source(f"{name}-dense", options.dense_model))
     service = Service(
-        lambda: Engine.load(options.model, chosen, max_context_tokens=options.max_context_tokens),
+        models,
         ServiceOptions(
-            model=options.served_model_name or options.model.resolve().name,
-            fingerprint=fingerprint(options.model, chosen.dtype_name, chosen.device.type),
             dtype=chosen.dtype_name,
             api_keys=api_keys,
             origins=tuple(options.cors_origin),

@@ -1,10 +1,9 @@
-"""The routes of the server, and the model that is loaded for them."""
+"""The routes of the server, and the models that are loaded for them."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,8 +19,8 @@ from .api_errors import ApiError
 from .batch import warm_up
 from .bodies import BodyReader
 from .chat import ChatEndpoint
-from .engine import Engine
 from .metrics import Metrics
+from .models import ModelSource, ServedModel, not_found
 from .page import ChatPage
 from .protocol import ChatCompletion, ChatRequest, ModelCard, ModelList
 from .scheduler import Limits, Scheduler
@@ -36,8 +35,6 @@ class ServiceOptions:
     """Settings of a server.
 
     Attributes:
-        model: the name that requests use for the model.
-        fingerprint: identifies the weights and the number format.
         dtype: number format of the weights, as torch names it.
         limits: how many requests are answered at the same time, and how many may wait.
         api_keys: the keys of which requests must send one; without any, no key is needed.
@@ -48,8 +45,6 @@ class ServiceOptions:
         body_seconds: time limit of a request body.
     """
 
-    model: str
-    fingerprint: str = "fp_unknown"
     dtype: str = "float32"
     limits: Limits = field(default_factory=Limits)
     api_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -61,41 +56,38 @@ class ServiceOptions:
 
 
 class Service:
-    """The served model and its state: loading, ready or stopping.
+    """The served models and their state: loading, ready or stopping.
 
     Args:
-        load: loads the model; called in the model's own thread.
+        models: the models; requests that name none are answered by the first one.
         options: the settings of the server.
-        on_failure: called if the model can't be loaded.
+        on_failure: called if a model can't be loaded.
         on_ready: called when the server accepts requests.
     """
 
     def __init__(
         self,
-        load: Callable[[], Engine],
+        models: Sequence[ModelSource],
         options: ServiceOptions,
         on_failure: Callable[[], None] = lambda: None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.options = options
-        self.metrics = Metrics(options.model)
+        self.metrics = Metrics([model.name for model in models])
         self.failure: Exception | None = None
         self.stopping = False
-        self.scheduler: Scheduler | None = None
+        self.served: dict[str, ServedModel] = {}
+        self._sources = {model.name: model for model in models}
         self._keys = ApiKeys(options.api_keys)
         self._created = int(time.time())
-        self._load = load
         self._on_failure = on_failure
         self._on_ready = on_ready
         self._chat: ChatEndpoint | None = None
-        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     async def prepare(self) -> None:
-        """Load the model and generate one token; the server accepts requests after that."""
-        loop = asyncio.get_running_loop()
+        """Load the models and generate a token each; the server accepts requests after that."""
         try:
-            engine = await loop.run_in_executor(self._model_thread, self._load)
-            await loop.run_in_executor(self._model_thread, warm_up, engine)
+            models = {name: await self._prepared(source) for name, source in self._sources.items()}
         except Exception as error:  # any error ends the process
             self.failure = error
             if is_out_of_memory(error):
@@ -107,12 +99,10 @@ class Service:
             self._on_failure()
             return
         options = self.options
-        self.scheduler = Scheduler(engine, self.metrics, self._model_thread, options.limits)
+        self.served = models
         self._chat = ChatEndpoint(
-            self.scheduler,
+            models,
             self.metrics,
-            model=options.model,
-            fingerprint=options.fingerprint,
             default_max_tokens=options.default_max_tokens,
             bodies=BodyReader(
                 max_bytes=options.max_body_bytes,
@@ -121,12 +111,22 @@ class Service:
             ),
         )
         self.metrics.ready.set(1)
-        logger.info(
-            "The model %s is ready for requests of up to %d tokens",
-            options.model,
-            engine.max_context_tokens,
-        )
+        for name, model in models.items():
+            longest = model.scheduler.engine.max_context_tokens
+            logger.info("The model %s is ready for requests of up to %d tokens", name, longest)
         self._on_ready()
+
+    async def _prepared(self, source: ModelSource) -> ServedModel:
+        loop = asyncio.get_running_loop()
+        engine = await loop.run_in_executor(source.thread, source.load)
+        await loop.run_in_executor(source.thread, warm_up, engine)
+        scheduler = Scheduler(engine, self.metrics, source.thread, self.options.limits)
+        return ServedModel(source.name, source.fingerprint, scheduler)
+
+    @property
+    def active(self) -> int:
+        """Return the number of waiting and running requests."""
+        return sum(model.scheduler.active for model in self.served.values())
 
     def stop_soon(self) -> None:
         """Report that the server is not ready, and continue to answer requests."""
@@ -135,13 +135,12 @@ class Service:
 
     def abort_requests(self) -> None:
         """End all waiting and running requests with an error."""
-        if self.scheduler is not None:
-            self.scheduler.close(
-                ApiError(
-                    503, "The server is stopping. Send the request again.", code="server_stopping",
-                    retry_after=1,
-                )
-            )  # fmt: skip
+        error = ApiError(
+            503, "The server is stopping. Send the request again.", code="server_stopping",
+            retry_after=1,
+        )  # fmt: skip
+        for model in self.served.values():
+            model.scheduler.close(error)
 
     async def authorize(self, request: Request) -> None:
         """Refuse a request without one of the API keys."""
@@ -165,24 +164,24 @@ class Service:
 
     async def models(self) -> Response:
         """Answer `GET /v1/models`."""
-        return JSONResponse(ModelList(data=[self._card()]).model_dump())
+        return JSONResponse(
+            ModelList(data=[self._card(name) for name in self._sources]).model_dump()
+        )
 
     async def model(self, name: str) -> Response:
         """Answer `GET /v1/models/NAME`."""
-        if name != self.options.model:
-            raise ApiError(
-                404, f"The model {name[:200]!r} does not exist.", param="model",
-                code="model_not_found",
-            )  # fmt: skip
-        return JSONResponse(self._card().model_dump())
+        if name not in self._sources:
+            raise not_found(name, self._sources)
+        return JSONResponse(self._card(name).model_dump())
 
-    def _card(self) -> ModelCard:
-        longest = self.scheduler.engine.max_context_tokens if self.scheduler else None
-        return ModelCard(id=self.options.model, created=self._created, max_model_len=longest)
+    def _card(self, name: str) -> ModelCard:
+        served = self.served.get(name)
+        longest = served.scheduler.engine.max_context_tokens if served else None
+        return ModelCard(id=name, created=self._created, max_model_len=longest)
 
     async def healthz(self) -> Response:
         """Answer `GET /healthz`: 503 if only a restart helps."""
-        if self.scheduler is not None and self.scheduler.broken:
+        if any(model.scheduler.broken for model in self.served.values()):
             return JSONResponse({"status": "the device failed"}, status_code=503)
         return JSONResponse({"status": "ok"})
 
@@ -200,7 +199,7 @@ class Service:
 
 
 def create_app(service: Service) -> FastAPI:
-    """Return the application, which loads the model when it starts."""
+    """Return the application, which loads the models when it starts."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

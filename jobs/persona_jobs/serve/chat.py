@@ -5,7 +5,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +23,7 @@ from .batch import Token
 from .bodies import BodyReader
 from .logprobs import choice_logprobs
 from .metrics import Metrics
+from .models import ServedModel, find
 from .protocol import (
     DONE_EVENT,
     AnswerMessage,
@@ -37,7 +38,7 @@ from .protocol import (
     Usage,
     sse,
 )
-from .scheduler import Scheduler, Ticket
+from .scheduler import Ticket
 from .token_bytes import TokenBytes
 
 T = TypeVar("T")
@@ -101,28 +102,22 @@ class ChatEndpoint:
     """The endpoint that answers chat requests.
 
     Args:
-        scheduler: the queue in front of the model.
+        models: the models by name; requests that name none are answered by the first one.
         metrics: the metrics to update.
-        model: the name that requests use for the model.
-        fingerprint: identifies the weights and the number format, as `system_fingerprint`.
         default_max_tokens: token limit of an answer whose request sets none.
         bodies: reads the request bodies.
     """
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        models: Mapping[str, ServedModel],
         metrics: Metrics,
         *,
-        model: str,
-        fingerprint: str,
         default_max_tokens: int,
         bodies: BodyReader,
     ) -> None:
-        self._scheduler = scheduler
+        self._models = models
         self._metrics = metrics
-        self._model = model
-        self._fingerprint = fingerprint
         self._default_max_tokens = default_max_tokens
         self._bodies = bodies
         # Tokenizing a long conversation takes a while, which short ones do not wait for.
@@ -152,16 +147,10 @@ class ChatEndpoint:
                 chat = ChatRequest.model_validate_json(body)
             except ValidationError as error:
                 raise from_validation(error) from None
-        if chat.model is not None and chat.model != self._model:
-            raise ApiError(
-                404,
-                f"The model {chat.model[:200]!r} does not exist; this server has {self._model!r}.",
-                param="model",
-                code="model_not_found",
-            )
-        ticket = self._scheduler.admit()
+        model = find(self._models, chat.model)
+        ticket = model.scheduler.admit()
         try:
-            exchange = await self._start(chat, ticket)
+            exchange = await self._start(chat, ticket, model)
             if not chat.stream:
                 return await self._complete(request, exchange)
             # An error before the first token still has its own HTTP status.
@@ -171,8 +160,8 @@ class ChatEndpoint:
             raise
         return _EventStream(self._stream(exchange, first), self, exchange)
 
-    async def _start(self, chat: ChatRequest, ticket: Ticket) -> _Exchange:
-        engine = self._scheduler.engine
+    async def _start(self, chat: ChatRequest, ticket: Ticket, model: ServedModel) -> _Exchange:
+        engine = model.scheduler.engine
         build = functools.partial(
             prompts.build,
             chat.messages,
@@ -194,8 +183,8 @@ class ChatEndpoint:
         return _Exchange(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             created=int(time.time()),
-            model=self._model,
-            fingerprint=self._fingerprint,
+            model=model.name,
+            fingerprint=model.fingerprint,
             ticket=ticket,
             prompt_tokens=len(prompt.ids),
             include_usage=bool(chat.stream_options and chat.stream_options.include_usage),

@@ -69,17 +69,32 @@ class Engine:
 
     @classmethod
     def load(
-        cls, directory: Path, compute: Compute, *, max_context_tokens: int | None = None
+        cls,
+        directory: Path,
+        compute: Compute,
+        *,
+        tokenizer: Path | None = None,
+        max_context_tokens: int | None = None,
     ) -> Self:
         """Load a plain Hugging Face checkpoint.
+
+        Args:
+            directory: the checkpoint.
+            compute: device and number format.
+            tokenizer: checkpoint whose tokenizer and chat template are used; None for its own.
+            max_context_tokens: token limit of prompt and answer; None for the model's own.
 
         Raises:
             InputError: the checkpoint does not exist, or its architecture is not supported.
             CorruptArtifactError: its weights or tokenizer are damaged.
         """
         started = time.monotonic()
-        model, tokenizer = loading.load(directory, compute)
-        engine = cls(model, tokenizer, max_context_tokens=max_context_tokens)
+        model = loading.load_model(directory, compute)
+        engine = cls(
+            model,
+            loading.load_tokenizer(tokenizer or directory),
+            max_context_tokens=max_context_tokens,
+        )
         logger.info(
             "The model was loaded in %.1f s on %s: %s", time.monotonic() - started, compute.device,
             compute.reason,

@@ -1,5 +1,7 @@
 """The metrics that Prometheus reads at `/metrics`; `docs/serving.md` explains each."""
 
+from collections.abc import Sequence
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -16,9 +18,13 @@ _TOKENS = tuple(2.0**power for power in range(3, 18))
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own.
 
-    def __init__(self, model: str) -> None:
+    Args:
+        models: names of the served models, whose requests are counted together.
+    """
+
+    def __init__(self, models: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -57,10 +63,12 @@ class Metrics:
             "1 while the server accepts requests, otherwise 0.",
             registry=self.registry,
         )
-        Gauge(
+        info = Gauge(
             prefix + "model_info", "Always 1; the served model's name.", ["model"],
             registry=self.registry,
-        ).labels(model=model).set(1)  # fmt: skip
+        )  # fmt: skip
+        for model in models:
+            info.labels(model=model).set(1)
 
     def _seconds(self, name: str, text: str) -> Histogram:
         return Histogram(

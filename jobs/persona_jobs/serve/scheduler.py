@@ -119,6 +119,7 @@ class Scheduler:
         self._batch = Batch(engine, max_rows=limits.batch, max_tokens=limits.tokens)
         self._tickets: set[Ticket] = set()
         self._seconds = 1.0
+        self._counted = (0, 0)  # this scheduler's share of the gauges: running, waiting
         self._closed: ApiError | None = None
         # Shared with the model's thread.
         self._lock = threading.Lock()
@@ -221,5 +222,8 @@ class Scheduler:
 
     def _update_gauges(self) -> None:
         running = sum(ticket.started is not None for ticket in self._tickets)
-        self.metrics.running.set(running)
-        self.metrics.queue_depth.set(len(self._tickets) - running)
+        waiting = len(self._tickets) - running
+        # The gauges are the sums of all models' schedulers.
+        self.metrics.running.inc(running - self._counted[0])
+        self.metrics.queue_depth.inc(waiting - self._counted[1])
+        self._counted = (running, waiting)

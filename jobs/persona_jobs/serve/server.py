@@ -99,9 +99,10 @@ class Server(uvicorn.Server):
     def _begin_stop(self, delay: float) -> None:
         loop = asyncio.get_running_loop()
         self._service.stop_soon()
-        active = self._service.scheduler.active if self._service.scheduler else 0
-        logger.info("The server is stopping; %d requests are waiting or running", active)
-        if delay and self._service.scheduler is not None:
+        logger.info(
+            "The server is stopping; %d requests are waiting or running", self._service.active
+        )
+        if delay and self._service.served:
             loop.call_later(delay, self.stop)
         else:
             delay = 0.0

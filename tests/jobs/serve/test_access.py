@@ -78,7 +78,7 @@ def test_keys_come_from_a_file_or_else_from_the_environment(tmp_path, monkeypatc
 
 
 def test_settings_show_no_key():
-    assert "key-one" not in repr(ServiceOptions(model=MODEL, api_keys=KEYS))
+    assert "key-one" not in repr(ServiceOptions(api_keys=KEYS))
 
 
 PREFLIGHT = {

@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 
 from persona_jobs.serve.app import Service, ServiceOptions, create_app
+from persona_jobs.serve.models import ModelSource
 from support.serving import MODEL
 
 KIB = 2**10
@@ -16,14 +17,14 @@ KIB = 2**10
 @asynccontextmanager
 async def listening(engine, **options):
     """Yield the port of a server."""
-    service = Service(lambda: engine, ServiceOptions(model=MODEL, **options))
+    service = Service([ModelSource(MODEL, lambda: engine)], ServiceOptions(**options))
     config = uvicorn.Config(
         create_app(service), host="127.0.0.1", port=0, lifespan="on", log_config=None
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     for _ in range(3000):
-        if server.started and service.scheduler is not None:
+        if server.started and service.served:
             break
         await asyncio.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]

@@ -9,6 +9,7 @@ import torch
 
 from persona_jobs.serve.app import Service, ServiceOptions, create_app
 from persona_jobs.serve.engine import Engine
+from persona_jobs.serve.models import ModelSource
 from persona_jobs.serve.scheduler import Limits
 from support.serving import MODEL, PERSONA, serving
 from support.tiny import tiny_model
@@ -210,7 +211,7 @@ async def test_the_server_is_not_ready_until_the_model_is_loaded(engine):
         gate.wait(30)
         return engine
 
-    service = Service(load, ServiceOptions(model=MODEL))
+    service = Service([ModelSource(MODEL, load)], ServiceOptions())
     transport = httpx.ASGITransport(app=create_app(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         preparing = asyncio.create_task(service.prepare())
@@ -241,8 +242,9 @@ async def test_running_out_of_memory_during_the_load_is_reported(dtype, hint):
     def load():
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    options = ServiceOptions(model=MODEL, dtype=dtype)
-    service = Service(load, options, on_failure=lambda: failures.append(True))
+    options = ServiceOptions(dtype=dtype)
+    models = [ModelSource(MODEL, load)]
+    service = Service(models, options, on_failure=lambda: failures.append(True))
     await service.prepare()
     assert failures == [True]
     assert type(service.failure).__name__ == "OutOfMemoryError"
@@ -278,7 +280,7 @@ async def test_a_full_queue_refuses_requests_without_blocking_the_event_loop(tok
     async with serving(engine, limits=Limits(batch=1, queue=2)) as client:
         permits = threading.Semaphore(0)
         gate(engine, permits)
-        scheduler = client.service.scheduler
+        scheduler = client.service.served[MODEL].scheduler
         running = [asyncio.create_task(client.post(URL, json=body(max_tokens=2)))]
         await until(lambda: scheduler.active == 1)
         running += [
@@ -303,7 +305,7 @@ async def test_stopping_ends_requests_with_an_error(tokenizer):
     async with serving(engine, limits=Limits(batch=1)) as client:
         permits = threading.Semaphore(3)
         gate(engine, permits)
-        scheduler = client.service.scheduler
+        scheduler = client.service.served[MODEL].scheduler
         # The first token's text reaches the client, so its stream has begun with status 200.
         streamed = asyncio.create_task(client.post(URL, json=body(stream=True)))
         await until(lambda: permits._value == 0)

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from persona_jobs.serve.app import Service, ServiceOptions, create_app
 from persona_jobs.serve.engine import Engine
+from persona_jobs.serve.models import ModelSource
 from persona_jobs.serve.page import ChatPage
 from support.browser import PROGRAM, Browser
 from support.serving import MODEL, listening
@@ -43,11 +44,10 @@ def served(model, tokenizer):
     """Serve the model; yields a function that starts it with options and returns its address."""
     running = ExitStack()
 
-    def start(**options):
-        service = Service(
-            lambda: Engine(model, tokenizer),
-            ServiceOptions(model=MODEL, **{"default_max_tokens": 40, **options}),
-        )
+    def start(*names, **options):
+        names = names or (MODEL,)
+        models = [ModelSource(name, lambda: Engine(model, tokenizer)) for name in names]
+        service = Service(models, ServiceOptions(**{"default_max_tokens": 40, **options}))
         url = running.enter_context(listening(create_app(service)))
         deadline = time.monotonic() + 60
         while httpx.get(url + "/readyz").status_code != 200:
@@ -206,6 +206,34 @@ def test_an_error_is_shown_and_its_question_not_repeated(browser, served):
     page.wait(f"{DONE} && {TEXTS}.length === 2")
     assert page.run("document.querySelectorAll('.note.error').length") == 1
     assert len(page.run(TEXTS)[1]) > 0
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_two_models_answer_side_by_side(browser, served, width):
+    dense = MODEL + "-dense"
+    page = browser.open(served(MODEL, dense), width=width)
+    for number, question in enumerate(("One", "Two"), 1):
+        ask(page, question)
+        page.wait(f"{DONE} && {TEXTS}.length === {2 * number}")
+    names = page.run("[...document.querySelectorAll('.name')].map(e => e.textContent)")
+    assert names == [MODEL, dense] * 2
+    assert all(page.run(TEXTS))
+    boxes = page.run(
+        "[...document.querySelectorAll('.answer')].slice(0, 2)"
+        ".map(e => e.getBoundingClientRect()).map(r => [r.left, r.top, r.right, r.bottom])"
+    )
+    if width == 1100:
+        assert boxes[0][2] <= boxes[1][0]
+        assert boxes[0][1] == boxes[1][1]
+    else:
+        assert boxes[0][3] <= boxes[1][1]
+        assert boxes[0][0] == boxes[1][0]
+    assert page.run("document.documentElement.scrollWidth") <= width
+    before = page.run(TEXTS)
+    page.click(".again")
+    changed = " && ".join(f"{TEXTS}[{at}] !== {json.dumps(before[at])}" for at in (2, 3))
+    page.wait(f"{DONE} && {changed}")
+    assert page.run(TEXTS)[:2] == before[:2]
 
 
 HOSTILE = "<img src=x onerror=\"document.title='hit'\"><script>document.title='hit'</script>"

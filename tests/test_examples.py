@@ -60,6 +60,20 @@ def test_the_definitions_accept_it(file):
             check.validate(resource)
 
 
+@pytest.mark.parametrize("card", sorted((ROOT / "examples").glob("*.json")), ids=lambda c: c.name)
+def test_a_card_is_imported_whole_but_for_its_lorebook_and_greeting(card, tmp_path):
+    made = tmp_path / "persona.yaml"
+    result = CliRunner().invoke(app, ["import", str(card), "-o", str(made)])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("not used") == 2
+    result = CliRunner().invoke(app, ["validate", str(made)])
+    assert result.exit_code == 0, result.output
+    [resource] = documents(made)
+    check = validator(resource)
+    assert check is not None
+    check.validate(resource)
+
+
 def test_a_misspelled_field_is_refused():
     (resource,) = documents(ROOT / "examples" / "persona.yaml")
     resource["spec"]["prunning"] = {}

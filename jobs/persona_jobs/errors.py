@@ -2,7 +2,8 @@
 
     PersonaError                 1   may be retried
     ├── InputError               2   the input is wrong: retrying can't help
-    │   └── CorruptArtifactError 2   an object or a model file is damaged
+    │   ├── CorruptArtifactError 2   an object or a model file is damaged
+    │   └── CardError            2   a character card is malformed, too large or holds no persona
     ├── StoreError               1   the artifact store can't be read or written now
     ├── TeacherError             1   the teacher endpoint fails in a way that may pass
     ├── OutOfMemoryError         3   the device or the machine ran out of memory
@@ -50,6 +51,10 @@ class InputError(PersonaError):
 
 class CorruptArtifactError(InputError):
     """An object of the store or a model file is truncated, altered or malformed. Exit code 2."""
+
+
+class CardError(InputError):
+    """A character card is malformed, too large, or holds what no persona may hold. Exit code 2."""
 
 
 class StoreError(PersonaError):

@@ -2,7 +2,8 @@
 
 `python -m persona_jobs.resolve` is a Job of its own in a cluster, where the operator has neither
 the sources' credentials nor a client for them. It reads PERSONA_MANIFEST as the stages do, and
-leaves the commit or digest of each source that the spec doesn't pin in the termination message.
+leaves the commit or digest of each source that the spec doesn't pin in the termination message. A
+character card is read as well, so that a bad one is reported at once.
 """
 
 import logging
@@ -20,6 +21,7 @@ from .pipeline.process import (
     required_setting,
     run_process,
 )
+from .sources import cards
 from .sources.resolve import SourceResolver
 
 logger = logging.getLogger("persona_jobs.resolve")
@@ -34,9 +36,14 @@ def main() -> int:
 
 def _resolve(report: ProcessReport) -> None:
     manifest = required_setting(os.environ.get("PERSONA_MANIFEST"), "PERSONA_MANIFEST")
-    spec = load_resource(Path(manifest)).manifest()["spec"]
+    resource = load_resource(Path(manifest))
+    spec = resource.manifest()["spec"]
     cache = Path(os.environ.get("PERSONA_CACHE") or tempfile.gettempdir())
     found = SourceResolver(cache, os.environ).look_up(spec)
+    card = resource.spec.persona.card
+    if card is not None:  # a bad one fails here rather than behind the first expensive stage
+        for note in cards.of_spec(card, cache).notes:
+            logger.info("%s", note)
     for name, digest in found.items():
         logger.info("spec.%s is at %s", name, digest)
     report.results = {"sources": dict(found)}

@@ -123,7 +123,8 @@ def _mergeable(schema: Schema) -> tuple[Schema, list[str]]:
     def visit(node: Schema, path: str) -> None:
         paths.extend(f"{path}{name}" for name in node.pop("required", []))
         for name, child in node.get("properties", {}).items():
-            if not name.endswith("Ref"):
+            # The persona comes from no recipe.
+            if not name.endswith("Ref") and name != "persona":
                 visit(child, f"{path}{name}.")
 
     visit(schema, "")

@@ -122,6 +122,8 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("referencePersonas",): {"uri": "s3://bucket/personas.jsonl"},
     ("persona",): {"text": CAPTAIN},
     ("persona", "configMapRef"): {"name": "c", "key": "k"},
+    ("persona", "card"): {"uri": "s3://cards/captain.png"},
+    ("persona", "card", "credentialsSecretRef"): {"name": "s"},
     ("persona", "examples", "[]", "turns", "[]"): {"query": "Who are you?", "answer": "A captain."},
     ("serving", "autoscaling"): {"maxReplicas": 1000},
     ("serving", "env", "[]"): {"name": "A", "value": "b"},
@@ -147,7 +149,7 @@ def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
             if path[depth] == "loraRank":
                 companions = companions | {"weights": "LoRA"}
             value = companions | {path[depth]: value}
-    if path[0] == "persona" and "configMapRef" in value["persona"]:
+    if path[0] == "persona" and {"configMapRef", "card"} & value["persona"].keys():
         value["persona"].pop("text", None)
     return manifest(**value)
 
@@ -172,11 +174,13 @@ URI_MESSAGES = {
     "baseModel.uri": "must start with one of hf://, s3://, file://, pkg://",
     "instructions.uri": "must start with one of builtin://, hf://, s3://, file://",
     "referencePersonas.uri": "must start with one of builtin://, hf://, s3://, file://",
+    "persona.card.uri": "must start with one of hf://, s3://, file://, pkg://",
     "evaluation.questionFiles[].uri": "must start with one of s3://, file://",
     "storage.uri": "must start with one of s3://, file://",
     **{
         f"{source}.endpoint": f"must start with one of http://, https://{NO_LOGIN}"
         for source in (
+            "persona.card",
             "baseModel",
             "instructions",
             "referencePersonas",
@@ -228,6 +232,10 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
             ("referencePersonas", "s3://bucket/personas.jsonl", BUILTIN),
         )
     },
+    ("persona.card", SERVER): (
+        [{"persona": {"card": card}} for card in with_server(uri="s3://cards/captain.png")],
+        [{"persona": {"card": card}} for card in with_server(uri="pkg://cards/captain.png")],
+    ),
     ("evaluation.questionFiles[]", SERVER): (
         questions("s3://bucket/questions.json"),
         questions("file:///questions.json"),
@@ -242,10 +250,15 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
             {"recovery": {"fineTune": {"loraRank": 8}}},
         ],
     ),
-    ("persona", "set exactly one of text and configMapRef"): (
-        [{"persona": ANSWER}, {"persona": {"configMapRef": {"name": "texts", "key": "captain"}}}],
+    ("persona", "set exactly one of text, configMapRef and card"): (
+        [
+            {"persona": ANSWER},
+            {"persona": {"configMapRef": {"name": "texts", "key": "captain"}}},
+            {"persona": {"card": {"uri": "s3://cards/captain.png"}}},
+        ],
         [
             {"persona": {}},
+            {"persona": ANSWER | {"card": {"uri": "s3://cards/captain.png"}}},
             {"persona": ANSWER | {"configMapRef": {"name": "texts", "key": "captain"}}},
         ],
     ),
@@ -467,6 +480,8 @@ def test_strings(api, objects, path, schema):
         wrong.append(longest + "1")
         if path[:2] == ("persona", "examples"):
             wrong += [" \n", "a\x00b", "\x85"]
+        elif path == ("persona", "card", "user"):
+            wrong += ["{{char}}", "<b>", "1\n", "\x00"]
         elif "pattern" in schema:
             wrong += ["a b", "1\n", "\x00", f"{prefix}a\n"]
     for value in wrong:

@@ -16,6 +16,7 @@ from persona_jobs.pipeline.graph import keys
 from persona_jobs.pipeline.pins import unpinned
 from persona_jobs.pipeline.results import TerminationMessage
 from persona_jobs.store import open_store
+from support.cards import card, png, text_chunk
 from support.fake_hub import COMMIT, FakeHub
 from support.local_pipeline import manifest
 from support.operator_world import NAMESPACE, World, laptop_spec
@@ -87,6 +88,26 @@ def test_a_missing_source_is_named_and_not_tried_again(
     assert message.failure.subject == "spec.instructions"
     assert "none.jsonl does not exist" in message.failure.message
     assert message.failure.hint
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_card_is_looked_up_and_read(
+    document: dict[str, Any], s3_server: S3Server, tmp_path: Path, good: bool
+) -> None:
+    prefix = f"sources/{tmp_path.name}"
+    store = open_store(f"s3://{prefix}", s3_server.options())
+    store.write_bytes("captain.png", png(text_chunk(card())) if good else png())
+    document["spec"]["persona"] = {"card": {"uri": f"s3://{prefix}/captain.png"}}
+    code, message = run(tmp_path, document, s3_server.environment())
+    if good:
+        assert code == 0
+        assert message.metrics["sources"]["persona.card"].startswith("etag:")  # type: ignore[index, call-overload, union-attr]
+        return
+    assert code == 2
+    assert message.failure is not None
+    assert message.failure.error_class == "CardError"
+    assert message.failure.subject == f"s3://{prefix}/captain.png"
+    assert message.failure.message == "The image holds no character card"
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from .common import ConfigMapKeyRef, SpecModel, cel, validations
+from .common import ConfigMapKeyRef, HubRevision, Pattern, SpecModel, UriOf, cel, validations
+from .sources import RemoteSource
 
 MAX_PERSONA_CHARACTERS = 32_768
 MAX_MESSAGE_CHARACTERS = 8_192
@@ -79,6 +80,12 @@ MessageText = Annotated[
 ]
 
 
+CardUri = Annotated[str, UriOf("hf", "s3", "file", "pkg")]
+UserName = Annotated[
+    str, Pattern(r"^[^{}<>\x00-\x1f\x7f-\x9f]+$", "must be a name of 1 to 100 characters", 100)
+]
+
+
 class Turn(SpecModel):
     """What the user says and what the persona answers."""
 
@@ -100,14 +107,31 @@ class Dialogue(SpecModel):
         return sum(len(turn.query) + len(turn.answer) for turn in self.turns)
 
 
+class PersonaCard(RemoteSource):
+    """A character card, as chat programs exchange them."""
+
+    uri: CardUri
+    """Where the card is: `file:///FILE`, `s3://BUCKET/FILE`, `hf://ORG/NAME/FILE` in a data set's
+    repository, or `pkg://PACKAGE/FILE`. Version 1, 2 or 3 as JSON, PNG image or charx archive."""
+    revision: HubRevision | None = None
+    """Commit, branch or tag of an `hf://` card; for any other source a digest of its content or a
+    label, as for the base model."""
+    user: UserName = "you"
+    """What the card's macro `user` stands for."""
+
+
+_ONE_OF = "set exactly one of text, configMapRef and card"
+
+
 class Persona(SpecModel):
-    """The persona to play. Exactly one of `text` and `configMapRef`."""
+    """The persona to play. Exactly one of `text`, `configMapRef` and `card`."""
 
     model_config = ConfigDict(
         json_schema_extra=validations(
             cel(
-                "has(self.text) != has(self.configMapRef)",
-                "set exactly one of text and configMapRef",
+                "[has(self.text), has(self.configMapRef), has(self.card)].filter(given, given)"
+                ".size() == 1",
+                _ONE_OF,
             )
         )
     )
@@ -118,6 +142,9 @@ class Persona(SpecModel):
     config_map_ref: ConfigMapKeyRef | None = None
     """A ConfigMap key that holds the persona's description. With `persona run` the ConfigMap must
     be another document of the same YAML file."""
+    card: PersonaCard | None = None
+    """A character card. Its system prompt, description, personality and scenario become the text,
+    its example dialogues join `examples`."""
     examples: Annotated[list[Dialogue], Field(max_length=MAX_EXAMPLES)] = []
     """Conversations as the persona holds them. They join the teacher's answers as they are: most
     are learned from, `dataset.testPercent` of them, at least one of several, are held out for the
@@ -136,6 +163,7 @@ class Persona(SpecModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.text is None) == (self.config_map_ref is None):
-            raise ValueError("set exactly one of text and configMapRef")
+        given = [self.text, self.config_map_ref, self.card]
+        if sum(source is not None for source in given) != 1:
+            raise ValueError(_ONE_OF)
         return self

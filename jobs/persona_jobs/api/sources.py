@@ -37,9 +37,9 @@ class RemoteSource(SpecModel):
     credentials_secret_ref: SecretRef | None = None
     """Secret with credentials for this source alone: HF_TOKEN for `hf://`, AWS_ACCESS_KEY_ID and
     AWS_SECRET_ACCESS_KEY for `s3://`. On a laptop set the same variables with the source's prefix:
-    BASE_MODEL_, INSTRUCTIONS_, REFERENCE_PERSONAS_, QUESTION_FILES_0_ and so on. Default: HF_TOKEN
-    of the environment for the usual hub, the store's credentials for the store's server, and none
-    for an endpoint of its own."""
+    CARD_, BASE_MODEL_, INSTRUCTIONS_, REFERENCE_PERSONAS_, QUESTION_FILES_0_ and so on. Default:
+    HF_TOKEN of the environment for the usual hub, the store's credentials for the store's server,
+    and none for an endpoint of its own."""
 
     @model_validator(mode="after")
     def _own_server(self) -> Self:

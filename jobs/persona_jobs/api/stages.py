@@ -76,7 +76,7 @@ def _fields(*paths: str, when: tuple[str, JsonScalar] | None = None) -> tuple[Ke
 
 
 _BASE_MODEL = _fields("baseModel.uri", "baseModel.revision")
-_PERSONA = _fields("persona.text")
+_PERSONA = _fields("persona.text", "persona.card.uri", "persona.card.revision", "persona.card.user")
 _SEED = _fields("seed")
 # Settings with which the mask stage ranks channels by optimal brain surgeon.
 _SURGEON = (
@@ -259,7 +259,13 @@ UNKEYED_FIELDS: dict[str, str] = {
     "persona.configMapRef.": "replaced by the text that it names before planning",
     **{
         f"{source}.{field}": reason
-        for source in ("baseModel", "instructions", "referencePersonas", "evaluation.questionFiles")
+        for source in (
+            "persona.card",
+            "baseModel",
+            "instructions",
+            "referencePersonas",
+            "evaluation.questionFiles",
+        )
         for field, reason in {
             "endpoint": "where the content comes from; the revision says which content it is",
             "credentialsSecretRef.": "gives access to the content; does not choose it",

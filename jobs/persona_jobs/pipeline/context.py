@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from ..api import PersonaModelSpec
-from ..errors import InputError, StageInterruptedError
+from ..errors import StageInterruptedError
 from ..store import StageArtifacts, StageManifest
 from .graph import PlannedStage
 
@@ -89,7 +89,7 @@ class StageContext:
     """Everything a stage reads and where it writes.
 
     Attributes:
-        spec: the resolved spec (persona text present).
+        spec: the resolved spec.
         planned: this stage with its content key and input keys.
         artifacts: the store.
         output: empty directory; every file in it is published under the stage's key.
@@ -107,22 +107,6 @@ class StageContext:
     cache: Path
     progress: Progress = field(default_factory=SilentProgress)
     stop: StopFlag = field(default_factory=StopFlag)
-
-    @property
-    def persona_text(self) -> str:
-        """The persona's system prompt.
-
-        Raises:
-            InputError: the spec names a ConfigMap whose text was not read.
-        """
-        text = self.spec.persona.text
-        if text is None:
-            raise InputError(
-                "the persona's text is missing: its ConfigMap was not read",
-                hint="Resolve the spec before running a stage",
-                subject="spec.persona.configMapRef",
-            )
-        return text
 
     def advance(self, count: int = 1) -> None:
         """Report `count` more finished units, and stop here if asked to.

@@ -22,6 +22,9 @@ _UNSET = object()
 # An endpoint answers each request on its own, and the request's digest covers messages and seed.
 _ENDPOINT_FIELDS = (
     "persona.text",
+    "persona.card.uri",
+    "persona.card.revision",
+    "persona.card.user",
     "teacher.openAI.baseURL",
     "teacher.openAI.model",
     "teacher.openAI.identity",
@@ -67,7 +70,7 @@ def plan(spec: PersonaModelSpec) -> list[PlannedStage]:
     Raises:
         InputError: the persona's text or its recipe is not resolved yet.
     """
-    if spec.persona.text is None:
+    if spec.persona.config_map_ref is not None:
         raise InputError(
             "names a ConfigMap, but the pipeline needs its text",
             hint="Resolve the text before planning, as the operator and `persona run` do",

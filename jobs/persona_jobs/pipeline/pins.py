@@ -86,8 +86,10 @@ def sources(spec: Mapping[str, Any]) -> list[Source]:
     Args:
         spec: the spec as JSON, defaults included.
     """
+    card = spec["persona"].get("card")
     questions = (spec.get("evaluation") or {}).get("questionFiles") or []
     return [
+        *([Source("persona.card", "dataset", card)] if card else []),
         Source("baseModel", "model", spec["baseModel"]),
         Source("instructions", "dataset", spec["instructions"]),
         Source("referencePersonas", "dataset", spec["referencePersonas"]),

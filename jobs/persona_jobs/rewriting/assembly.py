@@ -164,11 +164,11 @@ def _yield_hint(assembly: Assembly, settings: Teacher) -> str:
         ],
         "tooLong": [
             (True, "raise spec.dataset.maxTokens"),
-            (True, "shorten spec.persona.text"),
+            (True, "shorten the persona's text"),
         ],
         "refusal": [
             (True, "use a teacher that plays the persona"),
-            (True, "rephrase spec.persona.text"),
+            (True, "rephrase the persona's text"),
         ],
         "unchanged": [
             stronger,

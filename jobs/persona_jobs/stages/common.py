@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import JsonValue
 
+from ..api.persona import Dialogue
+from ..errors import InputError
 from ..models import mask_file
 from ..models.compute import Compute, resolve
 from ..models.loading import load
@@ -16,7 +19,7 @@ from ..models.stopping import stop_between_blocks
 from ..pipeline.context import StageContext
 from ..pipeline.inputs import check_number_format
 from ..pipeline.pins import sources
-from ..sources import base_model, evaluation_files
+from ..sources import base_model, cards, evaluation_files
 from ..sources.access import source_access
 from ..sources.resolve import SourceResolver
 
@@ -49,6 +52,44 @@ def unchanged(context: StageContext, name: str) -> Iterator[None]:
     source = next(item for item in sources(spec) if item.name == name)
     with SourceResolver(context.cache, os.environ).unchanged(source):
         yield
+
+
+@dataclass(frozen=True)
+class ChosenPersona:
+    """The persona that the spec describes, by its text or by a character card.
+
+    Attributes:
+        text: its system prompt.
+        examples: conversations with it.
+        notes: what of the card is not used, a sentence each without its full stop.
+    """
+
+    text: str
+    examples: tuple[Dialogue, ...]
+    notes: tuple[str, ...] = ()
+
+
+def chosen_persona(context: StageContext) -> ChosenPersona:
+    """Return the persona; a character card is read from its source.
+
+    Raises:
+        InputError: the spec names a ConfigMap that was not read, or the card has changed since it
+            was resolved.
+        CardError: the card is malformed, too large, or holds what no persona may hold.
+        StoreError: the card's source can't be reached now.
+    """
+    given = context.spec.persona
+    if given.card is None:
+        if given.text is None:
+            raise InputError(
+                "The persona's text is missing: its ConfigMap was not read",
+                hint="Resolve the spec before running a stage",
+                subject="spec.persona.configMapRef",
+            )
+        return ChosenPersona(given.text, tuple(given.examples))
+    with unchanged(context, "persona.card"):
+        card = cards.of_spec(given.card, context.cache)
+    return ChosenPersona(card.text, (*given.examples, *card.examples), card.notes)
 
 
 def stored_dtype(directory: Path) -> torch.dtype:

@@ -35,7 +35,14 @@ from ..rewriting.teacher.backoff import Backoff
 from ..rewriting.teacher.base_model import BaseModelTeacher
 from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
 from ..training.tokens import conversation_of
-from .common import base_directory, environment, file_questions, load_base
+from .common import (
+    ChosenPersona,
+    base_directory,
+    chosen_persona,
+    environment,
+    file_questions,
+    load_base,
+)
 from .control import SaveTimer
 
 # Tokens that every conversation must leave for its answer.
@@ -65,12 +72,15 @@ def run(context: StageContext) -> StageOutcome:
         StageInterruptedError: a stop was requested; finished answers are kept.
     """
     spec = context.spec
-    persona = context.persona_text
+    chosen = chosen_persona(context)
+    persona = chosen.text
+    for note in chosen.notes:
+        context.progress.note(note)
     voice = _voice(context, persona)
     special = special_tokens(voice.tokenizer)
     count_tokens = partial(_count_tokens, voice.tokenizer, persona)
     excluded = file_questions(context)
-    given = _given(context, voice.tokenizer, special, excluded)
+    given = _given(context, chosen, voice.tokenizer, special, excluded)
     queries, left_out = _queries(context, special, count_tokens, [*excluded, *given.queries])
     splits = splitting.split(
         queries,
@@ -102,13 +112,17 @@ def run(context: StageContext) -> StageOutcome:
 
 
 def _given(
-    context: StageContext, tokenizer: Any, special: list[str], excluded: list[str]
+    context: StageContext,
+    chosen: ChosenPersona,
+    tokenizer: Any,
+    special: list[str],
+    excluded: list[str],
 ) -> GivenExamples:
     """Return the examples made of the conversations that the user gave."""
     spec = context.spec
     given = given_examples(
-        spec.persona.examples,
-        persona=context.persona_text,
+        chosen.examples,
+        persona=chosen.text,
         excluded_questions=excluded,
         special_tokens=special,
         count_tokens=lambda example: len(conversation_of(tokenizer, example).ids),
@@ -177,7 +191,7 @@ def _queries(
         raise InputError(
             f"The persona alone takes {alone:,} of the {spec.dataset.max_tokens:,} tokens of a "
             "conversation",
-            hint="Raise spec.dataset.maxTokens or shorten spec.persona.text",
+            hint="Raise spec.dataset.maxTokens or shorten the persona's text",
             subject="spec.dataset.maxTokens",
         )
     short = [query for query in plain if count_tokens(query.query, "") <= budget]

@@ -14,7 +14,7 @@ from ..pipeline.context import StageContext, StageOutcome
 from ..scoring.last_token import chunks, last_token_hidden_states
 from ..scoring.mean_unit_file import MeanUnitVectors
 from ..scoring.sensitivity import block_range, block_scores, rank
-from .common import environment, load_base
+from .common import chosen_persona, environment, load_base
 from .control import PartSaver
 
 STATE_FILE = "scores.safetensors"
@@ -24,6 +24,7 @@ def run(context: StageContext) -> StageOutcome:
     """Write the stage's files."""
     spec = context.spec
     queries = read_jsonl(context.input_file("reference", "queries.jsonl"), Instruction)
+    persona = chosen_persona(context).text
     model, tokenizer, compute = load_base(context)
     chosen = block_range(len(blocks(model)), spec.scoring.first_block, spec.scoring.last_block)
     mean_unit = MeanUnitVectors(
@@ -43,7 +44,7 @@ def run(context: StageContext) -> StageOutcome:
             for batch, hidden_states in last_token_hidden_states(
                 model,
                 tokenizer,
-                context.persona_text,
+                persona,
                 [texts[row] for row in rows],
                 on_rows=context.advance,
             ):

@@ -12,11 +12,12 @@ from ..models.checkpoint_slicing import kept_tensors, recovered_tensors, slice_w
 from ..models.loading import empty_model, load_config, load_tokenizer, parameter_count
 from ..models.slicing import slice_model
 from ..pipeline.context import StageContext, StageOutcome
-from .common import base_directory, load_mask, stored_dtype
+from .common import base_directory, chosen_persona, load_mask, stored_dtype
 
 
 def run(context: StageContext) -> StageOutcome:
     """Write the stage's files."""
+    persona = chosen_persona(context).text
     directory = base_directory(context)
     tokenizer = load_tokenizer(directory)
     model = empty_model(load_config(directory))
@@ -32,7 +33,7 @@ def run(context: StageContext) -> StageOutcome:
     slice_weights(directory, context.output, kept, replaced, on_tensor=context.advance)
     dtype = str(stored_dtype(directory)).removeprefix("torch.")
     write_config(directory, context.output, intermediate_size=mask.kept_channels, dtype=dtype)
-    save_tokenizer(tokenizer, context.output, system_prompt=context.persona_text)
+    save_tokenizer(tokenizer, context.output, system_prompt=persona)
     for path in context.output.iterdir():
         path.chmod(path.stat().st_mode | 0o444)  # others serve what this user wrote
     parameters = parameter_count(model)

@@ -23,6 +23,8 @@ def turn(query, answer):
     return {"turns": [{"query": query, "answer": answer}]}
 
 
+ONE_OF = "exactly one of text, configMapRef and card"
+BAD_USER = "card.user: must be a name"
 EXAMPLE = turn("Who are you?", "A captain, sailor.")
 
 
@@ -57,7 +59,38 @@ def test_a_dumped_manifest_is_the_same_manifest():
         ("spec.persona.text", "a\x00b", "control character U+0000 at position 1"),
         ("spec.persona.text", "a\x1b[31m", "control character U+001B"),
         ("spec.persona.text", "a\ud800", "U+D800"),
-        ("spec.persona.configMapRef", {"name": "a", "key": "b"}, "exactly one of text and"),
+        (
+            "spec.persona.configMapRef",
+            {"name": "a", "key": "b"},
+            ONE_OF,
+        ),
+        (
+            "spec.persona.card",
+            {"uri": "file:///a.png"},
+            ONE_OF,
+        ),
+        ("spec.persona", {}, ONE_OF),
+        ("spec.persona", {"card": {}}, "spec.persona.card.uri: is required"),
+        (
+            "spec.persona",
+            {"card": {"uri": "https://x/a.png"}},
+            "start with one of hf://, s3://",
+        ),
+        (
+            "spec.persona",
+            {"card": {"uri": "s3://a/b", "user": "{{char}}"}},
+            BAD_USER,
+        ),
+        (
+            "spec.persona",
+            {"card": {"uri": "s3://a/b", "user": "a\nb"}},
+            BAD_USER,
+        ),
+        (
+            "spec.persona",
+            {"card": {"uri": "file:///a.png", "endpoint": "https://s3.example"}},
+            "go with hf:// and s3:// sources",
+        ),
         ("spec.persona.examples", 257 * [EXAMPLE], "at most 256 items"),
         ("spec.persona.examples", [{"turns": []}], "examples[0].turns: List should have at least"),
         ("spec.persona.examples", [{"turns": [{"query": "q"}]}], "turns[0].answer: is required"),

@@ -1,11 +1,14 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from persona_jobs.models import chat
 from persona_jobs.models.chat_template import set_default_system
 from persona_jobs.models.special_tokens import as_plain_text
-from support.templates import IGNORES, REFUSES, THINKING
+from persona_jobs.sources import cards
+from support.cards import card, json_bytes
+from support.templates import GEMMA, IGNORES, REFUSES, THINKING
 from support.tiny import CHATML, tiny_tokenizer
 
 HOSTILE = [
@@ -58,3 +61,26 @@ def test_every_one_of_several_templates_gets_the_default():
             [{"role": "user", "content": "hi"}], tokenize=False, chat_template=template
         )
         assert "Be Ada." in rendered
+
+
+JINJA = (
+    "{{ 7 * 7 }} {% for m in messages %}{{ m.content }}{% endfor %} {# gone #} "
+    "{{ cycler.__init__.__globals__ }} \"]} -%}{{ raise_exception('x') }} \\n \\x41 {{char}}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, GEMMA])
+def test_what_looks_like_jinja_in_a_card_stays_text(template, tmp_path):
+    persona = cards.parse(json_bytes(card(description=JINJA, name="A {{ 1 }} B")), user="you")
+    tokenizer = tiny_tokenizer(template)
+    set_default_system(tokenizer, persona.text)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    prompt = loaded.apply_chat_template(
+        [{"role": "user", "content": "Ahoy"}], tokenize=False, add_generation_prompt=True
+    )
+    assert persona.text in prompt
+    assert JINJA.replace("{{char}}", "A {{ 1 }} B") in prompt
+    assert prompt.count("Ahoy") == 1
+    turns = chat.messages(persona.text, persona.examples[0].turns[0].query, JINJA)
+    assert JINJA in chat.render_text(tokenizer, turns, False)

@@ -217,6 +217,41 @@ def test_an_unresolved_persona_has_no_keys():
         plan(spec)
 
 
+CARD = {"uri": "s3://cards/captain.png", "revision": "sha256:" + "1" * 64}
+
+
+def card_keys(**fields):
+    return keys(PersonaModelSpec.model_validate({**SPEC, "persona": {"card": {**CARD, **fields}}}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("revision", "sha256:" + "2" * 64), ("user", "sailor"), ("uri", "s3://b/c")],
+)
+def test_a_card_is_the_persona_by_its_content_and_by_what_user_becomes(field, value):
+    before, after = card_keys(), card_keys(**{field: value})
+    changed = [stage for stage in STAGE_NAMES if before.get(stage) != after.get(stage)]
+    assert changed == list(STAGE_NAMES)[1:]
+    assert card_keys(endpoint="https://s3.example") == before
+
+
+def test_the_teachers_answers_belong_to_the_card():
+    first, second = (
+        plan(
+            PersonaModelSpec.model_validate(
+                {
+                    **SPEC,
+                    "persona": {"card": {**CARD, "revision": "sha256:" + digit * 64}},
+                    "teacher": {"openAI": {"baseURL": "http://teacher/v1", "model": "m"}},
+                }
+            )
+        )[2]
+        for digit in "12"
+    )
+    assert first.name == "rewrite"
+    assert answers_key(first) != answers_key(second)
+
+
 def spec_fields(model=PersonaModelSpec, prefix=""):
     """Paths of all fields below the spec that hold a value of their own."""
     for name, field in model.model_fields.items():

@@ -216,7 +216,7 @@ def test_what_is_already_set_is_not_advised(
 def test_no_lower_threshold_is_advised_where_nothing_is_usable() -> None:
     with pytest.raises(InputError) as raised:
         check_yield(losses(0, {"tooLong": 6}), teacher())
-    assert raised.value.hint == "Raise spec.dataset.maxTokens, or shorten spec.persona.text"
+    assert raised.value.hint == "Raise spec.dataset.maxTokens, or shorten the persona's text"
 
 
 def test_nothing_usable_is_refused_even_without_a_minimum_yield() -> None:

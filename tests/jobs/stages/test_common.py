@@ -8,10 +8,13 @@ import pytest
 
 from persona_jobs.api import PersonaModelSpec, parse_resource
 from persona_jobs.errors import InputError
+from persona_jobs.pipeline.context import StageContext
 from persona_jobs.pipeline.graph import plan
 from persona_jobs.pipeline.runner import run_stage
 from persona_jobs.sources.resolve import SourceResolver
+from persona_jobs.stages.common import chosen_persona
 from persona_jobs.store import StageArtifacts, open_store
+from support.cards import TEXT, card, png, text_chunk
 from support.local_pipeline import manifest
 from support.s3_server import S3Server
 
@@ -26,6 +29,37 @@ def pinned(folder: Path) -> PersonaModelSpec:
     resolved = parse_resource(document).manifest()
     SourceResolver(folder / "cache", {}).resolve(resolved["spec"])
     return parse_resource(resolved).spec
+
+
+def test_the_persona_of_a_card_is_read_by_each_stage_that_needs_it(tmp_path: Path) -> None:
+    file = tmp_path / "captain.png"
+    file.write_bytes(png(text_chunk(card())))
+    own = {"turns": [{"query": "Who are you?", "answer": "Who asks?"}]}
+    document = manifest(
+        tmp_path,
+        "http://teacher/v1",
+        persona={"text": None, "card": {"uri": file.as_uri()}, "examples": [own]},
+    )
+    resolved = parse_resource(document).manifest()
+    SourceResolver(tmp_path / "cache", {}).resolve(resolved["spec"])
+    spec = parse_resource(resolved).spec
+    context = StageContext(
+        spec=spec,
+        planned=plan(spec)[1],
+        artifacts=StageArtifacts(open_store((tmp_path / "store").as_uri())),
+        output=tmp_path,
+        scratch=tmp_path,
+        cache=tmp_path / "cache",
+    )
+    chosen = chosen_persona(context)
+    assert chosen.text == TEXT
+    asked = [turn.query for example in chosen.examples for turn in example.turns]
+    assert asked == ["Who are you?", "Do you ever sleep?", "And rum?", "Where to?"]
+    assert any("lorebook" in note for note in chosen.notes)
+    file.write_bytes(png(text_chunk(card(name="Another"))))
+    with pytest.raises(InputError, match="has changed since it was resolved") as raised:
+        chosen_persona(context)
+    assert raised.value.subject == "spec.persona.card"
 
 
 def run(folder: Path, spec: PersonaModelSpec, *names: str) -> None:

@@ -242,20 +242,26 @@ def test_the_lookup_and_the_stages_get_each_sources_own_credentials() -> None:
     endpoint = {"endpoint": "https://s3.example", "credentialsSecretRef": {"name": "questions"}}
     questions = [{"uri": "s3://data/a.json"}, {"uri": "s3://data/b.json", **endpoint}]
     model = {"uri": "hf://org/model", "credentialsSecretRef": {"name": "hub"}}
-    world.add(unpinned(baseModel=model, evaluation={"questionFiles": questions}))
+    card = {"uri": "s3://data/captain.png", "credentialsSecretRef": {"name": "cards"}}
+    sources = {"baseModel": model, "evaluation": {"questionFiles": questions}}
+    world.add(unpinned(persona={"card": card}, **sources))
     wanted = [
         {"secretRef": {"name": "store"}},
+        {"prefix": "CARD_", "secretRef": {"name": "cards"}},
         {"prefix": "BASE_MODEL_", "secretRef": {"name": "hub"}},
         {"prefix": "QUESTION_FILES_1_", "secretRef": {"name": "questions"}},
     ]
     world.step()
     found = {f"evaluation.questionFiles[{index}]": ETAG for index in range(2)}
+    found["persona.card"] = ETAG
     world.cluster.finish(world.job("resolve"), 0, lookup_message(baseModel=MODEL, **found))
     world.step()
     world.step()
     for stage in ("resolve", "reference"):
         [container] = world.job(stage)["spec"]["template"]["spec"]["containers"]
         assert container["envFrom"] == wanted
+    mounted = json.loads(world.cluster.find("ConfigMap")[-1]["data"]["manifest.json"])["spec"]
+    assert mounted["persona"] == {"card": {**card, "revision": ETAG, "user": "you"}, "examples": []}
     assert "hub" not in str(world.persona().status)
     assert "s3.example" not in str(world.persona().status)
 

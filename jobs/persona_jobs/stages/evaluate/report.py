@@ -34,6 +34,7 @@ def report_data(
     metrics: EvaluationMetrics,
     samples: Sequence[SampleLine],
     *,
+    persona: str,
     queries: Sequence[ScoredQuery],
     differences: Mapping[Variant, Interval],
     speeds: Mapping[Variant, Speed],
@@ -47,6 +48,7 @@ def report_data(
         models: the models, for the kept channels.
         metrics: the measurements.
         samples: questions and answers.
+        persona: the persona's text.
         queries: all queries with their persona sensitivity.
         differences: persona score minus the dense model's.
         speeds: prefill and decode speed, by variant.
@@ -56,7 +58,7 @@ def report_data(
     spec = context.spec
     baseline = models.baseline_mask
     return ReportData(
-        persona=context.persona_text,
+        persona=persona,
         base_model=" ".join(filter(None, (spec.base_model.uri, spec.base_model.revision))),
         created_at=datetime.now(UTC),
         metrics=metrics,

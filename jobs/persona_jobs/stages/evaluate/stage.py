@@ -44,7 +44,13 @@ from ...models.loading import load_config, load_tokenizer
 from ...pipeline.context import StageContext, StageOutcome
 from ...pipeline.results import EvaluationMetrics, Variant
 from ...training.tokens import tokenize
-from ..common import base_directory, chosen_compute, environment, question_files
+from ..common import (
+    base_directory,
+    chosen_compute,
+    chosen_persona,
+    environment,
+    question_files,
+)
 from .parts import PartStore
 from .report import report_data
 from .variants import ANSWER_TEMPERATURE, Material, measure_variants
@@ -75,23 +81,21 @@ def run(context: StageContext) -> StageOutcome:
     spec, clock = context.spec, Clock()
     queries = read_jsonl(context.input_file("score", "queries.jsonl"), ScoredQuery)
     held_out = read_jsonl(context.input_file("rewrite", "test.jsonl"), Example)
-    personas = [context.persona_text, *_references(context)]
+    persona = chosen_persona(context).text
+    personas = [persona, *_references(context, persona)]
     compute = chosen_compute(context)
     directory = base_directory(context)
     tokenizer, limit = load_tokenizer(directory), _context_limit(load_config(directory))
     prompt = lru_cache(maxsize=16_384)(partial(_prompt, tokenizer))
     questions = _questions(context, held_out, personas, prompt, limit)
-    shown = _shown_questions(context, prompt, limit)
+    shown = _shown_questions(context, partial(prompt, persona), limit)
     generic = generic_split(queries)["test"][: spec.evaluation.generic_samples]
     persona_set = tokenize(tokenizer, held_out[:MAX_HELD_OUT_EXAMPLES], max_tokens=limit)
     generic_set = tokenize(tokenizer, generic, max_tokens=limit)
     sets = {"persona": persona_set, "generic": generic_set}
     material = Material(
         tokenizer,
-        [
-            prompt(context.persona_text, query)
-            for query in (*(question.query for question in questions), *shown)
-        ],
+        [prompt(persona, query) for query in (*(question.query for question in questions), *shown)],
         {name: data for name, data in sets.items() if len(data)},
     )
     store = PartStore(context)
@@ -145,6 +149,7 @@ def run(context: StageContext) -> StageOutcome:
         models,
         metrics,
         samples,
+        persona=persona,
         queries=queries,
         differences=against_dense,
         speeds=models.speeds,
@@ -159,11 +164,11 @@ def run(context: StageContext) -> StageOutcome:
     )
 
 
-def _references(context: StageContext) -> list[str]:
+def _references(context: StageContext, target: str) -> list[str]:
     """Return the reference personas' texts, without the target persona itself."""
     path = context.input_file("reference", "personas.jsonl")
     texts = [persona.text for persona in read_jsonl(path, ReferencePersona)]
-    return [text for text in texts if text.strip() != context.persona_text.strip()]
+    return [text for text in texts if text.strip() != target.strip()]
 
 
 def _context_limit(config: Any) -> int:
@@ -214,15 +219,13 @@ def _questions(
     return fitting
 
 
-def _shown_questions(context: StageContext, prompt: Prompt, limit: int) -> list[str]:
+def _shown_questions(
+    context: StageContext, prompt: Callable[[str], list[int]], limit: int
+) -> list[str]:
     """Return the questions to show that fit into the model's context with an answer."""
     evaluation = context.spec.evaluation
     longest = limit - evaluation.max_answer_tokens
-    return [
-        query
-        for query in evaluation.shown_questions
-        if len(prompt(context.persona_text, query)) <= longest
-    ]
+    return [query for query in evaluation.shown_questions if len(prompt(query)) <= longest]
 
 
 def _scored(

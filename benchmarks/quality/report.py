@@ -69,41 +69,41 @@ def markdown(
             if not chosen:
                 continue
             after = "after the full recovery" if recovery == "full" else "without recovery"
-            by_method = complete(settings.all_methods(), chosen)
             lines += [
                 f"## {percent} % of the channels removed ({chosen[0].width} kept), {after}",
                 "",
-                *_table("method", NAMES, by_method, BASELINE),
-                "",
-                *_to_the_best(by_method),
-                "",
             ]
-            if recovery == "full":
-                lines += [*_by_persona(by_method), ""]
-            lines += _of_fewer_personas(settings.all_methods(), chosen, by_method)
+            for by_method in compared(settings.all_methods(), chosen):
+                measured = [cell.persona for cell in next(iter(by_method.values()))]
+                lines += [
+                    f"Measured on {', '.join(measured)}:",
+                    "",
+                    *_table("method", NAMES, by_method, BASELINE),
+                    "",
+                    *_to_the_best(by_method),
+                ]
+                if recovery == "full":
+                    lines += [*_by_persona(by_method), ""]
     lines += _pool_section(settings, cells, pool)
     return "\n".join(lines)
 
 
-def _of_fewer_personas(
-    methods: Sequence[str], cells: Sequence[Cell], whole: Mapping[str, Sequence[Cell]]
-) -> list[str]:
-    """Return a table of all methods over the personas that every measured method has."""
-    measured = [method for method in methods if any(cell.method == method for cell in cells)]
-    if len(whole) == len(measured):
-        return []
-    personas = set.intersection(
-        *({cell.persona for cell in cells if cell.method == method} for method in measured)
-    )
-    by_method = complete(measured, [cell for cell in cells if cell.persona in personas])
-    return [
-        f"More methods, measured on {', '.join(sorted(personas))} only:",
-        "",
-        *_table("method", NAMES, by_method, BASELINE),
-        "",
-        *_to_the_best(by_method),
-        "",
+def compared(methods: Sequence[str], cells: Sequence[Cell]) -> list[dict[str, list[Cell]]]:
+    """Return the cells by method, once for each set of personas that methods share.
+
+    The methods that take long may be measured on fewer personas: the first result has the most
+    personas, the last one the most methods.
+    """
+    measured = {
+        frozenset(cell.persona for cell in cells if cell.method == method) for method in methods
+    }
+    found = [
+        complete(methods, [cell for cell in cells if cell.persona in personas])
+        for personas in sorted(
+            measured - {frozenset()}, key=lambda each: (-len(each), sorted(each))
+        )
     ]
+    return [by_method for by_method in found if len(by_method) > 1] or found[:1]
 
 
 def _to_the_best(by_method: Mapping[str, Sequence[Cell]]) -> list[str]:
@@ -118,7 +118,7 @@ def _to_the_best(by_method: Mapping[str, Sequence[Cell]]) -> list[str]:
         for method, interval in found.items()
         if method != best
     ]
-    return [f"Persona KL against {NAMES[best]}: {', '.join(parts)}."]
+    return [f"Persona KL against {NAMES[best]}: {', '.join(parts)}.", ""]
 
 
 def _introduction(cells: Sequence[Cell], model: str) -> str:
@@ -278,14 +278,26 @@ def plot(settings: Settings, cells: Sequence[Cell]) -> str:
     """Return an SVG: every method's persona KL at the first sparsity, before and after recovery."""
     percent = settings.sparsity_percents[0]
     of_width = [cell for cell in cells if cell.sparsity_percent == percent]
-    figures = {
-        recovery: means(
-            complete(settings.all_methods(), [c for c in of_width if c.recovery == recovery]),
-            "persona",
-            "kl",
+    by_recovery = {
+        recovery: compared(
+            settings.all_methods(), [cell for cell in of_width if cell.recovery == recovery]
         )
         for recovery in RECOVERIES
     }
+    # The last comparison has the most methods.
+    figures = {
+        recovery: means(found[-1], "persona", "kl") if found else {}
+        for recovery, found in by_recovery.items()
+    }
+    personas = sorted(
+        {
+            cell.persona
+            for found in by_recovery.values()
+            for row in found[-1:]
+            for own in row.values()
+            for cell in own
+        }
+    )
     methods = [name for name in settings.all_methods() if any(name in f for f in figures.values())]
     highest = max((value for f in figures.values() for value in f.values()), default=1.0)
     scale = (WIDTH - LEFT - RIGHT) / (highest * 1.05)
@@ -296,7 +308,7 @@ def plot(settings: Settings, cells: Sequence[Cell]) -> str:
         f"<title>{escape(settings.title)}</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<text x="{LEFT}" y="20">KL to the dense model on held-out persona answers '
-        f"({percent} % removed), nats per token</text>",
+        f"({percent} % removed, {', '.join(personas)}), nats per token</text>",
     ]
     for number, recovery in enumerate(RECOVERIES):
         x = LEFT + 180 * number

@@ -230,8 +230,9 @@ class Settings(SettingsModel):
     """Most stage Jobs at once, in all namespaces; no limit by default."""
     max_parallel_rollouts: Annotated[int, Field(ge=1)] | None = None
     """Most PersonaModels whose serving pods are replaced at once; no limit by default."""
-    blocked_grace_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Time after which a pod that fits no node, or a Job over its quota, counts as stalled."""
+    blocked_grace_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """Time after which a pod that would fit no node, even an empty one, or that exceeds a whole
+    quota, counts as stalled: an autoscaler may add such a node until then."""
     namespaces: list[str] = []
     """Namespaces that are watched; all of them where the list is empty."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9090

@@ -115,4 +115,4 @@ def blocked(situation: StageSituation, job: Job) -> Progress | None:
     if any(other.active for other in situation.others):
         message += " Another PersonaModel that needs the same result computes it meanwhile."
     status = situation.of_job(job, "Pending", blocker.reason, message)
-    return Progress(status, stalled=is_stalled(blocker.since, context, situation.builder))
+    return Progress(status, stalled=is_stalled(blocker, context, situation.builder))

@@ -12,6 +12,7 @@ from persona_jobs.pipeline.results import TerminationMessage
 
 from .failures import describe, shorten
 from .observed import ContainerState, Deployment, Job, Pod
+from .shortages import may_fit_later, may_pass_quota
 
 _IMAGE_REASONS = frozenset(
     {
@@ -34,13 +35,15 @@ class Blocker:
     Attributes:
         reason: one CamelCase word.
         message: what is wrong and how to fix it.
-        since: when it began, for those that often pass by themselves (no node free, quota); None
-            for those that never do.
+        since: when it began, for those that an administrator or an autoscaler may end soon; None
+            for those that a person must fix.
+        passes: whether it ends by itself once other pods have ended, however long that takes.
     """
 
     reason: str
     message: str
     since: datetime | None = None
+    passes: bool = False
 
 
 def job_blocker(job: Job, warnings: Mapping[str, str]) -> Blocker | None:
@@ -58,6 +61,14 @@ def pod_blocker(pod: Pod, warnings: Mapping[str, str]) -> Blocker | None:
         reason, message, since = pod.unscheduled
         if reason == "SchedulingGated":
             return None
+        if may_fit_later(message):
+            return Blocker(
+                "WaitingForResources",
+                f"No node has room for the pod at present: {shorten(message)} It starts once "
+                "other pods have ended, or a node is added.",
+                since,
+                passes=True,
+            )
         return Blocker(
             "Unschedulable",
             f"No node fits the pod: {shorten(message)} Add such a node, or use a profile that "
@@ -78,11 +89,19 @@ def pod_blocker(pod: Pod, warnings: Mapping[str, str]) -> Blocker | None:
 def rejected(message: str, since: datetime | None) -> Blocker:
     """Return why the API server refuses a pod."""
     text = _POD_NAME.sub("", message)
+    if may_pass_quota(text):
+        return Blocker(
+            "WaitingForQuota",
+            f"The namespace's quota leaves no room for the pod at present: {shorten(text)} It "
+            "starts once other pods have ended, or the quota is raised.",
+            since,
+            passes=True,
+        )
     if "exceeded quota" in text or "must specify" in text:
         return Blocker(
             "QuotaExceeded",
-            f"The namespace's quota leaves no room for the pod: {shorten(text)} Raise the quota, "
-            "free some of it, or use a profile that requests less.",
+            f"The namespace's quota admits no such pod: {shorten(text)} Raise the quota, or use a "
+            "profile that requests less.",
             since,
         )
     return Blocker("PodRejected", f"The API server refuses the pod: {shorten(text)}")

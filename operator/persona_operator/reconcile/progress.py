@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from persona_jobs.api.status import StageStatus
 from persona_jobs.pipeline.pins import RESOLVE
 from persona_jobs.pipeline.results import EvaluationMetrics
 
+from .blockers import Blocker
 from .context import Context
 from .plan import PlanBuilder
 
@@ -56,17 +56,19 @@ def finished_keys(context: Context, progress: list[Progress]) -> list[str]:
     return list(dict.fromkeys(stored))[:MAX_FINISHED_KEYS]
 
 
-def is_stalled(since: datetime | None, context: Context, builder: PlanBuilder) -> bool:
-    """Return whether a blocker needs a person: at once, or after the grace period.
+def is_stalled(blocker: Blocker, context: Context, builder: PlanBuilder) -> bool:
+    """Return whether a blocker needs a person: at once, after the grace period, or never.
 
     Args:
-        since: when the blocker began; None for one that never passes by itself.
+        blocker: what keeps a pod from starting.
         context: the reconciliation.
         builder: reconciles again when the grace period ends.
     """
-    if since is None:
+    if blocker.passes:
+        return False
+    if blocker.since is None:
         return True
-    age = (context.now - since).total_seconds()
+    age = (context.now - blocker.since).total_seconds()
     left = context.settings.blocked_grace_seconds - age
     if left > 0:
         builder.wake(left)

@@ -164,7 +164,7 @@ def _state(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving:
         return Serving(status, True, "Serving", message)
     status = _status(context, before, deployment)
     if blocker is not None:
-        stalled = is_stalled(blocker.since, context, builder)
+        stalled = is_stalled(blocker, context, builder)
         return Serving(status, False, blocker.reason, f"Serving: {blocker.message}", stalled)
     return Serving(status, False, "RollingOut", _rolling(rollout, deployment))
 

@@ -165,7 +165,8 @@ class Profile(SettingsModel):
     scratch: ProfileQuantity | None = None
     """Size limit of the scratch volume."""
     scratch_storage_class: str | None = None
-    """Storage class of the scratch volume; node-local `emptyDir` by default."""
+    """Storage class of the scratch volume, and of the volume of a served model, which has the same
+    size; node-local `emptyDir` by default."""
     node_selector: dict[str, str] = {}
     """Node labels to schedule on."""
     tolerations: list[dict[str, Any]] = []
@@ -175,7 +176,7 @@ class Profile(SettingsModel):
     priority_class_name: str | None = None
     """PriorityClass of the pods."""
     active_deadline_seconds: Annotated[int, Field(ge=30)] | None = None
-    """Time limit of one attempt of a stage; 86,400 by default."""
+    """Time limit of one attempt of a stage, from its pod's start on a node; 86,400 by default."""
     pod_annotations: dict[str, str] = {}
     """Further annotations of the pods."""
     pod_labels: dict[str, str] = {}

@@ -192,6 +192,19 @@ class FakeCluster:
 
         self.update("Pod", head["namespace"], head["name"], change)
 
+    def end_by_kubelet(self, job: Raw, reason: str, message: str, code: int = 137) -> None:
+        """The kubelet ends the Job's pod as a whole (eviction, deadline), and the Job fails."""
+        pod = self.pods_of(job)[-1]
+        self.end_pod(pod, code)
+        head = pod["metadata"]
+
+        def change(document: Raw) -> None:
+            document["status"] |= {"phase": "Failed", "reason": reason, "message": message}
+
+        self.update("Pod", head["namespace"], head["name"], change)
+        text = "Job has reached the specified backoff limit"
+        self.end_job(job, failed=("BackoffLimitExceeded", text))
+
     def delete_pods(self, job: Raw) -> None:
         for pod in self.pods_of(job):
             self._remove(("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]))

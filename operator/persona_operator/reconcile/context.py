@@ -1,6 +1,6 @@
 """What all parts of a reconciliation share: the checked spec, the plan, the observed state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec
@@ -19,6 +19,7 @@ from ..store_access import StoreAccess, store_access
 from .observed import Job, Observed
 from .persona import Persona
 from .resolution import TerminalError, planned_stages, resolve
+from .sidecars import settle
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def make_context(
     Raises:
         TerminalError: a wrong spec, a missing persona text, an unknown profile, no store.
     """
+    observed = replace(observed, jobs=tuple(settle(job) for job in observed.jobs))
     resolution = resolve(persona, observed, settings.profiles)
     spec = resolution.spec
     try:

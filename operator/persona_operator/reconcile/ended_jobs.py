@@ -164,13 +164,10 @@ def after_failure(situation: StageSituation, job: Job, failure: Failure | None =
     """
     previous, fresh = situation.previous, situation.context.fresh_start
     if previous.job != job.name or previous.finished_at is None:
-        reason = job.failed[0] if job.failed else ""
-        lagging = reason != "DeadlineExceeded" and not has_result(job)
         # A failure from before the user asked for another attempt needs no closer look.
-        if lagging and situation.result_may_follow(job) and not fresh:
+        if not has_result(job) and situation.result_may_follow(job) and not fresh:
             return situation.collecting_result(job)
-        had_started = previous.state == "Running"
-        failure = failure or job_failure(job, situation.context.spec, had_started=had_started)
+        failure = failure or job_failure(job, situation.context.spec)
         progress = _record_failure(situation, job, failure)
         if not fresh:
             return progress
@@ -201,8 +198,6 @@ def _record_failure(situation: StageSituation, job: Job, failure: Failure) -> Pr
     if failure.retryable and failures <= retries:
         limit = settings.max_backoff_seconds
         delay = retry_delay(failures, settings.backoff_seconds, limit)
-        if failure.reason == "NotStarted":
-            delay = limit
         situation.builder.wake(delay)
         count = f"attempt {failures + 1} of {retries + 1}"
         retry_at = format_time(context.now + timedelta(seconds=delay + 1))

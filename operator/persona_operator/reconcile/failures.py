@@ -15,6 +15,7 @@ from .observed import ContainerState, Job
 from .policies import decide
 
 SIGKILL_EXIT = 137
+_SCRATCH = re.compile(r"EmptyDir volume|ephemeral local storage|local ephemeral storage limit")
 MAX_MESSAGE_LENGTH = 600
 MAX_QUOTE_LENGTH = 400
 _REASONS = {
@@ -51,7 +52,6 @@ class FailedAttempt:
     Attributes:
         job: the Job.
         spec: the resolved spec.
-        had_started: whether a container is known to have run.
         container: the stage's container where its end has been observed.
         exit_code: exit code of the container, None where it is unknown.
         message: what the stage process reported.
@@ -59,7 +59,6 @@ class FailedAttempt:
 
     job: Job
     spec: PersonaModelSpec
-    had_started: bool
     container: ContainerState | None
     exit_code: int | None
     message: TerminationMessage | None
@@ -70,21 +69,21 @@ class FailedAttempt:
         return self.message.failure if self.message else None
 
 
-def job_failure(job: Job, spec: PersonaModelSpec, *, had_started: bool) -> Failure:
+def job_failure(job: Job, spec: PersonaModelSpec) -> Failure:
     """Classify a failed Job.
 
     Args:
         job: a Job whose `failed` is set.
         spec: the resolved spec.
-        had_started: whether a container is known to have run (a deadline removes the pods).
     """
     _, text = job.failed or ("", "")
     container = _ended_container(job)
     exit_code = container.exit_code if container else _exit_code(text)
-    attempt = FailedAttempt(job, spec, had_started, container, exit_code, result(job))
+    attempt = FailedAttempt(job, spec, container, exit_code, result(job))
     policies = (
-        never_started,  # activeDeadlineSeconds passed before any container ran.
-        deadline_exceeded,  # activeDeadlineSeconds passed while the stage ran.
+        deadline_exceeded,  # activeDeadlineSeconds passed since the pod's start.
+        scratch_full,  # The kubelet ended the pod, as its scratch volume is full.
+        evicted,  # The kubelet ended the pod for another reason.
         killed_for_memory,  # The kubelet killed the container at its memory limit.
         container_not_started,  # The image has no such command, or the runtime refuses it.
         invalid_input,  # Exit code 2: the same input would fail again.
@@ -97,22 +96,9 @@ def job_failure(job: Job, spec: PersonaModelSpec, *, had_started: bool) -> Failu
     return decide(policies, attempt)
 
 
-def never_started(attempt: FailedAttempt) -> Failure | None:
-    """Match a Job whose time limit passed before any container ran."""
-    if not _deadline_passed(attempt):
-        return None
-    if attempt.had_started or any(pod.started for pod in attempt.job.pods):
-        return None
-    return Failure(
-        "NotStarted",
-        "No pod could start within activeDeadlineSeconds; the stage is tried again.",
-        interrupted=True,
-    )
-
-
 def deadline_exceeded(attempt: FailedAttempt) -> Failure | None:
-    """Match a Job that ran into its time limit; only a stage that resumes gains from a retry."""
-    if not _deadline_passed(attempt):
+    """Match a pod that ran into its time limit; only a stage that resumes gains from a retry."""
+    if (_pod_failure(attempt.job) or ("",))[0] != "DeadlineExceeded":
         return None
     stage = attempt.job.stage
     field = f"spec.execution.stages[{stage}]"
@@ -123,6 +109,32 @@ def deadline_exceeded(attempt: FailedAttempt) -> Failure | None:
         "DeadlineExceeded",
         f"The stage took longer than its time limit. {fix}",
         retryable=stage in RESUMABLE_STAGES,
+    )
+
+
+def scratch_full(attempt: FailedAttempt) -> Failure | None:
+    """Match a pod that needed more than the size of its scratch volume."""
+    reason, message = _pod_failure(attempt.job) or ("", "")
+    if reason != "Evicted" or not _SCRATCH.search(message):
+        return None
+    stage = attempt.job.stage
+    fix = f"Raise spec.execution.stages[{stage}].resources.scratch, or use a profile with more."
+    if stage == RESOLVE:
+        fix = f"Add a resource profile {RESOLVE} with more scratch."
+    return Failure(
+        "ScratchFull", f"The scratch volume is full: {shorten(message)} {fix}", retryable=False
+    )
+
+
+def evicted(attempt: FailedAttempt) -> Failure | None:
+    """Match a pod that the kubelet ended, such as on a node that is short of something."""
+    reason, message = _pod_failure(attempt.job) or ("", "")
+    if not reason:
+        return None
+    return Failure(
+        "Evicted" if reason == "Evicted" else "EndedByNode",
+        f"The node ended the pod ({reason}): {shorten(message)}",
+        interrupted=True,
     )
 
 
@@ -216,8 +228,8 @@ def result(job: Job) -> TerminationMessage | None:
 
 
 def has_result(job: Job) -> bool:
-    """Return whether the end of the stage's container has been observed."""
-    return _ended_container(job) is not None
+    """Return whether the end of the stage's container, or of its whole pod, has been observed."""
+    return _ended_container(job) is not None or _pod_failure(job) is not None
 
 
 def describe(report: StageFailure) -> str:
@@ -237,8 +249,9 @@ def shorten(text: str) -> str:
     return text if text.endswith((".", "…")) else f"{text}."
 
 
-def _deadline_passed(attempt: FailedAttempt) -> bool:
-    return attempt.job.failed is not None and attempt.job.failed[0] == "DeadlineExceeded"
+def _pod_failure(job: Job) -> tuple[str, str] | None:
+    """Return why the kubelet ended the newest pod as a whole."""
+    return job.pods[-1].failure if job.pods else None
 
 
 def _stage_containers(job: Job) -> list[ContainerState]:

@@ -58,6 +58,8 @@ class Pod:
         revision: revision that a serving pod serves; empty for stage pods.
         created: when it was created.
         phase: `Pending`, `Running`, `Succeeded` or `Failed`.
+        failure: reason and message where the kubelet ended the pod as a whole (`Evicted`,
+            `DeadlineExceeded`).
         deleting: whether it is being deleted.
         unscheduled: reason, message and start of the time in which no node fits it.
         ready: whether it can take traffic.
@@ -70,6 +72,7 @@ class Pod:
     job: str = ""
     revision: str = ""
     phase: str = "Pending"
+    failure: tuple[str, str] | None = None
     deleting: bool = False
     unscheduled: tuple[str, str, datetime] | None = None
     ready: bool = False
@@ -93,6 +96,7 @@ class Pod:
             for kind in ("initContainers", "containers")
             for item in (document.get("spec") or {}).get(kind) or []
         }
+        reason = status.get("reason")
         states = [
             _container(item, images)
             for kind in ("initContainerStatuses", "containerStatuses")
@@ -105,6 +109,7 @@ class Pod:
             job=next((item["name"] for item in owners if item.get("kind") == "Job"), ""),
             revision=labels.get(REVISION_LABEL, ""),
             phase=status.get("phase", "Pending"),
+            failure=(reason, status.get("message", "")) if reason else None,
             deleting=metadata.get("deletionTimestamp") is not None,
             unscheduled=unscheduled,
             ready=conditions.get("Ready", {}).get("status") == "True",
@@ -151,6 +156,7 @@ class Job:
         suspended: whether it is suspended.
         suspended_by_operator: whether the operator suspended it, not a person or a queue.
         deleting: whether it is being deleted.
+        lingering: whether its stage has ended while a sidecar keeps its pod running.
         complete: whether it succeeded.
         failed: reason and message of its failure.
         started: when it started.
@@ -172,6 +178,7 @@ class Job:
     suspended: bool = False
     suspended_by_operator: bool = False
     deleting: bool = False
+    lingering: bool = False
     complete: bool = False
     failed: tuple[str, str] | None = None
     started: datetime | None = None

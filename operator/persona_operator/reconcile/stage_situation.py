@@ -108,9 +108,6 @@ class StageSituation:
         """Return the progress of a stage whose termination message is awaited."""
         self.builder.wake(2)
         status = self.of_job(job, "Running", "CollectingResult", "Waiting for the pod's result.")
-        # Keep whether a container ever ran while the pod's end is awaited.
-        if self.previous.state != "Running":
-            status = status.model_copy(update={"state": "Pending"})
         return Progress(status)
 
     def of_job(self, job: Job, state: str, reason: str | None, message: str | None) -> StageStatus:

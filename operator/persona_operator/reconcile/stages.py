@@ -70,4 +70,6 @@ def job_being_deleted(situation: StageSituation) -> Progress | None:
     """Wait until former Jobs are gone."""
     if not any(job.deleting for job in situation.own):
         return None
+    if situation.previous.state in {"Failed", "WaitingForRetry"}:
+        return next_attempt(situation)
     return situation.waiting("Replacing", "The stage's former Job is being deleted.")

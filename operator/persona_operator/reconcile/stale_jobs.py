@@ -7,7 +7,11 @@ from .plan import Delete, PlanBuilder
 
 
 def delete_stale_jobs(context: Context, builder: PlanBuilder) -> None:
-    """Delete own Jobs of other keys, and all but the last two attempts of the current ones."""
+    """Delete own Jobs of other keys, and all but the last two attempts of the current ones.
+
+    A Job that only a sidecar keeps running is deleted too, once the status shows how it ended.
+    """
+    recorded = {item.job for item in context.persona.status.stages if item.finished_at is not None}
     planned = {(stage.name, stage.key) for stage in context.stages}
     own = [job for job in context.observed.jobs if context.is_own(job)]
     if context.lookup is not None:
@@ -23,5 +27,6 @@ def delete_stale_jobs(context: Context, builder: PlanBuilder) -> None:
         at = (job.stage, job.key)
         current = at in planned and job.store == context.store.identity
         superseded = job.attempt < newest[at] - (1 if job.ended else 0)
-        if (not current or superseded) and not job.deleting and job.name not in removed:
+        needless = not current or superseded or (job.lingering and job.name in recorded)
+        if needless and not job.deleting and job.name not in removed:
             builder.act(Delete("Job", job.name))

@@ -85,13 +85,19 @@ def container_security() -> Manifest:
 
 
 def resources(profile: Profile) -> Manifest:
-    """Return requests and limits: memory is limited, CPU time isn't, GPUs are whole."""
+    """Return requests and limits: memory is limited, CPU time isn't, GPUs are whole.
+
+    The scratch volume counts where it is on the node's disk, so that the scheduler knows of it; its
+    own size limit is enough of a limit.
+    """
     requests: Manifest = {}
     limits: Manifest = {}
     if profile.cpu:
         requests["cpu"] = profile.cpu
     if profile.memory:
         requests["memory"] = limits["memory"] = profile.memory
+    if profile.scratch and not profile.scratch_storage_class:
+        requests["ephemeral-storage"] = profile.scratch
     if profile.gpus:
         requests[profile.gpu_resource] = limits[profile.gpu_resource] = str(profile.gpus)
     return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
@@ -163,17 +169,28 @@ def volume_source(volume: Volume) -> Manifest:
 def scratch_volume(profile: Profile) -> Manifest:
     """Return the scratch volume: node-local, or a claim that lives as long as its pod."""
     if profile.scratch_storage_class:
-        return {
-            "name": "scratch",
-            "ephemeral": {
-                "volumeClaimTemplate": {
-                    "spec": {
-                        "accessModes": ["ReadWriteOnce"],
-                        "storageClassName": profile.scratch_storage_class,
-                        "resources": {"requests": {"storage": profile.scratch or "20Gi"}},
-                    }
-                }
-            },
-        }
+        return _claim("scratch", profile)
     size = {"sizeLimit": profile.scratch} if profile.scratch else {}
     return {"name": "scratch", "emptyDir": size}
+
+
+def model_volume(profile: Profile) -> Manifest:
+    """Return the volume of the served checkpoint: on the storage class of the scratch volume."""
+    if profile.scratch_storage_class:
+        return _claim("model", profile)
+    return {"name": "model", "emptyDir": {}}
+
+
+def _claim(name: str, profile: Profile) -> Manifest:
+    return {
+        "name": name,
+        "ephemeral": {
+            "volumeClaimTemplate": {
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "storageClassName": profile.scratch_storage_class,
+                    "resources": {"requests": {"storage": profile.scratch or "20Gi"}},
+                }
+            }
+        },
+    }

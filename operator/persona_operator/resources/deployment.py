@@ -20,6 +20,7 @@ from .common import (
     container_security,
     environment,
     image_pull_secrets,
+    model_volume,
     object_metadata,
     placement,
     pod_security,
@@ -169,7 +170,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
             "initContainers": [fetch],
             "containers": [serve],
             "volumes": [
-                {"name": "model", "emptyDir": {}},
+                model_volume(profile),
                 scratch_volume(profile),
                 {"name": "tmp", "emptyDir": {}},
                 *volumes,

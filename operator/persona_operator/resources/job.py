@@ -47,6 +47,15 @@ from .pod_template import merge_pod_template
 MANIFEST_DIRECTORY = "/etc/persona"
 # A stage saves its resume state within this time after SIGTERM.
 GRACE_SECONDS = 120
+# A sidecar would keep a pod running whose stage has ended (Istio, Kuma, Linkerd, Consul).
+NO_SIDECAR_LABELS = {
+    "sidecar.istio.io/inject": "false",
+    "kuma.io/sidecar-injection": "disabled",
+}
+NO_SIDECAR_ANNOTATIONS = {
+    "linkerd.io/inject": "disabled",
+    "consul.hashicorp.com/connect-inject": "false",
+}
 FINISHED_JOB_SECONDS = 30 * 24 * 3600
 
 
@@ -104,7 +113,7 @@ def build_job(job: StageJob) -> Manifest:
         KEY_ANNOTATION: job.key,
         ATTEMPT_ANNOTATION: str(job.attempt),
         STORE_ANNOTATION: job.store.identity,
-        TEMPLATE_ANNOTATION: checksum([template, job.profile.active_deadline_seconds]),
+        TEMPLATE_ANNOTATION: checksum(template),
     }
     spec: Manifest = {
         "backoffLimit": 0,
@@ -129,8 +138,6 @@ def build_job(job: StageJob) -> Manifest:
         "ttlSecondsAfterFinished": FINISHED_JOB_SECONDS,
         "template": template,
     }
-    if job.profile.active_deadline_seconds:
-        spec["activeDeadlineSeconds"] = job.profile.active_deadline_seconds
     if QUEUE_LABEL in job.queue_labels:
         spec["suspend"] = True
     name = job_name(job.owner.name, job.stage, job.key, job.attempt)
@@ -211,13 +218,17 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,
     }
-    metadata: Manifest = {"labels": {**profile.pod_labels, **labels}}
-    if profile.pod_annotations:
-        metadata["annotations"] = profile.pod_annotations
+    metadata: Manifest = {
+        "labels": {**NO_SIDECAR_LABELS, **profile.pod_labels, **labels},
+        "annotations": {**NO_SIDECAR_ANNOTATIONS, **profile.pod_annotations},
+    }
+    # A Job's own deadline would include the time in which its pod waits for a node.
+    deadline = profile.active_deadline_seconds
     built = {
         "metadata": metadata,
         "spec": {
             "restartPolicy": "Never",
+            **({"activeDeadlineSeconds": deadline} if deadline else {}),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": GRACE_SECONDS,

@@ -140,8 +140,9 @@ class OperatorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def deadline_passes(self, data: st.DataObject) -> None:
         job = data.draw(st.sampled_from(self.running_jobs()))
-        self.world.cluster.delete_pods(job)
-        self.world.cluster.end_job(job, failed=("DeadlineExceeded", "Job was active too long"))
+        if self.world.cluster.pods_of(job):
+            text = "Pod was active on the node longer than the specified deadline"
+            self.world.cluster.end_by_kubelet(job, "DeadlineExceeded", text)
 
     @precondition(lambda self: self.world.cluster.find("Job"))
     @rule(data=st.data())

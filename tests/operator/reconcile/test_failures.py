@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from persona_jobs.errors import EXIT_INTERRUPTED
 from support.fake_cluster import failed_message
 from support.operator_world import World, persona_document
 
@@ -129,15 +130,20 @@ def test_the_job_names_the_exit_code_of_a_pod_that_disappeared(world: World) -> 
     )
 
 
+DEADLINE = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+
+
 def test_a_deadline_is_final_for_a_stage_that_cannot_resume(world: World) -> None:
     world.run(until="slice")
     job = world.job("slice")
     world.cluster.run_pod(world.cluster.make_pod(job))
     world.step()
-    world.cluster.delete_pods(job)
-    world.cluster.end_job(job, failed=("DeadlineExceeded", "was active too long"))
+    world.cluster.end_by_kubelet(job, *DEADLINE)
     world.step()
-    assert world.stage("slice").state == "Failed"
+    assert (world.stage("slice").state, world.stage("slice").reason) == (
+        "Failed",
+        "DeadlineExceeded",
+    )
     assert "activeDeadlineSeconds" in world.condition().message
 
 
@@ -146,15 +152,38 @@ def test_a_deadline_of_a_resumable_stage_leads_to_a_retry(world: World) -> None:
     job = world.job("mask")
     world.cluster.run_pod(world.cluster.make_pod(job))
     world.step()
-    world.cluster.delete_pods(job)
-    world.cluster.end_job(job, failed=("DeadlineExceeded", "was active too long"))
+    world.cluster.end_by_kubelet(job, *DEADLINE, code=EXIT_INTERRUPTED)
     world.step()
-    assert (world.stage("mask").state, world.stage("mask").failures) == ("WaitingForRetry", 1)
+    stage = world.stage("mask")
+    assert (stage.state, stage.reason, stage.failures) == ("WaitingForRetry", "DeadlineExceeded", 1)
 
 
-def test_a_deadline_before_any_start_is_no_failure(world: World) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Usage of EmptyDir volume "scratch" exceeds the limit "20Gi". ',
+        "Pod ephemeral local storage usage exceeds the total limit of containers 20Gi. ",
+        'Container stage exceeded its local ephemeral storage limit "1Gi". ',
+    ],
+)
+def test_a_full_scratch_volume_is_named_and_not_tried_again(world: World, message: str) -> None:
     world.step()
-    world.cluster.end_job(world.job("reference"), failed=("DeadlineExceeded", ""))
+    world.cluster.run_pod(world.cluster.make_pod(world.job("reference")))
+    world.cluster.end_by_kubelet(world.job("reference"), "Evicted", message)
     world.step()
     stage = world.stage("reference")
-    assert (stage.state, stage.reason, stage.failures) == ("WaitingForRetry", "NotStarted", 0)
+    assert (stage.state, stage.reason) == ("Failed", "ScratchFull")
+    assert message.strip() in stage.message
+    assert "Raise spec.execution.stages[reference].resources.scratch" in stage.message
+    assert "memory" not in stage.message
+
+
+def test_a_pod_that_a_node_short_of_memory_evicted_is_no_failure(world: World) -> None:
+    world.step()
+    world.cluster.run_pod(world.cluster.make_pod(world.job("reference")))
+    text = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi."
+    world.cluster.end_by_kubelet(world.job("reference"), "Evicted", text)
+    world.step()
+    stage = world.stage("reference")
+    assert (stage.state, stage.reason, stage.failures) == ("WaitingForRetry", "Evicted", 0)
+    assert text in stage.message

@@ -56,7 +56,7 @@ def reconcile_serving(
     for manifest in wanted:
         held = builder.rollout == "Waits" and manifest is rollout.deployment
         if not held and _differs(context, manifest):
-            builder.act(Apply(manifest))
+            builder.act(Apply(_with_replicas(context, manifest)))
     present = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in wanted}
     for kind, name in sorted(observed.owned):
         if kind in {"HorizontalPodAutoscaler", "PodDisruptionBudget"} and (
@@ -82,6 +82,21 @@ def _scaling(context: Context) -> list[Manifest]:
     if (scaling.max_replicas if scaling else spec.fixed_replicas or 0) > 1:
         wanted.append(build_pdb(owner))
     return wanted
+
+
+def _with_replicas(context: Context, manifest: Manifest) -> Manifest:
+    """Return a manifest with the present number of pods where an autoscaler decides about it.
+
+    A field that the operator applied once and then leaves out is reset: ten pods would become one.
+    The number is not part of the checksum.
+    """
+    scaling = context.spec.serving.autoscaling
+    if manifest["kind"] != "Deployment" or scaling is None:
+        return manifest
+    deployment = context.observed.deployment
+    live = deployment.wanted if deployment else 0
+    replicas = min(max(live, scaling.min_replicas), scaling.max_replicas)
+    return {**manifest, "spec": {**manifest["spec"], "replicas": replicas}}
 
 
 def _differs(context: Context, manifest: Manifest) -> bool:

@@ -106,7 +106,7 @@ def test_a_disruption_budget_exists_only_above_one_replica(world: World) -> None
 def test_an_autoscaler_decides_the_number_of_replicas(world: World) -> None:
     world.edit("captain", serving={"autoscaling": {"maxReplicas": 4}})
     world.run(messages=messages(80))
-    assert "replicas" not in deployment(world)["spec"]
+    assert deployment(world)["spec"]["replicas"] == 1
     assert world.cluster.find("HorizontalPodAutoscaler")[0]["spec"]["maxReplicas"] == 4
     world.edit("captain", serving={"replicas": 1})
     world.run()
@@ -144,3 +144,43 @@ def test_a_change_that_the_api_server_refused_is_reported(world: World) -> None:
     plan = reconcile(world.persona(), observed, world.settings, world.cluster.now)
     ready = next(item for item in plan.status.conditions if item.type == "Ready")
     assert (ready.status, ready.reason, ready.message) == ("False", "Forbidden", "may not")
+
+
+def applied_replicas(world: World) -> list[int | None]:
+    return [
+        action.manifest["spec"].get("replicas")
+        for action in world.plan().actions
+        if isinstance(action, Apply) and action.manifest["kind"] == "Deployment"
+    ]
+
+
+def test_an_autoscaler_takes_over_the_live_replicas(world: World) -> None:
+    scaling = {"minReplicas": 2, "maxReplicas": 20}
+    world.edit("captain", serving={"replicas": 10})
+    world.run(messages=messages(80))
+    world.edit("captain", serving={"autoscaling": scaling})
+    assert applied_replicas(world) == [10]
+    world.run(messages=messages(80))
+    assert deployment(world)["spec"]["replicas"] == 10
+
+    def scale(document: Raw) -> None:
+        document["spec"]["replicas"] = 7
+
+    world.cluster.update("Deployment", NAMESPACE, "captain", scale)
+    assert world.plan().actions == ()  # the autoscaler's number is no difference
+    world.resync = True
+    assert applied_replicas(world) == [7]
+    world.resync = False
+    # What another autoscaler could not do: 0 pods switch off a HorizontalPodAutoscaler.
+    world.edit("captain", serving={"replicas": 0})
+    world.run(messages=messages(80))
+    world.edit("captain", serving={"autoscaling": scaling})
+    assert applied_replicas(world) == [2]
+    world.edit("captain", serving={"replicas": 3})
+    assert applied_replicas(world) == [3]
+
+
+def test_a_new_deployment_begins_with_the_autoscalers_smallest_number(world: World) -> None:
+    world.edit("captain", serving={"autoscaling": {"minReplicas": 2, "maxReplicas": 4}})
+    world.run(messages=messages(80))
+    assert deployment(world)["spec"]["replicas"] == 2

@@ -97,6 +97,7 @@ class Controller:
         )
         self._failures: dict[PersonaKey, int] = {}
         self._resync_at: dict[PersonaKey, float] = {}
+        self._verified: dict[PersonaKey, str | None] = {}
         self._waiting: Table[None] = Table()
         self._texts: deque[PersonaKey] = deque()
         self._synchronizer = Synchronizer(
@@ -206,7 +207,7 @@ class Controller:
             self._queue.add(persona)
 
     def _forget(self, persona: PersonaKey) -> None:
-        for record in (self._failures, self._resync_at):
+        for record in (self._failures, self._resync_at, self._verified):
             record.pop(persona, None)
         self._waiting.remove(persona)
         self.metrics.forget(persona)
@@ -325,6 +326,19 @@ class Controller:
         }
         owner = persona.owner
         unknown = [stage for stage in stages if stage not in done]
+        if persona.retry != persona.status.last_handled_retry:
+            unknown = stages
+            if self._verified.get((owner.namespace, owner.name)) != persona.retry:
+                self._verified[(owner.namespace, owner.name)] = persona.retry
+                self.probe.forget(access, stages)
+        else:
+            needed = {
+                item
+                for stage in planned
+                if (stage.name, stage.key) in unknown
+                for item in stage.inputs.items()
+            }
+            unknown += [stage for stage in stages if stage in needed and stage in done]
         stored = self.probe.look_up(
             access, unknown, lambda: self._queue.add((owner.namespace, owner.name))
         )

@@ -9,8 +9,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
-from persona_jobs.errors import CorruptArtifactError, PersonaError
+from persona_jobs.errors import PersonaError
 from persona_jobs.store import S3Options, StageArtifacts, Store, open_store
 
 from .reconcile import Stored
@@ -111,6 +112,11 @@ class StoreProbe:
             task.add_done_callback(self._tasks.discard)
         return result
 
+    def forget(self, access: StoreAccess, keys: Iterable[StageKey]) -> None:
+        """Look results up again, whatever the last answer was."""
+        for key in keys:
+            self._answers.pop((access.identity, key), None)
+
     def forget_absent(self, key: StageKey) -> None:
         """Look a result up again that was absent: a Job has just made it."""
         self._answers = {
@@ -139,6 +145,7 @@ class StoreProbe:
         done()
 
     def _read(self, access: StoreAccess, keys: list[StageKey]) -> dict[StageKey, Stored]:
+        now = datetime.now(UTC)
         try:
             store = self._opener(access, self._default)
         except PersonaError as error:
@@ -150,15 +157,14 @@ class StoreProbe:
         result: dict[StageKey, Stored] = {}
         for position, key in enumerate(keys):
             try:
-                manifest = artifacts.manifest(*key)
-            except CorruptArtifactError:
-                # The stage process reports it to the user, with the object's name.
-                result[key] = Stored("Absent")
-                continue
+                manifest = artifacts.finished(*key)
             except PersonaError as error:
                 self._warn(access, error)
                 return result | dict.fromkeys(keys[position:], _UNKNOWN)
-            result[key] = Stored("Present", manifest.metrics) if manifest else Stored("Absent")
+            if manifest is None:
+                result[key] = Stored("Absent", looked_up=now)
+            else:
+                result[key] = Stored("Present", manifest.metrics, now)
         return result
 
     def _warn(self, access: StoreAccess, error: PersonaError) -> None:

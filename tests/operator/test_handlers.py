@@ -264,6 +264,37 @@ async def test_stored_results_are_not_computed_again(operator: Operator, tmp_pat
     assert all(stage["reused"] for stage in operator.status()["stages"])
 
 
+async def test_a_retry_makes_again_what_the_store_has_lost(
+    operator: Operator, tmp_path: Path
+) -> None:
+    store, where = file_store(tmp_path)
+    planned = publish(store, persona_document())
+    async with operator.running(config(store=where)):
+        operator.cluster.create(persona_document())
+        await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+
+        def long_ago(document: Raw) -> None:
+            for stage in document["status"]["stages"]:
+                stage["finishedAt"] = "2026-01-01T00:00:00Z"
+
+        operator.cluster.update(KIND, NAMESPACE, "captain", long_ago)
+        StageArtifacts(store).delete("slice", planned["slice"])
+
+        def ask(document: Raw) -> None:
+            document["metadata"]["annotations"] = {"persona-pruner.io/retry": "1"}
+
+        operator.cluster.update(KIND, NAMESPACE, "captain", ask)
+        await operator.until(operator.created_jobs, "a Job")
+        await operator.work_until(
+            lambda: (
+                operator.status().get("lastHandledRetry") == "1"
+                and operator.ready().get("status") == "True"
+            ),
+            "Ready again",
+        )
+    assert [name.split("-")[1] for name in operator.created_jobs()] == ["slice"]
+
+
 async def test_deletion_removes_results_that_no_other_persona_uses(
     operator: Operator, tmp_path: Path
 ) -> None:

@@ -70,7 +70,7 @@ async def test_an_absent_result_is_looked_up_again_once_a_job_has_made_it(tmp_pa
         await asyncio.wait_for(done.wait(), 5)
         return probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)[key]
 
-    assert await look_up() == Stored("Absent")
+    assert (await look_up()).state == "Absent"
     folder = tmp_path / "made"
     folder.mkdir()
     (folder / "result.json").write_text("{}")
@@ -78,9 +78,13 @@ async def test_an_absent_result_is_looked_up_again_once_a_job_has_made_it(tmp_pa
                              created_at=datetime.now(UTC), parameters={}, metrics={"steps": 5},
                              timings={}, versions={}, environment={})  # fmt: skip
     StageArtifacts(store).publish(manifest, folder)
-    assert probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)[key] == Stored("Absent")
+    assert probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)[key].state == "Absent"
     probe.forget_absent(key)
-    assert await look_up() == Stored("Present", {"steps": 5})
+    made = await look_up()
+    assert (made.state, made.results) == ("Present", {"steps": 5})
+    (tmp_path / "store" / "stages" / "mask" / key[1] / "result.json").write_text("cut off")
+    probe.forget(StoreAccess(uri="s3://a"), [key])
+    assert (await look_up()).state == "Absent"  # a result that isn't whole is none
 
 
 async def test_a_users_own_store_is_never_queried() -> None:

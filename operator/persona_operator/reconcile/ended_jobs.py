@@ -67,7 +67,7 @@ def finished_before(situation: StageSituation) -> Progress | None:
     known = finished_key(situation.stage.name, situation.stage.key)
     if not context.status_is_of_store or known not in context.persona.status.finished_keys:
         return None
-    if not situation.is_recorded():
+    if situation.lost or not situation.is_recorded():
         return None
     return Progress(situation.succeeded(None, {}, reused=True))
 
@@ -75,7 +75,8 @@ def finished_before(situation: StageSituation) -> Progress | None:
 def stored_result(situation: StageSituation) -> Progress | None:
     """Reuse a result that the operator found in the store."""
     stored = situation.context.observed.stored.get((situation.stage.name, situation.stage.key))
-    if stored is None or stored.state != "Present":
+    # Where a result was lost, the answer may be an old one: the stage itself looks, and reuses it.
+    if stored is None or stored.state != "Present" or situation.lost:
         return None
     return situation.success(None, stored.results, reused=True)
 
@@ -167,7 +168,7 @@ def after_failure(situation: StageSituation, job: Job, failure: Failure | None =
         # A failure from before the user asked for another attempt needs no closer look.
         if not has_result(job) and situation.result_may_follow(job) and not fresh:
             return situation.collecting_result(job)
-        failure = failure or job_failure(job, situation.context.spec)
+        failure = failure or job_failure(job, situation.context.spec, situation.stage.inputs)
         progress = _record_failure(situation, job, failure)
         if not fresh:
             return progress

@@ -1,6 +1,7 @@
 """Why a Job failed: a reason, a message with the fix, and whether another attempt can help."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from persona_jobs.api import PersonaModelSpec
@@ -15,6 +16,7 @@ from .observed import ContainerState, Job
 from .policies import decide
 
 SIGKILL_EXIT = 137
+_RESULT = re.compile(r"stages/([a-z]+)/([0-9a-f]{64})/")
 _SCRATCH = re.compile(r"EmptyDir volume|ephemeral local storage|local ephemeral storage limit")
 MAX_MESSAGE_LENGTH = 600
 MAX_QUOTE_LENGTH = 400
@@ -52,6 +54,7 @@ class FailedAttempt:
     Attributes:
         job: the Job.
         spec: the resolved spec.
+        inputs: content keys by stage of the results that the stage reads.
         container: the stage's container where its end has been observed.
         exit_code: exit code of the container, None where it is unknown.
         message: what the stage process reported.
@@ -59,6 +62,7 @@ class FailedAttempt:
 
     job: Job
     spec: PersonaModelSpec
+    inputs: Mapping[str, str]
     container: ContainerState | None
     exit_code: int | None
     message: TerminationMessage | None
@@ -69,23 +73,25 @@ class FailedAttempt:
         return self.message.failure if self.message else None
 
 
-def job_failure(job: Job, spec: PersonaModelSpec) -> Failure:
+def job_failure(job: Job, spec: PersonaModelSpec, inputs: Mapping[str, str]) -> Failure:
     """Classify a failed Job.
 
     Args:
         job: a Job whose `failed` is set.
         spec: the resolved spec.
+        inputs: content keys by stage of the results that the stage reads.
     """
     _, text = job.failed or ("", "")
     container = _ended_container(job)
     exit_code = container.exit_code if container else _exit_code(text)
-    attempt = FailedAttempt(job, spec, container, exit_code, result(job))
+    attempt = FailedAttempt(job, spec, inputs, container, exit_code, result(job))
     policies = (
         deadline_exceeded,  # activeDeadlineSeconds passed since the pod's start.
         scratch_full,  # The kubelet ended the pod, as its scratch volume is full.
         evicted,  # The kubelet ended the pod for another reason.
         killed_for_memory,  # The kubelet killed the container at its memory limit.
         container_not_started,  # The image has no such command, or the runtime refuses it.
+        input_lost,  # The result of an earlier stage is missing or damaged.
         invalid_input,  # Exit code 2: the same input would fail again.
         out_of_memory,  # Exit code 3: the same device would be too small again.
         interrupted,  # The stage process was asked to stop.
@@ -161,6 +167,16 @@ def container_not_started(attempt: FailedAttempt) -> Failure | None:
     )
 
 
+def input_lost(attempt: FailedAttempt) -> Failure | None:
+    """Match a stage that could not read an input, which its own stage makes again."""
+    missing = missing_input(attempt.job, attempt.inputs)
+    report = attempt.report
+    if missing is None or report is None:
+        return None
+    text = describe(report.model_copy(update={"hint": ""}))
+    return Failure("InputLost", f"{text} Stage {missing[0]} makes its result again.")
+
+
 def invalid_input(attempt: FailedAttempt) -> Failure | None:
     """Match a stage whose input is wrong."""
     if attempt.exit_code != EXIT_INPUT:
@@ -230,6 +246,23 @@ def result(job: Job) -> TerminationMessage | None:
 def has_result(job: Job) -> bool:
     """Return whether the end of the stage's container, or of its whole pod, has been observed."""
     return _ended_container(job) is not None or _pod_failure(job) is not None
+
+
+def missing_input(job: Job, inputs: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return stage and key of the input whose missing or damaged object a Job reported.
+
+    Args:
+        job: a Job that has failed.
+        inputs: content keys by stage of the results that the stage reads.
+    """
+    message = result(job)
+    report = message.failure if message else None
+    if report is None or report.error_class != "CorruptArtifactError":
+        return None
+    found = _RESULT.search(f"{report.subject} {report.message}")
+    if found is None or inputs.get(found.group(1)) != found.group(2):
+        return None
+    return found.group(1), found.group(2)
 
 
 def describe(report: StageFailure) -> str:

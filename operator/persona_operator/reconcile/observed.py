@@ -330,10 +330,12 @@ class Stored:
     Attributes:
         state: `Unknown` when the store can't be read, `Pending` while the lookup is under way.
         results: the stage results in its stage manifest, where it is present.
+        looked_up: when the lookup began; None for just now.
     """
 
     state: Literal["Present", "Absent", "Unknown", "Pending"]
     results: Mapping[str, JsonValue] = field(default_factory=dict)
+    looked_up: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,13 @@ def finished_keys(context: Context, progress: list[Progress]) -> list[str]:
     ]
     if context.status_is_of_store:
         keys += context.persona.status.finished_keys
-    # The answer of a lookup is in the status, not in the store.
-    stored = [key for key in keys if not key.startswith(f"{RESOLVE}/")]
+    # The answer of a lookup is in the status, not in the store. A lost result isn't finished.
+    lost = {
+        finished_key(item.status.name, item.status.key)
+        for item in progress
+        if item.status.lost_at is not None
+    }
+    stored = [key for key in keys if not key.startswith(f"{RESOLVE}/") and key not in lost]
     return list(dict.fromkeys(stored))[:MAX_FINISHED_KEYS]
 
 

@@ -44,6 +44,8 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
     progress = reconcile_stages(context, builder)
     evaluation = next((item.evaluation for item in progress if item.evaluation), None)
     planned = context.pending_lookup is None
+    # A retry is handled once the store has been asked for every result of the plan.
+    verified = planned and not any(item.state == "Pending" for item in observed.stored.values())
     finished = planned and all(item.succeeded for item in progress)
     revisions = update_revisions(context, evaluation, finished=finished)
     serving = reconcile_serving(context, revisions.target, builder)
@@ -71,7 +73,7 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         score=summary.score,
         latency=summary.latency,
         url=_url(serving),
-        last_handled_retry=persona.retry if planned else before.last_handled_retry,
+        last_handled_retry=persona.retry if verified else before.last_handled_retry,
         store=context.store.identity,
         finished_keys=finished_keys(context, progress),
         **(before.model_extra or {}),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pydantic import JsonValue
 
@@ -40,6 +40,7 @@ class StageSituation:
         own: this PersonaModel's Jobs for its key in the current store, oldest attempt first.
         others: other PersonaModels' Jobs for the same key in the same store.
         used_attempts: attempt numbers of own Jobs in any store: their names are taken.
+        lost: whether its result was finished and is missing from the store.
     """
 
     context: Context
@@ -50,6 +51,7 @@ class StageSituation:
     own: tuple[Job, ...]
     others: tuple[Job, ...]
     used_attempts: tuple[int, ...]
+    lost: bool = False
 
     @classmethod
     def observe(
@@ -58,22 +60,36 @@ class StageSituation:
         stage: PlannedStage,
         builder: PlanBuilder,
         unfinished_inputs: tuple[str, ...],
+        *,
+        lost_since: datetime | None = None,
     ) -> "StageSituation":
-        """Collect what is known of a stage."""
+        """Collect what is known of a stage; Jobs whose result was lost later don't count."""
         wanted = (stage.name, stage.key)
         jobs = [job for job in context.observed.jobs if (job.stage, job.key) == wanted]
         mine = [job for job in jobs if context.is_own(job)]
         same_store = [job for job in jobs if job.store == context.store.identity]
+        previous = _previous(context, stage)
+        if lost_since is not None:
+            same_store = [job for job in same_store if not _ended_before(job, lost_since)]
+            if previous.lost_at is None:
+                previous = StageStatus(
+                    name=stage.name,
+                    key=stage.key,
+                    state="Pending",
+                    attempts=previous.attempts,
+                    lost_at=format_time(lost_since),
+                )
         own = [job for job in same_store if context.is_own(job)]
         return cls(
             context=context,
             stage=stage,
             builder=builder,
             unfinished_inputs=unfinished_inputs,
-            previous=_previous(context, stage),
+            previous=previous,
             own=tuple(sorted(own, key=lambda job: job.attempt)),
             others=tuple(job for job in same_store if not context.is_own(job) and not job.deleting),
             used_attempts=tuple(job.attempt for job in mine),
+            lost=lost_since is not None,
         )
 
     @property
@@ -183,6 +199,10 @@ class StageSituation:
         if job.namespace == self.context.persona.owner.namespace:
             whose = f"PersonaModel {job.persona}"
         return self.waiting("WaitingForSharedStage", f"{whose} is computing the same result.")
+
+
+def _ended_before(job: Job, moment: datetime) -> bool:
+    return job.finished is not None and job.finished <= moment and job.created < moment
 
 
 def _previous(context: Context, stage: PlannedStage) -> StageStatus:

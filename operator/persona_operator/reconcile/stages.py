@@ -6,6 +6,7 @@ from persona_jobs.pipeline.pins import RESOLVE
 from .active_jobs import active_job
 from .context import Context
 from .ended_jobs import complete_job, existing_result, failed_job
+from .lost_results import lost_results
 from .next_attempts import next_attempt
 from .plan import Delete, PlanBuilder, SetSuspend
 from .policies import decide
@@ -19,9 +20,11 @@ def reconcile_stages(context: Context, builder: PlanBuilder) -> list[Progress]:
     if context.pending_lookup is not None:
         return [_look_up_sources(context, context.pending_lookup, builder)]
     progress: dict[str, Progress] = {}
+    lost = lost_results(context)
     for stage in context.stages:
         unfinished = tuple(name for name in stage.inputs if not progress[name].succeeded)
-        situation = StageSituation.observe(context, stage, builder, unfinished)
+        since = lost.get((stage.name, stage.key))
+        situation = StageSituation.observe(context, stage, builder, unfinished, lost_since=since)
         progress[stage.name] = stage_progress(situation)
     delete_stale_jobs(context, builder)
     return list(progress.values())
@@ -61,7 +64,7 @@ def stage_progress(situation: StageSituation) -> Progress:
 
 def recorded_success(situation: StageSituation) -> Progress | None:
     """Keep a success that the status shows: a missing Job doesn't mean unfinished work."""
-    if situation.previous.state != "Succeeded" or not situation.is_recorded():
+    if situation.lost or situation.previous.state != "Succeeded" or not situation.is_recorded():
         return None
     return Progress(situation.previous)
 

@@ -69,6 +69,8 @@ class StageStatus(StatusModel):
     """When the stage ended (RFC 3339)."""
     retry_at: str | None = None
     """When the next attempt starts (RFC 3339)."""
+    requested: str | None = None
+    """Hash of what the last attempt depends on. A failed stage is tried again when it changes."""
     lost_at: str | None = None
     """When its result was found missing from the store, until it is made again (RFC 3339)."""
     reason: str | None = None

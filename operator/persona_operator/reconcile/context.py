@@ -56,18 +56,6 @@ class Context:
         return None if self.stages else self.lookup
 
     @property
-    def fresh_start(self) -> bool:
-        """Return whether failed stages are tried again: a user changed something."""
-        status = self.persona.status
-        if status.observed_generation != self.persona.generation:
-            return True
-        # The status keeps both until the stages are planned; a new lookup has another key.
-        return self.pending_lookup is None and (
-            status.written_hash not in {None, self.written_hash}
-            or status.last_handled_retry != self.persona.retry
-        )
-
-    @property
     def status_is_of_store(self) -> bool:
         """Return whether the status is about results in the current store."""
         return self.persona.status.store in {None, self.store.identity}

@@ -163,7 +163,7 @@ def after_failure(situation: StageSituation, job: Job, failure: Failure | None =
         job: the Job that ended.
         failure: why it failed; by default what the Job's pods show.
     """
-    previous, fresh = situation.previous, situation.context.fresh_start
+    previous, fresh = situation.previous, situation.fresh_start
     if previous.job != job.name or previous.finished_at is None:
         # A failure from before the user asked for another attempt needs no closer look.
         if not has_result(job) and situation.result_may_follow(job) and not fresh:
@@ -173,7 +173,7 @@ def after_failure(situation: StageSituation, job: Job, failure: Failure | None =
         if not fresh:
             return progress
         previous = progress.status
-    if fresh or situation.template_changed(job):
+    if fresh:
         cleared = {"state": "Pending", "failures": 0, "retry_at": None}
         previous = previous.model_copy(update=cleared)
     return next_attempt(replace(situation, previous=previous))
@@ -189,6 +189,7 @@ def _record_failure(situation: StageSituation, job: Job, failure: Failure) -> Pr
         update={
             "job": job.name,
             "attempts": job.attempt,
+            "requested": previous.requested or situation.requested,
             "failures": failures,
             "started_at": format_time(job.started or job.created),
             "finished_at": format_time(job.finished or context.now),

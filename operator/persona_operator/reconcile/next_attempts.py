@@ -16,7 +16,7 @@ CAPACITY_WAKE_SECONDS = 15.0
 def next_attempt(situation: StageSituation) -> Progress:
     """Start the stage, or return what it waits for."""
     previous = situation.previous
-    if situation.context.fresh_start and previous.state in {"Failed", "WaitingForRetry"}:
+    if situation.fresh_start and previous.state in {"Failed", "WaitingForRetry"}:
         cleared = {"state": "Pending", "failures": 0, "retry_at": None}
         situation = replace(situation, previous=previous.model_copy(update=cleared))
     policies = (
@@ -103,6 +103,7 @@ def start(situation: StageSituation) -> Progress:
         "message": "Waiting for the stage's pod to start.",
         "job": name,
         "attempts": attempt,
+        "requested": situation.requested,
         "started_at": format_time(context.now),
         "finished_at": None,
         "retry_at": None,

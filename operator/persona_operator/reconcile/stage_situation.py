@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from pydantic import JsonValue
 
@@ -13,6 +14,7 @@ from persona_jobs.pipeline.pins import RESOLVE
 from ..resources.job import template_checksum
 from .blockers import job_blocker
 from .context import Context
+from .fixes import attempt_hash
 from .observed import Job
 from .plan import PlanBuilder
 from .progress import Progress
@@ -106,6 +108,17 @@ class StageSituation:
         revisions = self.context.persona.status.revisions
         return any(item.evaluate_key == self.stage.key for item in revisions)
 
+    @cached_property
+    def requested(self) -> str:
+        """Return a hash of what an attempt that starts now depends on."""
+        return attempt_hash(self.context, self.stage)
+
+    @property
+    def fresh_start(self) -> bool:
+        """Return whether a failed stage is tried again: something that it depends on changed."""
+        known = self.previous.requested
+        return known is not None and known != self.requested
+
     def template_changed(self, job: Job) -> bool:
         """Return whether a Job created now would have another pod template."""
         wanted = template_checksum(self.context.stage_job(self.stage, job.attempt))
@@ -134,7 +147,8 @@ class StageSituation:
             "message": message,
             "job": job.name,
             "attempts": max(job.attempt, self.previous.attempts),
-            "failures": 0 if self.context.fresh_start else self.previous.failures,
+            "failures": 0 if self.fresh_start else self.previous.failures,
+            "requested": self.previous.requested or self.requested,
             "started_at": format_time(job.started or job.created),
             "finished_at": None,
             "retry_at": None,

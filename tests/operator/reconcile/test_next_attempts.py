@@ -1,8 +1,10 @@
 """When the next attempt starts."""
 
+import pytest
+
 from persona_operator.reconcile import Stored
 from persona_operator.reconcile.ended_jobs import retry_delay
-from support.fake_cluster import failed_message
+from support.fake_cluster import Raw, failed_message
 from support.operator_world import COMMIT, World, persona_document, settings
 
 
@@ -73,6 +75,57 @@ def test_a_changed_spec_starts_another_attempt(world: World) -> None:
     })  # fmt: skip
     world.run()
     assert world.condition().status == "True"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"serving": {"replicas": 3}},
+        {"suspend": True},
+        {"artifactPolicy": "Delete"},
+        {"evaluation": {"maxQueries": 5}},
+        {"evaluation": {"gate": {"thresholds": [
+            {"name": "voice", "metric": "personaScore", "min": "1"}]}}},
+        {"execution": {"stages": [{"name": "mask", "resources": {"memory": "9Gi"}}]}},
+    ],
+)  # fmt: skip
+def test_a_change_that_the_failed_stage_does_not_depend_on_fixes_nothing(
+    world: World, changes: Raw
+) -> None:
+    world.fail("reference")
+    failed = world.stage("reference")
+    world.edit("captain", **changes)
+    world.step()
+    world.edit("captain", suspend=False)
+    world.step()
+    assert world.stage("reference") == failed
+    assert world.condition("Stalled").status == "True"
+    assert len(world.created_jobs()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"execution": {"stages": [{"name": "reference", "resources": {"memory": "9Gi"}}]}},
+        {"execution": {"stages": [{"name": "reference", "maxRetries": 5}]}},
+        {"compute": {"device": "CPU"}},
+        {"storage": {"credentialsSecretRef": {"name": "mine"}}},
+    ],
+)
+def test_a_fix_counts_also_when_it_comes_before_the_failure_is_seen(
+    world: World, changes: Raw
+) -> None:
+    world.step()
+    world.cluster.run_pod(world.cluster.make_pod(world.job("reference")))
+    world.step()
+    world.edit("captain", **changes)
+    world.step()  # the new generation is observed while the old attempt still runs
+    assert len(world.created_jobs()) == 1
+    world.cluster.finish(world.job("reference"), 2, failed_message("s", "InputError", "is wrong"))
+    world.step()
+    world.step()
+    assert len(world.created_jobs()) == 2
+    assert world.stage("reference").failures == 0
 
 
 def test_changed_settings_start_another_attempt(world: World) -> None:

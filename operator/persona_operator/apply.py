@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from persona_jobs.api import API_VERSION, KIND
@@ -99,7 +98,7 @@ async def write_status(
 
 async def post_event(api: KubeApi, owner: Owner, event: Event) -> None:
     """Post one Event on the PersonaModel; a refused one is lost, as the status shows the same."""
-    moment = datetime.now(UTC)
+    moment = api.clock.now()
     stamp = format_time(moment)
     # Names of Events only have to be unique; client-go builds them the same way.
     suffix = format(int(moment.timestamp() * 1e9), "x")

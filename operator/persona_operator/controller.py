@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from persona_jobs.api import KIND, with_recipe
@@ -271,7 +270,7 @@ class Controller:
             warnings=warnings,
             resync=resync,
         )
-        now = datetime.now(UTC)
+        now = self.api.clock.now()
         plan = reconcile(persona, observed, self.settings, now)
         self._reserve(key, plan)
         problem, refused = await self._writer.apply(persona, plan)

@@ -7,10 +7,11 @@ this bookkeeping expectations.)
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from .reconcile import Job
+from .server_clock import local_time
 
 JobKey = tuple[str, str]
 """Namespace and name of a Job."""
@@ -31,16 +32,20 @@ class Expectations:
 
     Args:
         clock: returns the seconds of a steady clock.
+        now: returns the API server's time.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], now: Callable[[], datetime] = local_time
+    ) -> None:
         self._clock = clock
+        self._now = now
         self._reserved: dict[JobKey, _Reservation] = {}
         self._suspended: dict[JobKey, tuple[bool, float]] = {}
 
     def reserve(self, manifest: Mapping[str, Any]) -> None:
         """Expect a Job that is about to be created."""
-        created = datetime.now(UTC).isoformat()
+        created = self._now().isoformat()
         metadata = {**manifest["metadata"], "creationTimestamp": created}
         job = Job.from_object({**manifest, "metadata": metadata})
         until = self._clock() + RESERVATION_SECONDS

@@ -18,6 +18,7 @@ from persona_jobs.api import GROUP, KIND, PLURAL, RECIPE_KIND, RECIPE_PLURAL, VE
 
 from .errors import ApiRefusedError, ApiUnavailableError, OperatorError, api_error
 from .labels import FIELD_MANAGER
+from .server_clock import ServerClock, local_time
 
 Raw = dict[str, Any]
 RequestObserver = Callable[[str, str, int], None]
@@ -79,6 +80,7 @@ class KubeApi:
         timeout: tuple[float, float] = (5.0, 20.0),
     ) -> None:
         self._client = api_client
+        self.clock = ServerClock(local_time)
         self._on_request = on_request or (lambda *_: None)
         self._timeout = timeout
 
@@ -223,7 +225,9 @@ class KubeApi:
             )
             response = self._client.call_api(*parameters, _request_timeout=self._timeout)
             data = response.read()
-            status, retry_after = response.status, response.getheaders().get("Retry-After")
+            headers = response.getheaders()
+            status, retry_after = response.status, headers.get("Retry-After")
+            self.clock.observe(headers.get("Date"))
         except ApiException as error:
             status, data = error.status or 0, str(error.reason or error).encode()
         except (urllib3.exceptions.HTTPError, OSError) as error:

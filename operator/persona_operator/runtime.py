@@ -52,8 +52,9 @@ class Runtime:
         """
         settings = self.settings
         api = KubeApi(self.api_client or load_client(), on_request=self.metrics.request)
-        probe = StoreProbe(settings.store, absent_seconds=settings.store_probe_seconds)
-        owned = OwnedObjects(ObjectCache(), Expectations(time.monotonic))
+        now = api.clock.now
+        probe = StoreProbe(settings.store, absent_seconds=settings.store_probe_seconds, now=now)
+        owned = OwnedObjects(ObjectCache(), Expectations(time.monotonic, now))
         self.controller = Controller(settings, api, owned, probe, self.health, self.metrics)
         # Fails at once with a clear message when the CRD or the permission is missing.
         await self.controller.start()

@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from persona_jobs.errors import PersonaError
 from persona_jobs.store import S3Options, StageArtifacts, Store, open_store
 
 from .reconcile import Stored
+from .server_clock import local_time
 from .settings import Store as StoreSettings
 from .store_access import StoreAccess, is_operators_own
 
@@ -65,6 +66,7 @@ class StoreProbe:
         opener: opens a store, or returns None where the operator may not read it.
         absent_seconds: how long the answer that there is no result stays valid.
         clock: returns the seconds of a steady clock.
+        now: returns the API server's time.
     """
 
     def __init__(
@@ -74,11 +76,13 @@ class StoreProbe:
         opener: Callable[[StoreAccess, StoreSettings], Store | None] = open_own_store,
         absent_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = local_time,
     ) -> None:
         self._default = default
         self._opener = opener
         self._absent_seconds = absent_seconds
         self._clock = clock
+        self._now = now
         self._answers: dict[tuple[str, StageKey], _Answer] = {}
         self._pending: dict[tuple[str, StageKey], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,7 +149,7 @@ class StoreProbe:
         done()
 
     def _read(self, access: StoreAccess, keys: list[StageKey]) -> dict[StageKey, Stored]:
-        now = datetime.now(UTC)
+        now = self._now()
         try:
             store = self._opener(access, self._default)
         except PersonaError as error:

@@ -5,7 +5,7 @@ Events are read only while a pod is missing or doesn't start, so no watch on all
 
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from .errors import ApiRefusedError
 from .kube_api import KubeApi
@@ -30,7 +30,7 @@ class WarningEvents:
 
     async def read(self, jobs: Iterable[Job], serving_pods: Iterable[Pod]) -> dict[str, str]:
         """Return the messages by `Job/NAME` and `Pod/NAME`."""
-        now = datetime.now(UTC)
+        now = self._api.clock.now()
         result = {}
         pods = list(serving_pods)
         for job in jobs:

@@ -1,14 +1,16 @@
 """The whole operator, kopf included, against an API server in memory over HTTP."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from persona_jobs.api import KIND, RECIPE_KIND
 from persona_jobs.pipeline.graph import keys
 from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 from persona_operator import handlers
-from support.fake_cluster import Raw, evaluation_metrics
+from support.fake_cluster import Raw, evaluation_metrics, failed_message
 from support.operator_world import (
     NAMESPACE,
     laptop_spec,
@@ -183,6 +185,26 @@ async def test_a_suspension_that_failed_once_is_requested_again(operator: Operat
             assert suspended() is not wanted
             operator.server.refuse.clear()
             await operator.until(lambda wanted=wanted: suspended() is wanted, f"{wanted}")
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+async def test_a_clock_that_is_off_loses_no_result(operator: Operator, minutes: int) -> None:
+    operator.server.skew = timedelta(minutes=minutes)
+    async with operator.running(config()):
+        operator.cluster.now = datetime.now(UTC) + operator.server.skew
+        operator.cluster.create(persona_document())
+        await operator.until(operator.created_jobs, "a Job")
+        # The Job's end is known before that of its pod, as often in a cluster.
+        (job,) = operator.cluster.find("Job")
+        pod = operator.cluster.make_pod(job)
+        operator.cluster.run_pod(pod)
+        operator.cluster.end_job(job, failed=("PodFailurePolicy", "exit code 2"))
+        await asyncio.sleep(1)
+        message = failed_message("reference", "InputError", "The data is empty.")
+        operator.cluster.end_pod(pod, 2, message)
+        await operator.until(lambda: operator.ready().get("status") == "False", "a failure")
+    assert operator.ready()["reason"] == "InvalidInput"
+    assert "The data is empty." in operator.ready()["message"]
 
 
 async def test_objects_of_others_stay_unchanged(operator: Operator) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import copy
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 from aiohttp import web
@@ -34,6 +36,7 @@ class FakeApiServer:
         refuse: (method, plural) -> (HTTP status, reason, message) of requests that are refused.
         stalled: watches stay open and deliver nothing.
         chunk: number of objects per answer to a LIST; 0 for all of them.
+        skew: how far its clock is ahead of the operator's.
         requests: (method, plural) of all requests.
     """
 
@@ -42,6 +45,7 @@ class FakeApiServer:
         self.refuse: dict[tuple[str, str], tuple[int, str, str]] = {}
         self.stalled = False
         self.chunk = 0
+        self.skew = timedelta(0)
         self.requests: list[tuple[str, str]] = []
         self.url = ""
         self._history: list[tuple[int, str, Raw]] = []
@@ -52,6 +56,7 @@ class FakeApiServer:
 
     async def start(self) -> None:
         application = web.Application()
+        application.on_response_prepare.append(self._show_time)
         application.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
@@ -59,6 +64,9 @@ class FakeApiServer:
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
+
+    async def _show_time(self, _: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = format_datetime(datetime.now(UTC) + self.skew, usegmt=True)
 
     async def stop(self) -> None:
         assert self._runner is not None

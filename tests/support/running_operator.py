@@ -78,7 +78,7 @@ class Operator:
 
     def work(self) -> None:
         """Controllers and nodes do their part once."""
-        self.cluster.now = datetime.now(UTC)
+        self.cluster.now = datetime.now(UTC) + self.server.skew
         for job in self.cluster.open_jobs():
             if not job["spec"].get("suspend"):
                 stage = job["metadata"]["labels"]["persona-pruner.io/stage"]

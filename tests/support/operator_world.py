@@ -91,6 +91,7 @@ class World:
         self.warnings: dict[str, str] = {}
         self.texts: dict[str, PersonaText] = {}
         self.events: list[tuple[str, str]] = []
+        self.event_messages: list[str] = []
         self.resync = False
         self.rollouts_ahead = 0
 
@@ -167,6 +168,7 @@ class World:
         if crash_after is None:
             self._write_status(name, plan)
             self.events += [(event.type, event.reason) for event in plan.events]
+            self.event_messages += [f"{event.reason}: {event.message}" for event in plan.events]
         return plan
 
     def act(self, action: object) -> None:

@@ -130,7 +130,7 @@ class RevisionStatus(StatusModel):
     gate: str = "NotSet"
     """Whether it passed the gate."""
     message: str = ""
-    """Which thresholds failed."""
+    """The gate's thresholds with the figures: those that failed, or all where none did."""
     store: str | None = None
     """Store that holds it."""
     metrics: list[MetricStatus] = []

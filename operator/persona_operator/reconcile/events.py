@@ -1,15 +1,26 @@
 """Kubernetes Events: one per transition of the status."""
 
-from persona_jobs.api.status import PersonaModelStatus, StageStatus
+from persona_jobs.api.status import PersonaModelStatus, RevisionStatus, StageStatus
 
 from .plan import Event
+from .times import parse_time
 
 MAX_EVENT_MESSAGE = 1000
+# Reasons for waiting that a person wants to know; stages report all others themselves.
+_REPORTED = {
+    "RollingOut",
+    "WaitingForRollout",
+    "WaitingForResources",
+    "WaitingForQuota",
+    "Unschedulable",
+    "JobSuspended",
+}
 
 
 def transition_events(old: PersonaModelStatus, new: PersonaModelStatus) -> tuple[Event, ...]:
     """Return an Event for each transition from `old` to `new`."""
     events = [event for stage in _entries(new) for event in _stage(_find(old, stage), stage)]
+    events += [event for item in new.revisions for event in _gate(old, item)]
     events += _ready(old, new)
     was = old.serving.revision if old.serving else None
     now = new.serving.revision if new.serving else None
@@ -44,14 +55,33 @@ def _stage(old: StageStatus | None, new: StageStatus) -> list[Event]:
     if new.state == state:
         return events
     if new.state == "Succeeded":
-        text = "was already in the store" if new.reused else "is finished"
-        reason = "StageReused" if new.reused else "StageSucceeded"
-        events.append(Event("Normal", reason, f"The result of stage {new.name} {text}."))
+        if new.reused:
+            text = f"The result of stage {new.name} was already in the store."
+            events.append(Event("Normal", "StageReused", text))
+        else:
+            text = f"Stage {new.name} finished{_duration(new)}."
+            events.append(Event("Normal", "StageSucceeded", text))
     elif new.state == "Failed":
         events.append(Event("Warning", "StageFailed", f"Stage {new.name}: {new.message}"))
     elif new.state == "WaitingForRetry":
         events.append(Event("Warning", "StageRetry", f"Stage {new.name}: {new.message}"))
     return events
+
+
+def _duration(stage: StageStatus) -> str:
+    """Return how long a stage took, as part of a sentence."""
+    if stage.started_at is None or stage.finished_at is None:
+        return ""
+    seconds = (parse_time(stage.finished_at) - parse_time(stage.started_at)).total_seconds()
+    return f" in {max(seconds, 0):.0f} s"
+
+
+def _gate(old: PersonaModelStatus, new: RevisionStatus) -> list[Event]:
+    """Report a revision that passes its gate; the condition Ready reports one that doesn't."""
+    before = next((item for item in old.revisions if item.id == new.id), None)
+    if new.gate != "Passed" or (before is not None and before.gate == "Passed"):
+        return []
+    return [Event("Normal", "GatePassed", f"Revision {new.id} passed its gate: {new.message}.")]
 
 
 def _ready(old: PersonaModelStatus, new: PersonaModelStatus) -> list[Event]:
@@ -61,6 +91,8 @@ def _ready(old: PersonaModelStatus, new: PersonaModelStatus) -> list[Event]:
         return []
     if after.status == "True":
         return [Event("Normal", "Ready", after.message)]
+    if after.status == "Unknown" and after.reason in _REPORTED:
+        return [Event("Normal", after.reason, after.message)]
     stage_failed = any(stage.state == "Failed" for stage in _entries(new))
     if after.status == "False" and not stage_failed:
         return [Event("Warning", after.reason, after.message)]

@@ -9,7 +9,12 @@ from persona_jobs.api.status import GateResult, RevisionStatus
 
 @dataclass(frozen=True)
 class GateCheck:
-    """Whether the gate is met, and which thresholds aren't."""
+    """Whether the gate is met.
+
+    Attributes:
+        result: the result.
+        message: the thresholds that aren't met, or all where they are, each with its figures.
+    """
 
     result: GateResult
     message: str = ""
@@ -22,35 +27,36 @@ def check(gate: Gate | None, revision: RevisionStatus) -> GateCheck:
     """
     if gate is None:
         return GateCheck("NotSet")
-    failed = [text for item in gate.thresholds if (text := _missed(item, revision))]
-    return GateCheck("Failed", "; ".join(failed)) if failed else GateCheck("Passed")
+    checked = [_compare(item, revision) for item in gate.thresholds]
+    missed = [text for met, text in checked if not met]
+    if missed:
+        return GateCheck("Failed", "; ".join(missed))
+    return GateCheck("Passed", "; ".join(text for _, text in checked))
 
 
-def _missed(threshold: Threshold, revision: RevisionStatus) -> str:
-    """Return why a threshold isn't met, an empty string where it is."""
+def _compare(threshold: Threshold, revision: RevisionStatus) -> tuple[bool, str]:
+    """Return whether a threshold is met, and the figures that say so."""
     value, dense = revision.number(threshold.metric)
     measured = f"{threshold.name}: {threshold.metric} {_text(value)}"
     if threshold.min is not None:
         met = value is not None and value >= float(threshold.min)
-        return "" if met else f"{measured} is below min {threshold.min}"
+        return met, f"{measured} is {'not ' if met else ''}below min {threshold.min}"
     if threshold.max is not None:
         met = value is not None and value <= float(threshold.max)
-        return "" if met else f"{measured} is above max {threshold.max}"
+        return met, f"{measured} is {'not ' if met else ''}above max {threshold.max}"
     percent = None if value is None or not dense else 100 * value / dense
     if threshold.min_retention_percent is not None:
-        if percent is not None and percent >= threshold.min_retention_percent:
-            return ""
-        return (
-            f"{measured} is {_text(percent)} % of the dense model's {_text(dense)}, below "
-            f"minRetentionPercent {threshold.min_retention_percent}"
+        met = percent is not None and percent >= threshold.min_retention_percent
+        return met, (
+            f"{measured} is {_text(percent)} % of the dense model's {_text(dense)}, "
+            f"{'not ' if met else ''}below minRetentionPercent {threshold.min_retention_percent}"
         )
     limit = threshold.max_increase_percent or 0
-    if percent is not None and percent - 100 <= limit:
-        return ""
     increase = None if percent is None else percent - 100
-    return (
-        f"{measured} is {_text(increase)} % above the dense model's {_text(dense)}, more than "
-        f"maxIncreasePercent {limit}"
+    met = increase is not None and increase <= limit
+    return met, (
+        f"{measured} is {_text(increase)} % above the dense model's {_text(dense)}, "
+        f"{'not ' if met else ''}more than maxIncreasePercent {limit}"
     )
 
 

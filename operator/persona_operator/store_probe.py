@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from persona_jobs.errors import PersonaError
-from persona_jobs.store import S3Options, StageArtifacts, Store, open_store
+from persona_jobs.store import S3Options, StageArtifacts, Store, gives_credentials, open_store
 
 from .reconcile import Stored
 from .server_clock import local_time
@@ -44,7 +44,7 @@ def open_own_store(
         return None
     if access.uri.startswith("file://"):
         return open_store(access.uri)
-    if not environ.get("AWS_ACCESS_KEY_ID"):
+    if not gives_credentials(environ):
         return None
     options = replace(
         S3Options.from_environment(environ),

@@ -1,16 +1,21 @@
 """Looking up results with the operator's own credentials."""
 
 import asyncio
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from persona_jobs.api import Storage
 from persona_jobs.errors import StoreError
-from persona_jobs.store import FileStore, StageArtifacts, StageManifest, Store
+from persona_jobs.store import FileStore, StageArtifacts, StageManifest, Store, open_store
 from persona_operator.reconcile import Stored
 from persona_operator.settings import Store as StoreSettings
 from persona_operator.store_access import StoreAccess, is_operators_own, store_access
 from persona_operator.store_probe import StoreProbe, open_own_store
+from support.credentials_service import Service
+from support.s3_server import running_s3_server
 
 
 def test_the_operators_credentials_are_used_on_the_administrators_store_only() -> None:
@@ -23,6 +28,36 @@ def test_the_operators_credentials_are_used_on_the_administrators_store_only() -
     for storage in ({"uri": "s3://a/other"}, {"endpoint": "http://evil.example"}):
         access = store_access(Storage.model_validate(storage), default)
         assert open_own_store(access, default, environ) is None
+
+
+async def test_the_role_of_the_operators_own_pod_gives_access_to_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    service, key = Service(), ("mask", "a" * 64)
+    with running_s3_server(tmp_path, "artifacts") as server:
+        publish(open_store("s3://artifacts/p", server.options()), key, tmp_path)
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.url}/role")
+        default = StoreSettings(uri="s3://artifacts/p", endpoint=server.endpoint)
+        store = open_own_store(store_access(Storage(), default), default, os.environ)
+        assert store is not None
+        found = StageArtifacts(store).finished(*key)
+        assert found is not None
+        assert found.metrics == {"steps": 5}
+    service.server.shutdown()
+    assert service.asked == ["GET /role"]
+
+
+def publish(store: Store, key: tuple[str, str], directory: Path) -> None:
+    folder = directory / "made"
+    folder.mkdir()
+    (folder / "result.json").write_text("{}")
+    manifest = StageManifest(stage=key[0], stage_version=1, key=key[1], files={}, inputs={},
+                             created_at=datetime.now(UTC), parameters={}, metrics={"steps": 5},
+                             timings={}, versions={}, environment={})  # fmt: skip
+    StageArtifacts(store).publish(manifest, folder)
 
 
 class _Opener:
@@ -71,13 +106,7 @@ async def test_an_absent_result_is_looked_up_again_once_a_job_has_made_it(tmp_pa
         return probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)[key]
 
     assert (await look_up()).state == "Absent"
-    folder = tmp_path / "made"
-    folder.mkdir()
-    (folder / "result.json").write_text("{}")
-    manifest = StageManifest(stage=key[0], stage_version=1, key=key[1], files={}, inputs={},
-                             created_at=datetime.now(UTC), parameters={}, metrics={"steps": 5},
-                             timings={}, versions={}, environment={})  # fmt: skip
-    StageArtifacts(store).publish(manifest, folder)
+    publish(store, key, tmp_path)
     assert probe.look_up(StoreAccess(uri="s3://a"), [key], done.set)[key].state == "Absent"
     probe.forget_absent(key)
     made = await look_up()

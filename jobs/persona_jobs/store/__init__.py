@@ -7,7 +7,7 @@ from .artifacts import StageArtifacts, stage_path
 from .base import ObjectNotFoundError, ObjectStat, ProgressCallback, Store, validate_path
 from .file import FileStore
 from .manifest import FileEntry, StageManifest
-from .options import S3Options
+from .options import S3Options, gives_credentials
 from .s3 import S3Store
 from .transfer import download
 from .urls import open_store
@@ -24,6 +24,7 @@ __all__ = [
     "StageManifest",
     "Store",
     "download",
+    "gives_credentials",
     "open_store",
     "stage_path",
     "validate_path",

@@ -7,6 +7,18 @@ from typing import Self
 
 from ..errors import InputError
 
+# Services that give out a pod's or a machine's own credentials, such as for an IAM role.
+SERVICE_VARIABLES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+
+
+def gives_credentials(environ: Mapping[str, str]) -> bool:
+    """Return whether an environment holds a key pair, or names a service that gives one out."""
+    return any(environ.get(name) for name in ("AWS_ACCESS_KEY_ID", *SERVICE_VARIABLES))
+
 
 @dataclass(frozen=True)
 class S3Options:

@@ -16,7 +16,7 @@ from minio.credentials import AWSConfigProvider, Credentials, IamAwsProvider
 from urllib3.exceptions import HTTPError
 
 from ..errors import InputError
-from .options import S3Options
+from .options import SERVICE_VARIABLES, S3Options
 
 _AWS_ENDPOINT = "https://s3.amazonaws.com"
 _INSTANCE_METADATA = ip_network("fd00:ec2::/32")
@@ -194,14 +194,7 @@ def ambient_credentials(options: S3Options) -> Any:
     """
     if not options.ambient:
         return None
-    if any(
-        os.environ.get(name)
-        for name in (
-            "AWS_WEB_IDENTITY_TOKEN_FILE",
-            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        )
-    ):
+    if any(os.environ.get(name) for name in SERVICE_VARIABLES):
         return _ServiceCredentials(
             http_client=_ServicePool(
                 timeout=urllib3.Timeout(options.connect_timeout, read=options.read_timeout),

@@ -23,6 +23,7 @@ from .pipeline.process import (
     run_process,
     stop_on_signals,
 )
+from .pipeline.references import add_references, owner_of, planned_keys
 from .pipeline.revisions import record_revision
 from .pipeline.runner import planned_stage, run_stage
 from .store import S3Options, StageArtifacts, open_store
@@ -51,6 +52,7 @@ def _run(options: argparse.Namespace, report: ProcessReport) -> None:
     store = open_store(
         required_setting(options.store, "PERSONA_STORE"), S3Options.from_environment(os.environ)
     )
+    add_references(store, owner_of(resource, os.environ), planned_keys(spec))
     scratch = Path(os.environ.get("PERSONA_SCRATCH") or tempfile.gettempdir())
     cache = Path(os.environ.get("PERSONA_CACHE") or scratch / "cache")
     done = run_stage(

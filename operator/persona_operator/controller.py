@@ -338,6 +338,8 @@ class Controller:
                 for item in stage.inputs.items()
             }
             unknown += [stage for stage in stages if stage in needed and stage in done]
+        if unknown:
+            self.probe.refer(access, owner.uid, stages)
         stored = self.probe.look_up(
             access, unknown, lambda: self._queue.add((owner.namespace, owner.name))
         )

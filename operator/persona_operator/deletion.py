@@ -1,4 +1,7 @@
-"""Removes the stored artifacts of a deleted PersonaModel that no other PersonaModel uses."""
+"""Removes the stored artifacts of a deleted PersonaModel that nobody else uses.
+
+Who uses what is in the store itself, as other clusters may share it.
+"""
 
 import asyncio
 import logging
@@ -6,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
-from persona_jobs.pipeline.graph import ANSWERS, answers_key, plan
+from persona_jobs.pipeline.graph import ANSWERS
+from persona_jobs.pipeline.references import planned_keys, read_references, remove_references
 from persona_jobs.pipeline.revisions import pointer_path, revisions_folder
 from persona_jobs.store import StageArtifacts, Store
 
@@ -37,40 +41,54 @@ def used_keys(persona: Persona, profiles: Mapping[str, Profile]) -> set[StageKey
         keys.add((stage, key))
     try:
         resolution = resolve(persona, Observed(), profiles)
-        planned = [] if resolution.missing else plan(resolution.spec)
-        keys |= {(stage.name, stage.key) for stage in planned}
-        keys |= {(ANSWERS, answers_key(stage)) for stage in planned if stage.name == "rewrite"}
+        keys |= set() if resolution.missing else planned_keys(resolution.spec)
     except (TerminalError, InputError):
         # The text is in a ConfigMap: once a stage has started, its key is in the status.
         pass
     return keys
 
 
-def removable_keys(
-    persona: Persona, others: Iterable[Persona], profiles: Mapping[str, Profile]
-) -> tuple[set[StageKey], int]:
-    """Return the keys that only this PersonaModel uses, and how many it shares."""
-    own = used_keys(persona, profiles)
-    shared = set().union(*(used_keys(other, profiles) for other in others)) & own
-    return own - shared, sum(stage != ANSWERS for stage, _ in shared)
+def remove_artifacts(
+    store: Store,
+    persona: Persona,
+    others: Iterable[Persona],
+    profiles: Mapping[str, Profile],
+) -> tuple[int, int]:
+    """Remove what only this PersonaModel uses, and return how many results went and stayed.
 
+    Its own references go first: of two PersonaModels that are deleted at once, the last one removes
+    what both of them used. Removing an absent result is no error, so an interrupted removal is
+    simply repeated.
 
-def remove_artifacts(store: Store, keys: Iterable[StageKey], persona: PersonaKey) -> int:
-    """Remove results and the PersonaModel's record, and return the number of results.
-
-    Removing an absent result is no error, so an interrupted removal is simply repeated.
+    Args:
+        store: the artifact store.
+        persona: the deleted PersonaModel.
+        others: the other PersonaModels that the operator sees; others yet are in the store.
+        profiles: the administrator's resource profiles.
 
     Raises:
         PersonaError: the store can't be reached or refuses.
     """
+    owner = persona.owner
+    mine = used_keys(persona, profiles) | read_references(store, owner.uid).get(owner.uid, set())
+    remove_references(store, owner.uid)
+    held: set[StageKey] = set().union(*read_references(store).values())
+    for other in others:
+        if not (other.deleting and other.resource["spec"].get("artifactPolicy") == "Delete"):
+            held |= used_keys(other, profiles)
     artifacts = StageArtifacts(store)
-    count = 0
-    for stage, key in sorted(keys):
+    for stage, key in sorted(mine - held):
         artifacts.delete(stage, key)
-        count += stage != ANSWERS
-    store.delete(pointer_path(*persona))
-    store.delete_prefix(revisions_folder(*persona))
-    return count
+    shared = mine & held
+    if not any(stage == "slice" for stage, _ in shared):
+        # Another cluster may have a PersonaModel of this name: then the record is its too.
+        store.delete(pointer_path(owner.namespace, owner.name))
+        store.delete_prefix(revisions_folder(owner.namespace, owner.name))
+    return _results(mine - held), _results(shared)
+
+
+def _results(keys: set[StageKey]) -> int:
+    return sum(stage != ANSWERS for stage, _ in keys)
 
 
 async def release(
@@ -129,13 +147,14 @@ async def _remove(
     store = open_own_store(access, settings.store) if access else None
     if store is None:
         return _retained("The operator has no credentials for this PersonaModel's store")
-    keys, shared = removable_keys(persona, other_personas(key), settings.profiles)
-    count = await asyncio.to_thread(remove_artifacts, store, keys, key)
+    count, shared = await asyncio.to_thread(
+        remove_artifacts, store, persona, other_personas(key), settings.profiles
+    )
     return Event(
         "Normal",
         "ArtifactsRemoved",
-        f"{count} results were removed from {store.url}; {shared} are kept because other "
-        "PersonaModels use them.",
+        f"{count} results were removed from {store.url}; {shared} are kept because others use "
+        "them.",
     )
 
 

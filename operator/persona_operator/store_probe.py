@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from persona_jobs.errors import PersonaError
+from persona_jobs.pipeline.references import add_references
 from persona_jobs.store import S3Options, StageArtifacts, Store, gives_credentials, open_store
 
 from .reconcile import Stored
@@ -86,6 +87,7 @@ class StoreProbe:
         self._answers: dict[tuple[str, StageKey], _Answer] = {}
         self._pending: dict[tuple[str, StageKey], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._referred: dict[str, frozenset[StageKey]] = {}
 
     def look_up(
         self, access: StoreAccess, keys: Iterable[StageKey], done: Callable[[], None]
@@ -115,6 +117,31 @@ class StoreProbe:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return result
+
+    def refer(self, access: StoreAccess, owner: str, keys: Iterable[StageKey]) -> None:
+        """Say in the store, once, that `owner` uses these results; the stages do so too.
+
+        Never blocks. Where the store can't be written, a later call tries again.
+        """
+        wanted = frozenset(keys)
+        if not is_operators_own(access, self._default) or self._referred.get(owner) == wanted:
+            return
+        self._referred[owner] = wanted
+        task = asyncio.get_running_loop().create_task(self._refer(access, owner, wanted))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _refer(self, access: StoreAccess, owner: str, keys: frozenset[StageKey]) -> None:
+        try:
+            await asyncio.to_thread(self._write_references, access, owner, keys)
+        except PersonaError as error:
+            self._referred.pop(owner, None)
+            self._warn(access, error)
+
+    def _write_references(self, access: StoreAccess, owner: str, keys: frozenset[StageKey]) -> None:
+        store = self._opener(access, self._default)
+        if store is not None:
+            add_references(store, owner, keys)
 
     def forget(self, access: StoreAccess, keys: Iterable[StageKey]) -> None:
         """Look results up again, whatever the last answer was."""

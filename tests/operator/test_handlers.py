@@ -8,6 +8,7 @@ import pytest
 
 from persona_jobs.api import KIND, RECIPE_KIND
 from persona_jobs.pipeline.graph import keys
+from persona_jobs.pipeline.references import read_references
 from persona_jobs.store import FileStore, StageArtifacts, StageManifest
 from persona_operator import handlers
 from support.fake_cluster import Raw, evaluation_metrics, failed_message
@@ -282,8 +283,12 @@ async def test_stored_results_are_not_computed_again(operator: Operator, tmp_pat
     async with operator.running(config(store=where)):
         operator.cluster.create(persona_document())
         await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+        head = operator.cluster.get(KIND, NAMESPACE, "captain")["metadata"]  # type: ignore[index]
+        await operator.until(lambda: head["uid"] in read_references(store), "references")
     assert operator.created_jobs() == []
     assert all(stage["reused"] for stage in operator.status()["stages"])
+    used = {(stage["name"], stage["key"]) for stage in operator.status()["stages"]}
+    assert read_references(store)[head["uid"]] == used
 
 
 async def test_a_retry_makes_again_what_the_store_has_lost(

@@ -86,7 +86,7 @@ class PersonaModelSpec(SpecModel):
     """Start no further stage; running Jobs are suspended. What is served stays."""
     artifact_policy: Literal["Retain", "Delete"] = "Retain"
     """What happens to the stored artifacts when the PersonaModel is deleted. `Delete` removes those
-    that no other PersonaModel uses."""
+    that nobody else uses, in this cluster or elsewhere."""
 
 
 class Metadata(BaseModel):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..errors import PersonaError, StageInterruptedError
 from ..pipeline.context import StopFlag
 from ..pipeline.graph import PlannedStage, plan
 from ..pipeline.process import LogProgress, stop_on_signals
+from ..pipeline.references import add_references, owner_of, planned_keys
 from ..pipeline.revisions import record_revision
 from ..pipeline.runner import StageReport, run_stage
 from ..sources import cards
@@ -85,10 +87,12 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     reports: list[StageReport] = []
     failure: PersonaError | None = None
     _announce(pipeline)
+    resource, store = pipeline.resource, pipeline.artifacts.store
     try:
+        add_references(store, owner_of(resource, os.environ), planned_keys(resource.spec))
         for report in _reports(pipeline):
             reports.append(report)
-        record_revision(pipeline.artifacts.store, pipeline.resource)
+        record_revision(store, resource)
     except PersonaError as error:
         failure = error
     seconds = time.monotonic() - started

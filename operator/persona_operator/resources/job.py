@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from persona_jobs.api.common import SecretKeyRef
 from persona_jobs.errors import EXIT_INPUT, EXIT_OUT_OF_MEMORY
 from persona_jobs.pipeline.pins import RESOLVE
+from persona_jobs.pipeline.references import OWNER_VARIABLE
 
 from ..labels import (
     ATTEMPT_ANNOTATION,
@@ -200,6 +201,7 @@ def _template(job: StageJob, labels: dict[str, str]) -> Manifest:
         "HOME": SCRATCH_PATH,
         "PERSONA_MANIFEST": f"{MANIFEST_DIRECTORY}/{MANIFEST_FILE}",
         "PERSONA_SCRATCH": SCRATCH_PATH,
+        OWNER_VARIABLE: job.owner.uid,
         "PERSONA_CACHE": CACHE_PATH if job.cache else f"{SCRATCH_PATH}/cache",
     }
     secrets = [

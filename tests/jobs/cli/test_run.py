@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from persona_jobs.api import STAGE_NAMES
+from persona_jobs.cli.run import open_pipeline
 from persona_jobs.models import mask_file
+from persona_jobs.pipeline.references import read_references
+from persona_jobs.store import FileStore
 from support.local_pipeline import PERSONA, environment, manifest, persona, write_manifest
 
 
@@ -39,6 +42,25 @@ def test_every_stage_is_made_and_told(first_run, folder):
     sliced = next(s for s in first_run["stages"] if s["stage"] == "slice")["metrics"]
     assert sliced["width"] == 48
     assert sliced["parameters"] < sliced["denseParameters"]
+
+
+def test_runs_and_stages_say_in_the_store_what_they_use(first_run, folder, tmp_path):
+    store = FileStore(folder / ".persona" / "store")
+    used = {(stage["stage"], stage["key"]) for stage in first_run["stages"]}
+    (by_the_run,) = read_references(store).values()
+    assert used < by_the_run
+    assert {stage for stage, _ in by_the_run - used} == {"answers"}
+    pinned = tmp_path / "manifest.json"
+    resource = open_pipeline(folder / "persona.yaml", first_run["store"]).resource
+    pinned.write_text(json.dumps(resource.manifest()))
+    process = subprocess.run(
+        [sys.executable, "-m", "persona_jobs", "slice", "--manifest", str(pinned),
+         "--store", first_run["store"]],
+        env={**environment(folder), "PERSONA_OWNER": "uid-1", "PERSONA_SCRATCH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert read_references(store)["uid-1"] == by_the_run
 
 
 def test_the_checkpoint_loads_in_plain_transformers(first_run, folder):

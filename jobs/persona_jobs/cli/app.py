@@ -185,6 +185,27 @@ def import_(
 
 
 @app.command()
+def gc(
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="Artifact store: file:///DIR or s3://BUCKET/PREFIX."),
+    ],
+    hours: Annotated[
+        float, typer.Option("--older-than", min=0, help="Keep results younger than this, in hours.")
+    ] = 24,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them.")] = False,
+) -> None:
+    """Print the results in a store that nobody uses any more; with --remove they are removed.
+
+    A result is used while a PersonaModel, a machine or a persona's record in the store names it.
+    Unfinished work stays.
+    """
+    from .gc import collect_garbage
+
+    collect_garbage(store, hours=hours, remove=remove)
+
+
+@app.command()
 def keys(file: ResourceFile) -> None:
     """Print the content key of every stage: equal keys mean equal results."""
     from ..pipeline.graph import plan

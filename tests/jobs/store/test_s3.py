@@ -292,11 +292,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tls_works_with_a_private_certificate_authority(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "root" / BUCKET).mkdir(parents=True)
     server = S3Server(
         tmp_path / "root", cert=certificates / "server.pem", key=certificates / "server.key"
     )
     try:
+        server.make_buckets(BUCKET)
         trusted = server.options(ca_bundle=str(certificates / "ca.pem"))
         store = open_store(f"s3://{BUCKET}/tls", trusted)
         data = random.Random(3).randbytes((17 << 20) + 1)

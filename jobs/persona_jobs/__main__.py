@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, report: ProcessReport) -> None:
         progress=LogProgress(options.stage),
         stop=stop,
     )
-    if options.stage == STAGE_NAMES[-1]:
+    if options.stage == "evaluate":
         record_revision(store, resource)
     report.outcome, report.results = done.outcome, done.results
 

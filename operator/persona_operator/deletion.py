@@ -34,8 +34,7 @@ def used_keys(persona: Persona, profiles: Mapping[str, Profile]) -> set[StageKey
     """Return every (stage, key) that a PersonaModel has produced, reuses, serves or plans."""
     status = persona.status
     keys = {(stage.name, stage.key) for stage in status.stages}
-    keys |= {("slice", item.slice_key) for item in status.revisions}
-    keys |= {("evaluate", item.evaluate_key) for item in status.revisions}
+    keys |= {(made.stage, made.key) for item in status.revisions for made in item.artifacts}
     for entry in status.finished_keys:
         stage, _, key = entry.partition("/")
         keys.add((stage, key))

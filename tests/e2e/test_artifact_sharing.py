@@ -2,11 +2,11 @@
 
 import pytest
 
-from persona_jobs.api import STAGE_NAMES
 from support.bucket import Bucket
 from support.personas import Persona, Spec, merged
 from support.recorder import Recorder
 from support.release import Release
+from support.stage_names import DEFAULT_STAGES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 MATE = "You are the first mate. You answer each question with an order to the crew."
@@ -41,7 +41,7 @@ def test_the_second_persona_starts_no_job_for_shared_stages(
     assert shared == {"reference"}
     assert mate.stages()["reference"]["reused"] is True
     started = recorder.of_persona(mate.namespace, mate.name)
-    assert started == {stage: 1 for stage in STAGE_NAMES if stage not in shared}
+    assert started == {stage: 1 for stage in DEFAULT_STAGES if stage not in shared}
     assert len(recorder.jobs("reference", captain.keys()["reference"])) == 1
 
 
@@ -63,7 +63,7 @@ def test_metrics_artifacts_and_objects_live_as_long_as_their_persona(
     }
     assert series(release, captain)
     keys, artifacts = mate.keys(), bucket.artifacts()
-    assert set(keys) == set(STAGE_NAMES)
+    assert set(keys) == set(DEFAULT_STAGES)
     assert all(artifacts.manifest(stage, key) for stage, key in keys.items())
     pointer = f"personas/{mate.namespace}/{mate.name}.json"
     assert bucket.store().stat(pointer) is not None

@@ -2,11 +2,11 @@
 
 import pytest
 
-from persona_jobs.api import STAGE_NAMES
 from persona_jobs.models import mask_file
 from support.bucket import Bucket
 from support.personas import Persona
 from support.recorder import Recorder
+from support.stage_names import DEFAULT_STAGES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -34,12 +34,12 @@ def test_it_answers_through_the_service(ready: Persona):
 
 
 def test_each_stage_ran_once(ready: Persona, recorder: Recorder):
-    assert recorder.of_persona(ready.namespace, ready.name) == dict.fromkeys(STAGE_NAMES, 1)
+    assert recorder.of_persona(ready.namespace, ready.name) == dict.fromkeys(DEFAULT_STAGES, 1)
 
 
 def test_mask_and_checkpoint_are_in_the_bucket(ready: Persona, bucket: Bucket):
     artifacts, keys = bucket.artifacts(), ready.keys()
-    for stage in STAGE_NAMES:
+    for stage in DEFAULT_STAGES:
         manifest = artifacts.manifest(stage, keys[stage])
         assert manifest is not None
         # Each file is fetched and compared with its recorded size and SHA-256.

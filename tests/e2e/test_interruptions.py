@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from persona_jobs.api import STAGE_NAMES
 from support.cluster import Cluster
 from support.personas import Persona, Spec, merged
 from support.recorder import Recorder
 from support.release import Release
+from support.stage_names import DEFAULT_STAGES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 OUTAGE_SECONDS = 60
@@ -61,7 +61,7 @@ def test_every_stage_finishes_once_despite_interruptions(
 ):
     own = {"persona": {"text": BOATSWAIN}, "instructions": {"maxSamples": 39}}
     persona = Persona(store_outage, namespaces["storm"], "boatswain").apply(merged(tiny, own))
-    for stage in STAGE_NAMES:
+    for stage in DEFAULT_STAGES:
         persona.until(f"{stage} starts", lambda: started(persona, stage), 300, every=0.2)
         kill_operator(release)
         if stage == POD_DELETED_IN:

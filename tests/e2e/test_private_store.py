@@ -8,13 +8,13 @@ import pytest
 import urllib3
 from minio import Minio
 
-from persona_jobs.api import STAGE_NAMES
 from persona_jobs.store import S3Options, StageArtifacts, open_store
 from support.bucket import ACCESS_KEY, SECRET_KEY, Bucket
 from support.cluster import Cluster
 from support.personas import Persona, Spec, merged
 from support.recorder import Recorder
 from support.release import SECRET, Release
+from support.stage_names import DEFAULT_STAGES
 
 # The endpoint for this machine and for pods, and the ConfigMap with the CA as namespace/name/key.
 HOST_ENDPOINT = os.environ.get("E2E_TLS_ENDPOINT", "")
@@ -97,9 +97,9 @@ def test_its_stages_use_only_its_own_store(
     persona.until_ready()
     artifacts = StageArtifacts(private.store())
     keys = persona.keys()
-    assert all(artifacts.manifest(stage, keys[stage]) for stage in STAGE_NAMES)
+    assert all(artifacts.manifest(stage, keys[stage]) for stage in DEFAULT_STAGES)
     # The administrator's store has the same keys from other personas or not at all; the operator
     # has no credentials for this one, so every stage ran and reported its result itself.
-    assert recorder.of_persona(persona.namespace, persona.name) == dict.fromkeys(STAGE_NAMES, 1)
+    assert recorder.of_persona(persona.namespace, persona.name) == dict.fromkeys(DEFAULT_STAGES, 1)
     assert persona.chat("Where?", max_tokens=4) is not None
     persona.delete()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .common import ObjectName, SpecModel, cel, validations
 from .evaluation import Evaluation
 from .execution import Compute, Execution, Storage
+from .exports import Exports
 from .persona import Persona
 from .serving import Serving
 from .sources import BaseModelSource, Instructions, ReferencePersonas
@@ -72,6 +73,9 @@ class PersonaModelSpec(SpecModel):
     """How the sliced model recovers the dense model's behaviour."""
     evaluation: Evaluation = Evaluation()
     """What is measured, and the gate for traffic."""
+    exports: Exports = []
+    """Forms in which the finished model is written for other programs. They are made after the
+    evaluation and keep no revision from taking traffic."""
     serving: Serving = Serving()
     """How the model is served."""
     storage: Storage = Storage()

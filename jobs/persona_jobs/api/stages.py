@@ -57,9 +57,10 @@ class Stage:
         inputs: stages whose results it reads, those that are planned.
         fields: spec fields that its result depends on, beside those of its inputs.
         resumable: whether an interrupted run saves a state and resumes from it.
-        enabled_by: boolean spec fields; the stage is planned when one of them is true, or always
-            when there are none.
+        enabled_by: spec fields; the stage is planned when one of them is true or a list that is
+            not empty, or always when there are none.
         optional_inputs: more stages whose results it reads with some settings.
+        serving_waits: whether a revision takes traffic only once the stage has succeeded.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Stage:
     resumable: bool = False
     enabled_by: tuple[str, ...] = ()
     optional_inputs: tuple[OptionalInput, ...] = ()
+    serving_waits: bool = True
 
 
 def _fields(*paths: str, when: tuple[str, JsonScalar] | None = None) -> tuple[KeyField, ...]:
@@ -246,6 +248,14 @@ STAGES: tuple[Stage, ...] = (
                 "evaluation.baseline",
             ),
         ),
+    ),
+    Stage(
+        name="export",
+        version=1,
+        inputs=("slice", "rewrite"),
+        enabled_by=("exports",),
+        serving_waits=False,
+        fields=(*_PERSONA, *_fields("exports[].format", "exports[].quantization")),
     ),
 )
 

@@ -111,7 +111,7 @@ class ArtifactStatus(StatusModel):
     """One result in the store that belongs to a revision."""
 
     name: str
-    """What it is: `checkpoint` or `evaluation`."""
+    """What it is: `checkpoint`, `evaluation` or `export`."""
     stage: str = ""
     """Stage that made it."""
     key: str = ""

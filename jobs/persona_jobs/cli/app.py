@@ -48,6 +48,20 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class Format(StrEnum):
+    """Forms of an export."""
+
+    GGUF = "GGUF"
+
+
+class Quantization(StrEnum):
+    """Number formats of an export."""
+
+    F16 = "F16"
+    Q8_0 = "Q8_0"
+    Q4_0 = "Q4_0"
+
+
 @app.command()
 def run(
     file: ResourceFile,
@@ -129,6 +143,37 @@ def serve(
     from .serve import serve_persona
 
     serve_persona(file, store, port=port, compare=compare)
+
+
+@app.command()
+def export(
+    file: ResourceFile,
+    store: StoreUrl = None,
+    kind: Annotated[
+        Format, typer.Option("--format", case_sensitive=False, help="What to write.")
+    ] = Format.GGUF,
+    quantization: Annotated[
+        Quantization | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Number format of the matrices. Default: those of spec.exports, else Q8_0.",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Where to put the files. Default: NAME-gguf."
+        ),
+    ] = None,
+) -> None:
+    """Write the finished persona as one file for llama.cpp and Ollama, persona included.
+
+    Beside it is a Modelfile for Ollama.
+    """
+    from .export import export_persona
+
+    chosen = None if quantization is None else quantization.value
+    export_persona(file, store, kind.value, chosen, directory)
 
 
 @app.command()

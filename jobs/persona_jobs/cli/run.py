@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
         add_references(store, owner_of(resource, os.environ), planned_keys(resource.spec))
         for report in _reports(pipeline):
             reports.append(report)
-        record_revision(store, resource)
+            if report.stage == "evaluate":
+                record_revision(store, resource)
     except PersonaError as error:
         failure = error
     seconds = time.monotonic() - started
@@ -105,6 +106,16 @@ def run_pipeline(file: Path, store_url: str | None, *, as_json: bool) -> int:
     if not as_json:
         print_summary(pipeline.artifacts, reports, seconds)
     return 0
+
+
+def run_planned(pipeline: Pipeline, stage: PlannedStage) -> StageReport:
+    """Run one of the pipeline's stages, with progress as `persona run` shows it.
+
+    Raises:
+        PersonaError: the stage failed.
+    """
+    report: StageReport = next(iter([*_reports(replace(pipeline, stages=[stage]))]))
+    return report
 
 
 def _announce(pipeline: Pipeline) -> None:

@@ -41,6 +41,10 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
         f"Report      {_without_scheme(evaluate.path)}/report.html", highlight=False, soft_wrap=True
     )
     console.print(f"Checkpoint  {_without_scheme(sliced.path)}", highlight=False, soft_wrap=True)
+    for report in reports:
+        if report.stage == "export":
+            folder = _without_scheme(report.path)
+            console.print(f"Exports     {folder}", highlight=False, soft_wrap=True)
     console.print(f"{len(reports)} stages, {reused} reused, {seconds:.0f} s", highlight=False)
     made = sum(report.seconds for report in reports)
     console.print(balance(metrics, made), highlight=False, soft_wrap=True)

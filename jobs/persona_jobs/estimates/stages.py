@@ -15,6 +15,9 @@ from .workload import BYTES_PER_TOKEN, REFERENCE_PERSONA_BYTES, TASK_TOKENS
 CHUNK_QUERIES = 128
 MAX_VALIDATION_EXAMPLES = 512
 MAX_TEST_EXAMPLES = 1000
+MAX_EXPORT_EXAMPLES = 100
+# Bits a weight, the scales of the blocks of 32 included.
+EXPORT_BITS = {"F16": 16.0, "Q8_0": 8.5, "Q4_0": 4.5}
 # Bytes of a JSON line beside its texts: a query, a scored query, an example, any other.
 QUERY_LINE_BYTES = 28
 SCORED_LINE_BYTES = 85
@@ -47,6 +50,7 @@ class Estimator(Parts):
             "recover": self._recover,
             "slice": self._slice,
             "evaluate": self._evaluate,
+            "export": self._export,
         }
         return formulas[stage]()
 
@@ -266,4 +270,25 @@ class Estimator(Parts):
             + int(cache),
             store_bytes=REPORT_BYTES + int(questions * variants * answer * BYTES_PER_TOKEN),
             scratch_bytes=scratch,
+        )
+
+    def _export(self) -> StageEstimate:
+        work, shape = self._work, self._shape
+        weights = shape.parameters - (shape.ffn_parameters - self._kept_ffn)
+        names = [export.quantization for export in self._spec.exports]
+        vocabulary = shape.vocabulary * shape.hidden_size
+        store = len(names) * TOKENIZER_BYTES
+        for bits in (EXPORT_BITS[name] for name in names):
+            # The vocabulary's weights have 8 bits at least.
+            store += int((bits * (weights - vocabulary) + max(bits, 8.5) * vocabulary) / 8)
+        measured = min(work.test, MAX_EXPORT_EXAMPLES)
+        operations = (1 + len(names)) * self._forward(
+            measured * self._conversation, measured * self._answer
+        )
+        # Rounding takes a few dozen operations a weight on one core.
+        rounding = len(names) * weights / 30e6
+        return StageEstimate(
+            seconds=self._seconds(operations, store, rounding),
+            memory_bytes=PROCESS_BYTES + 4 * weights + self._batch(work.persona_tokens),
+            store_bytes=store,
         )

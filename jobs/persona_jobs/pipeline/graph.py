@@ -198,7 +198,8 @@ def _holds(spec: Mapping[str, Any], path: str, wanted: Any) -> bool:
 
 
 def _is_planned(stage: Stage, spec: Mapping[str, Any]) -> bool:
-    return not stage.enabled_by or any(_value(spec, path) is True for path in stage.enabled_by)
+    values = [_value(spec, path) for path in stage.enabled_by]
+    return not values or any(value is not _UNSET and bool(value) for value in values)
 
 
 def _inputs(stage: Stage, spec: Mapping[str, Any]) -> list[str]:

@@ -36,6 +36,9 @@ from .results import Outcome
 
 RECORDED_PACKAGES = ("persona-pruner", "torch", "transformers", "safetensors", "datasets")
 
+# Where stages that are not always planned are switched on.
+_SWITCHES = {"recover": "spec.recovery", "export": "spec.exports"}
+
 
 @dataclass(frozen=True)
 class StageReport:
@@ -71,7 +74,7 @@ def planned_stage(spec: PersonaModelSpec, name: str) -> PlannedStage:
     raise InputError(
         f"Stage {name!r} is not part of this persona's pipeline",
         hint="Choose one of " + ", ".join(stage.name for stage in stages),
-        subject="spec.recovery" if name == "recover" else "",
+        subject=_SWITCHES.get(name, ""),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from persona_jobs.api.stages import STAGE_NAMES, stage
 from persona_jobs.api.status import StageStatus
 from persona_jobs.pipeline.pins import RESOLVE
 from persona_jobs.pipeline.results import EvaluationMetrics
@@ -36,9 +37,15 @@ class Progress:
         return self.status.state == "Succeeded"
 
 
-def finished_key(stage: str, key: str) -> str:
+def awaited(progress: Progress) -> bool:
+    """Return whether a revision takes traffic only once this stage has succeeded."""
+    name = progress.status.name
+    return name not in STAGE_NAMES or stage(name).serving_waits
+
+
+def finished_key(name: str, key: str) -> str:
     """Return an entry of `status.finishedKeys`."""
-    return f"{stage}/{key}"
+    return f"{name}/{key}"
 
 
 def finished_keys(context: Context, progress: list[Progress]) -> list[str]:

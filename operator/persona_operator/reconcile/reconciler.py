@@ -11,12 +11,13 @@ from .events import transition_events
 from .observed import Observed
 from .persona import Persona
 from .plan import Apply, Delete, Plan, PlanBuilder
-from .progress import finished_keys
+from .progress import awaited, finished_keys
 from .readiness import Readiness, Situation, failed, readiness
 from .resolution import TerminalError
 from .revisions import current_id, update_revisions
 from .serving import Serving, reconcile_serving
 from .source_status import source_status
+from .stage_results import EXPORT
 from .stages import reconcile_stages
 from .summary import summarize_revision
 
@@ -46,8 +47,9 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
     planned = context.pending_lookup is None
     # A retry is handled once the store has been asked for every result of the plan.
     verified = planned and not any(item.state == "Pending" for item in observed.stored.values())
-    finished = planned and all(item.succeeded for item in progress)
-    revisions = update_revisions(context, evaluation, finished=finished)
+    finished = planned and all(item.succeeded for item in progress if awaited(item))
+    exported = any(item.succeeded for item in progress if item.status.name == EXPORT)
+    revisions = update_revisions(context, evaluation, finished=finished, exported=exported)
     serving = reconcile_serving(context, revisions.target, builder)
     ready = readiness(Situation(context, progress, revisions, serving))
     served = serving.status.revision if serving.status else None

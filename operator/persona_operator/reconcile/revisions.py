@@ -1,13 +1,14 @@
 """Finished models: which there are, whether they meet the gate, and which one to serve."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from persona_jobs.api.status import RevisionStatus
 from persona_jobs.pipeline.results import EvaluationMetrics
 
 from . import gate
 from .context import Context
-from .stage_results import revision_from_evaluation
+from .stage_results import EXPORT, revision_from_evaluation, with_export
 from .times import format_time
 
 MAX_REVISIONS = 10
@@ -38,14 +39,15 @@ def current_id(context: Context) -> str | None:
 
 
 def update_revisions(
-    context: Context, evaluation: EvaluationMetrics | None, *, finished: bool
+    context: Context, evaluation: EvaluationMetrics | None, *, finished: bool, exported: bool
 ) -> Revisions:
     """Add a newly evaluated model, check the current one, choose the one to serve.
 
     Args:
         context: the reconciliation.
         evaluation: metrics that the evaluate stage has just reported.
-        finished: whether all stages of the current spec have succeeded.
+        finished: whether all stages that traffic waits for have succeeded for the current spec.
+        exported: whether the exports of the current spec are in the store.
     """
     keys = {stage.name: stage.key for stage in context.stages}
     known = list(context.persona.status.revisions)
@@ -63,7 +65,9 @@ def update_revisions(
     for position, item in enumerate(known):
         if finished and item.evaluate_key == keys["evaluate"] and item.slice_key == keys["slice"]:
             checked = gate.check(context.spec.evaluation.gate, item)
-            update = {"gate": checked.result, "message": checked.message}
+            update: dict[str, Any] = {"gate": checked.result, "message": checked.message}
+            if exported:
+                update["artifacts"] = with_export(item.artifacts, keys[EXPORT])
             current = known[position] = item.model_copy(update=update)
     usable = [item for item in known if item.store in {None, context.store.identity}]
     target, pin_missing = _target(context, usable, current)

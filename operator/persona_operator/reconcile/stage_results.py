@@ -10,6 +10,7 @@ from persona_jobs.pipeline.graph import short_key
 from persona_jobs.pipeline.pins import digest_of
 from persona_jobs.pipeline.results import EvaluationMetrics
 
+EXPORT = "export"
 MAX_RESULTS = 24
 MAX_VALUE_LENGTH = 120
 
@@ -94,6 +95,12 @@ def revision_from_evaluation(
             ArtifactStatus(name="evaluation", stage="evaluate", key=evaluate_key),
         ],
     )
+
+
+def with_export(artifacts: list[ArtifactStatus], key: str) -> list[ArtifactStatus]:
+    """Return a revision's artifacts with the newest exports instead of former ones."""
+    others = [item for item in artifacts if item.name != EXPORT]
+    return [*others, ArtifactStatus(name=EXPORT, stage=EXPORT, key=key)]
 
 
 def _metrics(evaluation: EvaluationMetrics) -> list[MetricStatus]:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from persona_jobs.api import STAGE_NAMES
 from support.local_pipeline import environment, manifest, persona, write_manifest
+from support.stage_names import DEFAULT_STAGES
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def states(document):
 
 def test_what_is_in_the_store_is_reused_and_the_rest_is_summed_up(folder):
     before = planned(folder)
-    assert states(before) == dict.fromkeys(STAGE_NAMES, "runs")
+    assert states(before) == dict.fromkeys(DEFAULT_STAGES, "runs")
     assert before["assumed"]["instructions"] == "60 instructions"
     code = (
         "import sys\nfrom pathlib import Path\n"
@@ -42,7 +42,7 @@ def test_what_is_in_the_store_is_reused_and_the_rest_is_summed_up(folder):
     subprocess.run(command, check=True, env=environment(folder), cwd=folder, timeout=120)
     after = planned(folder)
     assert states(after) == {
-        **dict.fromkeys(STAGE_NAMES, "runs"),
+        **dict.fromkeys(DEFAULT_STAGES, "runs"),
         "reference": "reused",
         "score": "reused",
     }
@@ -64,7 +64,7 @@ def test_the_table_names_every_stage_and_what_was_assumed(folder):
         "2",
     )
     assert result.returncode == 0, result.stderr
-    for stage in STAGE_NAMES:
+    for stage in DEFAULT_STAGES:
         assert f"\n {stage} " in result.stdout
     assert "7 of 7 stages are ahead" in result.stdout
     assert "60 instructions at 2 TFLOP/s" in result.stdout

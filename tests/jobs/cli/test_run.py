@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from persona_jobs.api import STAGE_NAMES
 from persona_jobs.cli.run import open_pipeline
 from persona_jobs.models import mask_file
 from persona_jobs.pipeline.references import read_references
 from persona_jobs.store import FileStore
 from support.local_pipeline import PERSONA, environment, manifest, persona, write_manifest
+from support.stage_names import DEFAULT_STAGES
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def outcomes(document):
 
 
 def test_every_stage_is_made_and_told(first_run, folder):
-    assert outcomes(first_run) == dict.fromkeys(STAGE_NAMES, "made")
+    assert outcomes(first_run) == dict.fromkeys(DEFAULT_STAGES, "made")
     assert first_run["store"] == f"file://{folder}/.persona/store"
     for stage in first_run["stages"]:
         made = Path(stage["path"].removeprefix("file://"))
@@ -101,7 +101,7 @@ def test_no_machine_path_and_no_secret_is_in_the_artifacts(first_run, folder):
 def test_a_second_run_reuses_everything(first_run, folder):
     result = persona(folder, "run", folder / "persona.yaml", "-o", "json")
     document = json.loads(result.stdout)
-    assert outcomes(document) == dict.fromkeys(STAGE_NAMES, "reused")
+    assert outcomes(document) == dict.fromkeys(DEFAULT_STAGES, "reused")
     assert [s["key"] for s in document["stages"]] == [s["key"] for s in first_run["stages"]]
 
 
@@ -124,8 +124,8 @@ def test_another_sparsity_reruns_mask_and_later_only(first_run, folder, teacher)
     file.write_text(json.dumps(other), encoding="utf-8")
     document = json.loads(persona(folder, "run", file, "-o", "json").stdout)
     assert outcomes(document) == {
-        **dict.fromkeys(STAGE_NAMES[:3], "reused"),
-        **dict.fromkeys(STAGE_NAMES[3:], "made"),
+        **dict.fromkeys(DEFAULT_STAGES[:3], "reused"),
+        **dict.fromkeys(DEFAULT_STAGES[3:], "made"),
     }
     assert len(teacher.requests) == asked, "the teacher was not asked again"
     record = json.loads((folder / ".persona/store/personas/default/captain.json").read_text())

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from persona_jobs.api import STAGE_NAMES, parse_resource
+from persona_jobs.api import parse_resource
 from persona_jobs.cli.plan import GPU_BANDWIDTH, GPU_FLOPS, duration, size
 from persona_jobs.estimates.machine import Machine
 from persona_jobs.estimates.shape import from_config
 from persona_jobs.estimates.stages import Estimator
 from persona_jobs.estimates.workload import workload
+from support.stage_names import DEFAULT_STAGES
 
 from .test_shape import LLAMA_3B, LLAMA_8B
 
@@ -31,7 +32,7 @@ def rows(config):
     shape = from_config(config)
     work = workload(resource.spec, None)
     estimator = Estimator(resource.spec, shape, work, shape.intermediate_size * 3 // 4, GPU)
-    for stage in STAGE_NAMES:
+    for stage in DEFAULT_STAGES:
         estimate = estimator.of(stage)
         cells = [
             duration(estimate.seconds),

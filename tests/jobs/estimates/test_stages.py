@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from persona_jobs.api import STAGE_NAMES
 from persona_jobs.api.training import Pruning
 from persona_jobs.estimates import parts
 from persona_jobs.estimates import stages as formulas
@@ -23,6 +22,7 @@ from persona_jobs.training import distillation
 from persona_jobs.training.losses import CHUNK_POSITIONS
 from support.endpoint import Reply, completion, running_endpoint, user_text
 from support.local_pipeline import environment, manifest, write_instructions
+from support.stage_names import DEFAULT_STAGES
 from support.stages import Stages, spec_of
 from support.tiny import tiny_model
 
@@ -49,7 +49,7 @@ def made(tmp_path_factory):
             evaluation={"maxQueries": 3, "baseline": False, "genericSamples": 4},
         )
         stages = Stages(spec, folder, "store")
-        for name in STAGE_NAMES:
+        for name in DEFAULT_STAGES:
             stages.run(name)
     return stages
 
@@ -92,7 +92,9 @@ def test_the_formulas_use_the_constants_of_the_code():
 def test_the_endpoint_reads_and_writes_the_estimated_tokens(made, estimator):
     answers = sum(len(made.files("rewrite")[f"{name}.jsonl"].splitlines()) for name in SPLITS)
     assert estimator.of("rewrite").teacher_tokens > 100 * answers
-    assert all(estimator.of(name).teacher_tokens == 0 for name in STAGE_NAMES if name != "rewrite")
+    assert all(
+        estimator.of(name).teacher_tokens == 0 for name in DEFAULT_STAGES if name != "rewrite"
+    )
 
 
 SPLITS = ("train", "validation", "test")

@@ -6,10 +6,11 @@ from importlib.util import find_spec
 import pytest
 from pydantic import BaseModel
 
-from persona_jobs.api import STAGE_NAMES, STAGES, PersonaModelSpec
+from persona_jobs.api import STAGES, PersonaModelSpec
 from persona_jobs.api.stages import UNKEYED_FIELDS, KeyField, Stage
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import answers_key, keys, plan, stage_parameters
+from support.stage_names import DEFAULT_STAGES
 
 SPEC = {
     "persona": {"text": "You are a captain."},
@@ -41,7 +42,7 @@ def keys_before(path):
 
 def rerun_by(path, value):
     before, after = keys_before(path), keys(with_change(path, value))
-    return [stage for stage in STAGE_NAMES if before.get(stage) != after.get(stage)]
+    return [stage for stage in DEFAULT_STAGES if before.get(stage) != after.get(stage)]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def rerun_by(path, value):
     ],
 )
 def test_a_change_reruns_its_stage_and_all_that_read_it(path, value, first):
-    assert rerun_by(path, value) == list(STAGE_NAMES[STAGE_NAMES.index(first) :])
+    assert rerun_by(path, value) == list(DEFAULT_STAGES[DEFAULT_STAGES.index(first) :])
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_every_stage_comes_after_its_inputs():
         assert {name: seen[name] for name in stage.inputs} == stage.inputs
         seen[stage.name] = stage.key
         assert len(stage.key) == 64
-    assert tuple(seen) == STAGE_NAMES
+    assert tuple(seen) == DEFAULT_STAGES
 
 
 def test_without_recovery_its_stage_is_left_out():
@@ -145,6 +146,33 @@ def test_without_recovery_its_stage_is_left_out():
     names = [stage.name for stage in plan(spec)]
     assert "recover" not in names
     assert all("recover" not in stage.inputs for stage in plan(spec))
+
+
+def test_without_exports_their_stage_is_left_out():
+    spec = PersonaModelSpec.model_validate(SPEC)
+    assert "export" not in keys(spec)
+    assert "export" not in keys(with_change("exports", []))
+    exported = keys(with_change("exports", [{"format": "GGUF"}]))
+    assert list(exported) == [*DEFAULT_STAGES, "export"]
+    assert {name: exported[name] for name in DEFAULT_STAGES} == keys(spec)
+
+
+def test_an_exports_key_holds_what_is_written():
+    def key(*quantizations, **more):
+        exports = [{"format": "GGUF", "quantization": name} for name in quantizations]
+        document = {**SPEC, "exports": exports, **more}
+        return keys(PersonaModelSpec.model_validate(document))["export"]
+
+    default = keys(with_change("exports", [{"format": "GGUF"}]))["export"]
+    assert key("Q8_0") == default
+    found = {key("Q8_0"), key("Q4_0"), key("F16", "Q8_0")}
+    assert len(found | {key("Q8_0", persona={"text": "You are a monk."})}) == 4
+    assert key("Q8_0", evaluation={"maxQueries": 7}) == default
+
+
+def test_the_same_export_twice_is_refused():
+    with pytest.raises(ValueError, match="more than once"):
+        with_change("exports", [{"format": "GGUF"}, {"format": "GGUF", "quantization": "Q8_0"}])
 
 
 def test_settings_of_a_part_that_is_off_decide_nothing():
@@ -230,8 +258,8 @@ def card_keys(**fields):
 )
 def test_a_card_is_the_persona_by_its_content_and_by_what_user_becomes(field, value):
     before, after = card_keys(), card_keys(**{field: value})
-    changed = [stage for stage in STAGE_NAMES if before.get(stage) != after.get(stage)]
-    assert changed == list(STAGE_NAMES)[1:]
+    changed = [stage for stage in DEFAULT_STAGES if before.get(stage) != after.get(stage)]
+    assert changed == list(DEFAULT_STAGES)[1:]
     assert card_keys(endpoint="https://s3.example") == before
 
 

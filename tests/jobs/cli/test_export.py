@@ -1,0 +1,113 @@
+"""`persona export` and `spec.exports`, from the run to the files on a player's machine."""
+
+import json
+import math
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from persona_jobs.dataset import Example, read_jsonl
+from persona_jobs.models.chat import conversation
+from support.byte_pairs import byte_pair_tokenizer
+from support.local_pipeline import PERSONA, manifest, persona, write_instructions, write_manifest
+from support.tiny import save_checkpoint, tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    tokenizer = byte_pair_tokenizer()
+    save_checkpoint(tiny_model(vocab_size=len(tokenizer)), tokenizer, folder / "base")
+    write_instructions(folder / "instructions.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder, teacher):
+    exports = [{"format": "GGUF", "quantization": name} for name in ("Q8_0", "Q4_0")]
+    file = write_manifest(folder, manifest(folder, teacher.url, exports=exports))
+    result = persona(folder, "run", file, "-o", "json")
+    assert result.returncode == 0, result.stderr
+    stages = {stage["stage"]: stage for stage in json.loads(result.stdout)["stages"]}
+    assert list(stages)[-1] == "export"
+    return stages
+
+
+def path_of(run, stage):
+    return Path(run[stage]["path"].removeprefix("file://"))
+
+
+def plain_perplexity(model, tokenizer, examples):
+    total, count = 0.0, 0
+    for example in examples:
+        given = conversation(tokenizer, example.system, example.query, example.answer)
+        with torch.no_grad():
+            log_p = model(torch.tensor([given.ids])).logits[0].log_softmax(-1)
+        for position in range(given.answer_start, len(given.ids)):
+            total -= float(log_p[position - 1, given.ids[position]])
+            count += 1
+    return math.exp(total / count)
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
+def test_the_reported_perplexity_is_that_of_the_file(run, name):
+    metrics, made = run["export"]["metrics"], path_of(run, "export")
+    model = AutoModelForCausalLM.from_pretrained(
+        made,
+        gguf_file=f"model-{name}.gguf",
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(path_of(run, "slice"))
+    examples = read_jsonl(path_of(run, "rewrite") / "test.jsonl", Example)
+    expected = plain_perplexity(model, tokenizer, examples)
+    assert metrics[f"perplexity{name}"] == pytest.approx(expected, rel=1e-3)
+    increase = 100 * (metrics[f"perplexity{name}"] / metrics["perplexity"] - 1)
+    assert metrics[f"perplexityIncreasePercent{name}"] == pytest.approx(increase, abs=1e-3)
+    assert metrics[f"bytes{name}"] == (made / f"model-{name}.gguf").stat().st_size
+
+
+def test_the_file_carries_the_persona(run):
+    reader = gguf.GGUFReader(path_of(run, "export") / "model-Q4_0.gguf")
+    assert json.dumps(PERSONA)[1:-1] in reader.fields["tokenizer.chat_template"].contents()
+    text = (path_of(run, "export") / "model-Q4_0.Modelfile").read_text()
+    assert text.startswith("FROM ./model-Q4_0.gguf\n")
+    assert PERSONA in text
+
+
+def test_export_copies_what_the_run_made(run, folder):
+    result = persona(folder, "export", folder / "persona.yaml", "-o", folder / "all")
+    assert result.returncode == 0, result.stderr
+    made = path_of(run, "export")
+    for line in result.stdout.splitlines():
+        assert Path(line).parent == folder / "all"
+    for name in ("Q8_0", "Q4_0"):
+        for suffix in ("gguf", "Modelfile"):
+            copied = folder / "all" / f"model-{name}.{suffix}"
+            assert copied.read_bytes() == (made / copied.name).read_bytes()
+    assert "reused" in result.stderr
+
+
+def test_export_makes_another_number_format(run, folder):
+    target = folder / "half"
+    result = persona(
+        folder, "export", folder / "persona.yaml", "--format", "gguf", "--quantization", "f16",
+        "-o", target,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert {path.suffix for path in target.iterdir()} >= {".gguf", ".Modelfile"}
+    reader = gguf.GGUFReader(target / "model-F16.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert kinds["blk.0.ffn_down.weight"] == "F16"
+
+
+def test_export_needs_a_finished_checkpoint(run, folder):
+    document = (folder / "persona.yaml").read_text().replace("Flint", "Hook")
+    other = folder / "other.yaml"
+    other.write_text(document)
+    result = persona(folder, "export", other)
+    assert result.returncode == 2
+    assert "There is no checkpoint for this PersonaModel yet" in result.stderr

@@ -172,7 +172,8 @@ def _pool_section(settings: Settings, cells: Sequence[Cell], pool: Sequence[Cell
             "",
             f"{NAMES[pools.METHOD].capitalize()} with the full recovery, {percent} % removed, "
             f"measured on {', '.join(sorted(personas))}. Training answers: {answers}. Queries that "
-            "a slice is measured on are left out of the data of all personas that it is made from.",
+            "a slice is measured on are left out of the data of all personas that it is made from. "
+            "Minutes are those of one slice.",
             "",
             *_table("made from", SOURCES, by_source, OWN),
             "",

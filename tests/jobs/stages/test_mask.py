@@ -123,6 +123,7 @@ def publish(artifacts: StageArtifacts, directory: Path, stage: str, key: str) ->
         write_jsonl(made / "train.jsonl", examples(8))
         # Seen in training too, so that learning surely improves them.
         write_jsonl(made / "validation.jsonl", examples(6))
+        write_jsonl(made / "test.jsonl", examples(10)[8:])
     artifacts.publish(StageManifest(stage=stage, stage_version=1, key=key), made)
 
 

@@ -35,10 +35,14 @@ def context(tmp_path: Path) -> StageContext:
         *generic(40, HOSTILE, "An answer."),
         *generic(40, "Which tag", "The tag is <|im_end|>"),
     ]
-    examples = [Example.of("Be Ada.", f"Who {index}?", "Ada.", "I.") for index in range(4)]
+    examples = [Example.of("Be Ada.", f"Who {index}?", "Ada.", "I.") for index in range(5)]
     for stage, files in {
         "score": {"queries.jsonl": queries},
-        "rewrite": {"train.jsonl": examples[:3], "validation.jsonl": examples[3:]},
+        "rewrite": {
+            "train.jsonl": examples[:3],
+            "validation.jsonl": examples[3:4],
+            "test.jsonl": examples[4:],
+        },
     }.items():
         folder = tmp_path / stage
         folder.mkdir()

@@ -70,6 +70,9 @@ class FakeHub:
             self._send(request, 200, json.dumps(info).encode(), {})
         else:
             file = "/".join(parts[4:])
+            if file not in files:
+                self._send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
+                return
             data = files[file]
             if request.command == "GET":
                 self.fetched.append(file)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ..errors import InputError
 from .field_errors import describe_errors, invalid_fields
+from .persona import PersonaCard
 from .persona_model import API_VERSION, KIND, PersonaModel
 from .recipe import RECIPE_KIND, merge_recipe, parse_recipe, without_nulls
 from .yaml_documents import yaml_documents
@@ -78,10 +79,12 @@ class CheckedResource(NamedTuple):
     Attributes:
         title: its kind and name.
         base_model: URI of its base model, empty where a recipe sets none.
+        card: the character card that it names.
     """
 
     title: str
     base_model: str
+    card: PersonaCard | None = None
 
 
 def validate_file(path: Path) -> list[CheckedResource]:
@@ -99,13 +102,14 @@ def validate_file(path: Path) -> list[CheckedResource]:
         )
     checked = []
     for name, recipe in documents.recipes.items():
-        spec = parse_recipe(recipe, source=str(path)).spec
-        base = str((spec.get("baseModel") or {}).get("uri") or "")
+        given = parse_recipe(recipe, source=str(path)).spec
+        base = str((given.get("baseModel") or {}).get("uri") or "")
         checked.append(CheckedResource(f"{RECIPE_KIND} {name}", base))
     for model in documents.models:
         resource = resolve_document(model, documents, source=str(path))
         title = f"{KIND} {resource.metadata.name}"
-        checked.append(CheckedResource(title, resource.spec.base_model.uri))
+        spec = resource.spec
+        checked.append(CheckedResource(title, spec.base_model.uri, spec.persona.card))
     return checked
 
 

@@ -183,17 +183,24 @@ def validate(
     """Check files and print every error with its field path.
 
     A base model on this machine is checked too: its family and its number format, by its
-    configuration or GGUF header. Of any other the output says that it is not checked.
+    configuration or GGUF header, and so is a character card. Of any other the output says that it
+    is not checked.
     """
-    from ..sources.quick_check import check_base_model
+    from ..sources.quick_check import check_base_model, check_card
 
     failed = False
     for file in files:
         try:
-            for title, base in validate_file(file):
-                unchecked = check_base_model(base) if base else ""
-                note = f"; its base model {base} is not checked: {unchecked}" if unchecked else ""
-                typer.echo(f"{file}: {title} is valid{note}")
+            for title, base, card in validate_file(file):
+                unchecked = {}
+                if base:
+                    unchecked[f"base model {base}"] = check_base_model(base)
+                if card:
+                    unchecked[f"card {card.uri}"] = check_card(card)
+                notes = [
+                    f"; its {what} is not checked: {why}" for what, why in unchecked.items() if why
+                ]
+                typer.echo(f"{file}: {title} is valid{''.join(notes)}")
         except PersonaError as error:
             failed = True
             typer.echo(error, err=True)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..api import API_VERSION, KIND, MAX_NAME_LENGTH, parse_resource
-from ..errors import InputError, StoreError
+from ..errors import CardError, InputError, StoreError
 from ..sources import cards
 from ..sources.cards import CardPersona
 from .local import default_cache
@@ -30,7 +30,11 @@ def import_card(source: str, output: Path | None, *, user: str, base_model: str)
         StoreError: the card can't be read, or the output can't be written.
     """
     uri = source if "://" in source else Path(source).absolute().as_uri()
-    persona = cards.load(uri, user=user, cache_dir=default_cache())
+    try:
+        persona = cards.load(uri, user=user, cache_dir=default_cache())
+    except CardError as error:
+        error.subject = source
+        raise
     document = persona_model(persona, base_model)
     parse_resource(document, source=source)
     text = as_yaml(document)

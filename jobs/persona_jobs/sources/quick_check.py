@@ -1,13 +1,16 @@
-"""A check of a base model that reads no weights and nothing from the network."""
+"""A check of base model and card that reads no weights and nothing from the network."""
 
 import importlib.util
 from pathlib import Path
 
+from ..api.persona import PersonaCard
 from ..errors import InputError
 from ..store.urls import file_url_path
-from . import gguf
+from . import cards, gguf
 from .checkpoint import check_config
 from .package import package_path
+
+_ELSEWHERE = "it is not on this machine"
 
 
 def check_base_model(uri: str) -> str:
@@ -24,7 +27,7 @@ def check_base_model(uri: str) -> str:
     """
     path = _local_path(uri)
     if path is None:
-        return "it is not on this machine"
+        return _ELSEWHERE
     if path.is_dir():
         check_config(path)
         return ""
@@ -34,8 +37,24 @@ def check_base_model(uri: str) -> str:
     return ""
 
 
+def check_card(card: PersonaCard) -> str:
+    """Check a character card, if it is on this machine.
+
+    Returns:
+        Why it was not checked, empty if it was.
+
+    Raises:
+        CardError: it is malformed, too large, or holds what no persona may hold.
+        StoreError: it can't be read.
+    """
+    if _local_path(card.uri) is None:
+        return _ELSEWHERE
+    cards.load(card.uri, user=card.user)
+    return ""
+
+
 def _local_path(uri: str) -> Path | None:
-    """Return the path of a model on this machine; a path of a cluster may be absent here."""
+    """Return the path of a source on this machine; a path of a cluster may be absent here."""
     if uri.startswith("file://"):
         path = file_url_path(uri)
         return path if path.exists() else None

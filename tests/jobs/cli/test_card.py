@@ -95,6 +95,30 @@ def test_a_bad_card_is_one_line(tmp_path, name, data, message):
     assert not (tmp_path / "captain.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("uri", "code", "message"),
+    [
+        ("good.json", 0, "captain is valid;"),
+        ("bad.json", 2, "bad.json: The JSON is no character card"),
+        ("none.json", 0, "none.json is not checked: it is not on this machine"),
+        ("s3://cards/a.png", 0, "card s3://cards/a.png is not checked: it is not on this machine"),
+    ],
+)
+def test_validate_checks_a_card_on_this_machine(tmp_path, uri, code, message):
+    (tmp_path / "good.json").write_bytes(json_bytes(card()))
+    (tmp_path / "bad.json").write_bytes(b"{}")
+    source = uri if "://" in uri else (tmp_path / uri).as_uri()
+    document = {
+        "apiVersion": "persona-pruner.io/v1alpha1",
+        "kind": "PersonaModel",
+        "metadata": {"name": "captain"},
+        "spec": {"persona": {"card": {"uri": source}}, "baseModel": {"uri": "hf://org/model"}},
+    }
+    done = persona(tmp_path, "validate", write_manifest(tmp_path, document))
+    assert done.returncode == code
+    assert message in done.stdout + done.stderr
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.text(

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from persona_jobs.api.persona import MAX_EXAMPLES, MAX_MESSAGE_CHARACTERS, MAX_TURNS, Dialogue
 from persona_jobs.errors import CardError
 from persona_jobs.sources import cards
+from persona_jobs.sources.access import SourceAccess
 from persona_jobs.sources.cards import containers
 from support.cards import TEXT, card, charx, chunk, json_bytes, png, text_chunk
+from support.fake_hub import COMMIT, FakeHub
 
 
 def read(data, user="you"):
@@ -65,13 +67,39 @@ def test_the_newer_of_two_cards_in_an_image_counts():
     assert read(both).name == "New"
 
 
+def test_a_card_in_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hub = FakeHub()
+    try:
+        hub.models["org/cards"] = {"sea/captain.png": IMAGE}
+        access = SourceAccess(endpoint=hub.endpoint, token="hf_own")
+        where = {"user": "you", "cache_dir": tmp_path, "access": access}
+        assert cards.load("hf://org/cards/sea/captain.png", COMMIT, **where).text == TEXT
+        assert hub.tokens == {"Bearer hf_own"}
+        with pytest.raises(CardError, match=r"data set org/cards has no file sea/none\.png"):
+            cards.load("hf://org/cards/sea/none.png", COMMIT, **where)
+        with pytest.raises(CardError, match="names no file"):
+            cards.load("hf://org/cards", COMMIT, **where)
+    finally:
+        hub.stop()
+
+
+def test_other_schemes_are_refused_with_those_that_work():
+    with pytest.raises(
+        CardError, match="Download the card, or use file://, s3://, hf:// or pkg://"
+    ):
+        cards.load("https://cards.example/captain.png", user="you")
+
+
 def test_macros_are_names_and_nothing_else_is_evaluated():
-    text = "{{CHAR}} <USER> {{user}} <bot> {{// a secret}}{{original}} {{ 7*7 }} {{roll:d6}}"
+    text = (
+        "{{CHAR}} <USER> {{user}} <bot> {{// a secret}}{{original}} {{ 7*7 }} {{roll:d6}} {{#if x}}"
+    )
     persona = read(card(3, nickname="Eli", description=text, system_prompt=""), user="sailor")
     assert "Eli sailor sailor Eli  {{ 7*7 }} {{roll:d6}}" in persona.text
     assert persona.text.startswith("You are Eli.")
     assert persona.name == "Elias Marlowe"
-    assert any("{{roll:d6}}" in note for note in persona.notes)
+    assert any("{{roll:d6}}, {{#if x}}" in note for note in persona.notes)
     # What replaces a macro is no macro again.
     assert "{{char}}" in read(card(name="{{user}}", description="{{user}}"), "{{char}}").text
 
@@ -150,8 +178,12 @@ def archive(*entries, compression=zipfile.ZIP_DEFLATED):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "JSON is malformed in line 1"),
-        (b"\xff\xd8\xff\xe0 a photo", "neither a PNG image, a charx archive nor JSON in UTF-8"),
+        (b"", "The file or the card in it is empty"),
+        (b"\xef\xbb\xbf \n", "The file or the card in it is empty"),
+        (b"You are a pirate.", "neither a PNG image, a charx archive nor a JSON object in UTF-8"),
+        (b"RIFF$\0\0\0WEBPVP8 ", "neither a PNG image, a charx archive nor a JSON object"),
+        (json.dumps(card()).encode("utf-16"), "neither a PNG image, a charx archive nor a JSON"),
+        (b"\xff\xd8\xff\xe0 a photo", "neither a PNG image, a charx archive nor a JSON object in"),
         (b"{\n'name': 1}", "JSON is malformed in line 2"),
         (b"[]", "JSON is not an object"),
         (b"{}", "no character card: it has neither a spec nor a name and a description"),
@@ -169,7 +201,7 @@ def archive(*entries, compression=zipfile.ZIP_DEFLATED):
         (card(scenario="a\x1b[31m"), "data.scenario has the control character U+001B"),
         (card(mes_example="\ud800"), "data.mes_example has the control character U+D800"),
         (card(system_prompt="a" * 65_537), "data.system_prompt has 65,537 characters; it may"),
-        (card(description="a" * 40_000), "The card's persona has 40,"),
+        (card(description="a" * 40_000), "text of the card has 40,118 characters; it may have"),
         (png(), "The image holds no character card"),
         (IMAGE[:-20], "The image is truncated"),
         (IMAGE[:60], "The image is truncated"),
@@ -177,7 +209,7 @@ def archive(*entries, compression=zipfile.ZIP_DEFLATED):
         (png(chunk(b"tEXt", b"chara\0e30", checksum=1)), "checksum of its chunk at byte 33"),
         (IMAGE[:33] + b"\xff\xff\xff\xff" + IMAGE[37:], "The image is truncated"),
         (png(chunk(b"tEXt", b"chara\0***")), "is not base64"),
-        (png(chunk(b"tEXt", b"chara")), "JSON is malformed"),
+        (png(chunk(b"tEXt", b"chara")), "The file or the card in it is empty"),
         (png(chunk(b"zTXt", b"chara\0\1abc")), "compressed by an unknown method"),
         (png(chunk(b"zTXt", b"chara\0\0abc")), "can't be decompressed"),
         (png(chunk(b"zTXt", b"chara\0\0" + zlib.compress(b"e30=")[:-4])), "can't be decompressed"),

@@ -97,7 +97,7 @@ def parse_fields(text: bytes) -> CharacterCard:
     if is_first_version and not {"name", "description"} <= data.keys():
         raise CardError(
             "The JSON is no character card: it has neither a spec nor a name and a description",
-            hint=_HINT,
+            hint="Use the character's card, not a lorebook or a preset",
         )
     try:
         card = CharacterCard.model_validate(data)
@@ -112,13 +112,16 @@ def parse_fields(text: bytes) -> CharacterCard:
 
 
 def _document(text: bytes) -> dict[str, Any]:
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    if not text.strip():
+        raise CardError("The file or the card in it is empty", hint="Export the card again")
+    # Nobody wants to read where a photo or a text is malformed as JSON.
+    if text.lstrip()[:1] not in (b"{", b"["):
+        raise _no_card_file()
     try:
-        document = json.loads(text.decode("utf-8-sig"))
+        document = json.loads(text.decode())
     except UnicodeDecodeError:
-        raise CardError(
-            "The file is neither a PNG image, a charx archive nor JSON in UTF-8",
-            hint="Give it a character card as .png, .charx or .json",
-        ) from None
+        raise _no_card_file() from None
     except json.JSONDecodeError as error:
         raise CardError(
             f"The card's JSON is malformed in line {error.lineno}: {error.msg}",
@@ -135,6 +138,13 @@ def _document(text: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CardError("The card's JSON is not an object", hint=_HINT)
     return document
+
+
+def _no_card_file() -> CardError:
+    return CardError(
+        "The file is neither a PNG image, a charx archive nor a JSON object in UTF-8",
+        hint="Use the .png, .charx or .json that a chat program exports",
+    )
 
 
 def _check(card: CharacterCard, prefix: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...api.persona import (
     MAX_EXAMPLES,
     MAX_MESSAGE_CHARACTERS,
+    MAX_PERSONA_CHARACTERS,
     MAX_TURNS,
     Dialogue,
     Turn,
@@ -16,7 +17,7 @@ from ...errors import CardError
 from .dialogues import conversations
 from .fields import CharacterCard
 
-_MACRO = re.compile(r"\{\{[ \t]*([a-z_/]+)([^{}]*)\}\}|<(user|bot|char)>", re.IGNORECASE)
+_MACRO = re.compile(r"\{\{[ \t]*([a-z_/#]+)([^{}]*)\}\}|<(user|bot|char)>", re.IGNORECASE)
 _REMOVED = ("//", "comment", "hidden_key", "original", "trim", "noop")
 
 
@@ -70,8 +71,9 @@ def persona_of(card: CharacterCard, *, user: str) -> CardPersona:
         check_persona_text(text)
     except ValueError as error:
         raise CardError(
-            f"The card's persona {str(error).partition(';')[0]}",
-            hint="Shorten its description, or import the card and edit the text",
+            f"The persona's text of the card {str(error).partition(';')[0]}; it may have "
+            f"{MAX_PERSONA_CHARACTERS:,}",
+            hint="Shorten the card's longest field",
         ) from None
     found = conversations(card.mes_example, {card.name.strip(), card.char} - {""})
     examples, left_out = _dialogues(found.turns, expanded)

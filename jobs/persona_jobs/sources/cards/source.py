@@ -81,8 +81,13 @@ def parse(data: bytes, *, user: str) -> CardPersona:
 def _path(uri: str, revision: str | None, cache_dir: Path | None, access: SourceAccess) -> Path:
     if uri.startswith("pkg://"):
         return package_path(uri)
-    if not uri.startswith("hf://"):
+    if uri.startswith(("file://", "s3://")):
         return data_file(uri, cache_dir=cache_dir, access=access)
+    if not uri.startswith("hf://"):
+        raise CardError(
+            f"{uri[:200]!r} is not a source of character cards",
+            hint="Download the card, or use file://, s3://, hf:// or pkg://",
+        )
     segments, commit = split_hf_uri(uri, revision)
     if len(segments) < 3:
         raise CardError(

@@ -153,15 +153,16 @@ def _pool_section(settings: Settings, cells: Sequence[Cell], pool: Sequence[Cell
         for cell in cells
         if (cell.method, cell.sparsity_percent, cell.recovery) == (pools.METHOD, percent, "full")
     ]
-    measured = {cell.persona for cell in pool if cell.method == pools.OTHERS_LESS}
+    measured = {source: {c.persona for c in pool if c.method == source} for source in SOURCES}
+    unseen = measured[pools.OTHERS_LESS] or measured[pools.OTHERS]
     lines = []
     for title, sources, personas in (
-        ("One slice for all personas", [OWN, pools.ALL], {cell.persona for cell in pool}),
-        ("A slice that has never seen the persona", list(SOURCES), measured),
+        ("One slice for all personas", [OWN, pools.ALL], measured[pools.ALL]),
+        ("A slice that has never seen the persona", list(SOURCES), unseen),
     ):
         chosen = [cell for cell in (*own, *pool) if cell.persona in personas]
         by_source = complete(sources, chosen)
-        if not personas or len(by_source) < len(sources):
+        if not personas or len(by_source) < 2:
             continue
         answers = ", ".join(
             f"{SOURCES[source]} {'/'.join(str(cell.train_answers) for cell in found)}"

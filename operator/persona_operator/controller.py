@@ -252,9 +252,10 @@ class Controller:
         if persona.deleting:
             return None
         text, recipe = await self._text(persona), self._recipe(persona)
-        stages, stored = self._stored(persona, Observed(text=text, recipe=recipe))
+        store, stages, stored = self._stored(persona, Observed(text=text, recipe=recipe))
         warnings = await self._warnings.read(self.owned.jobs(key, ()), self.owned.serving_pods(key))
         resync = time.monotonic() > self._resync_at.get(key, -math.inf)
+        elsewhere = self.owned.finished_elsewhere(key, store, stages)
         # No await from here to the reservations: two PersonaModels can't both decide to start a
         # Job for the same key.
         observed = Observed(
@@ -267,6 +268,8 @@ class Controller:
             text=text,
             recipe=recipe,
             stored=stored,
+            finished_elsewhere=elsewhere,
+            revisions_elsewhere=self.owned.revisions_elsewhere(key, store, elsewhere),
             warnings=warnings,
             resync=resync,
         )
@@ -308,14 +311,14 @@ class Controller:
 
     def _stored(
         self, persona: Persona, observed: Observed
-    ) -> tuple[list[tuple[str, str]], dict[tuple[str, str], Stored]]:
-        """Return the planned (stage, key) pairs, and which unfinished ones the store holds."""
+    ) -> tuple[str, list[tuple[str, str]], dict[tuple[str, str], Stored]]:
+        """Return the store, the planned (stage, key) pairs, and which the store holds."""
         try:
             resolution = resolve(persona, observed, self.settings.profiles)
             access = store_access(resolution.spec.storage, self.settings.store)
             planned = planned_stages(persona, resolution, access.identity)
         except (TerminalError, InputError):
-            return [], {}
+            return "", [], {}
         stages = [(stage.name, stage.key) for stage in planned]
         same_store = persona.status.store in {None, access.identity}
         done = {
@@ -343,7 +346,7 @@ class Controller:
         stored = self.probe.look_up(
             access, unknown, lambda: self._queue.add((owner.namespace, owner.name))
         )
-        return stages, stored
+        return access.identity, stages, stored
 
     def _reserve(self, key: PersonaKey, plan: Plan) -> None:
         for action in plan.actions:

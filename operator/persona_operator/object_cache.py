@@ -209,7 +209,8 @@ def _slim(kind: str, document: Raw) -> tuple[Any, tuple[Hashable, ...]]:
 
 def _slim_persona(document: Raw) -> tuple[CachedPersona, tuple[Hashable, ...]]:
     metadata = document["metadata"]
-    serving = (document.get("status") or {}).get("serving") or {}
+    status = document.get("status") or {}
+    serving = status.get("serving") or {}
     since = str(serving.get("rolloutWaitingSince") or "")
     keys: list[Hashable] = []
     if since:
@@ -219,6 +220,9 @@ def _slim_persona(document: Raw) -> tuple[CachedPersona, tuple[Hashable, ...]]:
         keys.append(("recipe", metadata["namespace"], recipe))
     if text_reference(document) is not None:
         keys.append(TEXT_ELSEWHERE)
+    keys += [
+        ("finished", status.get("store"), str(key)) for key in status.get("finishedKeys") or []
+    ]
     return CachedPersona(_encode(document), metadata.get("uid", ""), since), tuple(keys)
 
 

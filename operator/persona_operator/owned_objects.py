@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from persona_jobs.api.status import PersonaModelStatus, RevisionStatus
+
 from .expectations import Expectations, JobKey
 from .labels import key_label
 from .object_cache import ACTIVE, ROLLING_OUT, WAITS_FOR_ROLLOUT, ObjectCache, PersonaKey
 from .reconcile import Deployment, Job, Pod
+from .reconcile.stage_situation import EVALUATE
 
 RolloutWait = tuple[str, PersonaKey]
 """Since when a PersonaModel's roll-out waits for others, and which it is."""
@@ -35,6 +38,30 @@ class OwnedObjects:
             if at not in found and (own or (job.stage, key_label(job.key)) in wanted):
                 found[at] = job
         return tuple(self._complete(at, job) for at, job in sorted(found.items()))
+
+    def finished_elsewhere(
+        self, persona: PersonaKey, store: str, stages: Iterable[tuple[str, str]]
+    ) -> frozenset[tuple[str, str]]:
+        """Return which stages the statuses of other PersonaModels list as finished in a store."""
+        return frozenset(
+            (stage, key)
+            for stage, key in stages
+            if set(self.cache.personas.find(("finished", store, f"{stage}/{key}"))) - {persona}
+        )
+
+    def revisions_elsewhere(
+        self, persona: PersonaKey, store: str, finished: Iterable[tuple[str, str]]
+    ) -> dict[str, RevisionStatus]:
+        """Return the evaluated models of other PersonaModels by their evaluation's key."""
+        found: dict[str, RevisionStatus] = {}
+        for stage, key in finished:
+            if stage != EVALUATE:
+                continue
+            for other in self.cache.personas.find(("finished", store, f"{stage}/{key}")):
+                document = self.cache.persona(other) if other != persona else None
+                status = PersonaModelStatus.read((document or {}).get("status") or {})
+                found |= {r.evaluate_key: r for r in status.revisions if r.evaluate_key == key}
+        return found
 
     def active_jobs(self) -> int:
         """Return the number of Jobs that run or are about to, in all namespaces."""

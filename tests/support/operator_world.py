@@ -146,10 +146,29 @@ class World:
             text=self.texts.get(name),
             recipe=self._recipe(name),
             stored=self.stored,
+            finished_elsewhere=self._finished_elsewhere(name),
+            revisions_elsewhere={
+                item.evaluate_key: item
+                for other in self._others(name)
+                for item in other.status.revisions
+            },
             warnings=self.warnings,
             resync=self.resync,
             rollouts_ahead=self.rollouts_ahead,
         )
+
+    def _finished_elsewhere(self, name: str) -> frozenset[tuple[str, str]]:
+        return frozenset(
+            (entry.partition("/")[0], entry.partition("/")[2])
+            for other in self._others(name)
+            for entry in other.status.finished_keys
+        )
+
+    def _others(self, name: str) -> list[Persona]:
+        """The other PersonaModels with results in the administrator's store."""
+        found = [self.persona(item["metadata"]["name"]) for item in self.cluster.find(KIND)]
+        store = self.settings.store.uri
+        return [x for x in found if x.owner.name != name and x.status.store == store]
 
     def _recipe(self, name: str) -> Raw | None:
         reference = self.persona(name).resource["spec"].get("recipeRef")

@@ -15,7 +15,7 @@ from .observed import Job
 from .plan import Delete
 from .policies import decide, first_match
 from .progress import Progress, finished_key
-from .stage_situation import StageSituation
+from .stage_situation import EVALUATE, StageSituation
 from .times import format_time
 
 # Interruptions beyond this number count as failures, so every retry is bounded.
@@ -57,6 +57,7 @@ def reusable_result(situation: StageSituation) -> Progress | None:
         finished_before,  # The status lists the key as finished.
         stored_result,  # The store holds it.
         others_result,  # Another PersonaModel's Job computed it.
+        recorded_elsewhere,  # The status of another PersonaModel lists the key as finished.
     )
     return first_match(policies, situation)
 
@@ -67,7 +68,7 @@ def finished_before(situation: StageSituation) -> Progress | None:
     known = finished_key(situation.stage.name, situation.stage.key)
     if not context.status_is_of_store or known not in context.persona.status.finished_keys:
         return None
-    if situation.lost or not situation.is_recorded():
+    if situation.lost or not situation.is_complete():
         return None
     return Progress(situation.succeeded(None, {}, reused=True))
 
@@ -99,6 +100,21 @@ def others_result(situation: StageSituation) -> Progress | None:
         if progress is not None:
             return progress
     return None
+
+
+def recorded_elsewhere(situation: StageSituation) -> Progress | None:
+    """Reuse a result that another PersonaModel's status lists."""
+    observed, stage = situation.context.observed, situation.stage
+    stored = observed.stored.get((stage.name, stage.key))
+    absent = stored is not None and stored.state == "Absent"
+    if situation.lost or absent or (stage.name, stage.key) not in observed.finished_elsewhere:
+        return None
+    if stage.name != EVALUATE:
+        return situation.success(None, {}, reused=True)
+    revision = observed.revisions_elsewhere.get(stage.key)
+    if revision is None:
+        return None
+    return Progress(situation.succeeded(None, {}, reused=True), revision=revision)
 
 
 # A Job of this PersonaModel that ended

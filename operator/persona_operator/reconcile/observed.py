@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from persona_jobs.api.status import RevisionStatus
+
 from ..labels import (
     ATTEMPT_ANNOTATION,
     CHECKSUM_ANNOTATION,
@@ -368,6 +370,10 @@ class Observed:
         text: the persona's text, where the spec names a ConfigMap.
         recipe: the PersonaRecipe that the spec names, where it exists.
         stored: what the store holds by (stage, key); a missing entry is unknown.
+        finished_elsewhere: (stage, key) pairs that the statuses of other PersonaModels list as
+            finished in the same store.
+        revisions_elsewhere: evaluated models in the same store by their evaluation's key, from the
+            same statuses.
         warnings: message of the newest warning Event by `Job/NAME` or `Pod/NAME`.
         problem: what the API server refused just now.
         refused_jobs: names of Jobs that it refused to create.
@@ -383,6 +389,8 @@ class Observed:
     text: PersonaText | None = None
     recipe: Raw | None = None
     stored: Mapping[tuple[str, str], Stored] = field(default_factory=dict)
+    finished_elsewhere: frozenset[tuple[str, str]] = frozenset()
+    revisions_elsewhere: Mapping[str, RevisionStatus] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
     problem: Problem | None = None
     refused_jobs: frozenset[str] = frozenset()

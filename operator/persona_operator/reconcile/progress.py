@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from persona_jobs.api.stages import STAGE_NAMES, stage
-from persona_jobs.api.status import StageStatus
+from persona_jobs.api.status import RevisionStatus, StageStatus
 from persona_jobs.pipeline.pins import RESOLVE
 from persona_jobs.pipeline.results import EvaluationMetrics
 
@@ -23,12 +23,14 @@ class Progress:
         status: its entry in the PersonaModel's status.
         stalled: whether it can't continue before a person fixes something.
         evaluation: the evaluation's metrics, when this stage has just reported them.
+        revision: the evaluated model, where another PersonaModel's status describes it.
         found: commit or digest by name of the sources that were just looked up.
     """
 
     status: StageStatus
     stalled: bool = False
     evaluation: EvaluationMetrics | None = None
+    revision: RevisionStatus | None = None
     found: Mapping[str, str] | None = None
 
     @property

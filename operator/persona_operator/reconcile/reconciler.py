@@ -44,12 +44,15 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
     _config_maps(context, builder)
     progress = reconcile_stages(context, builder)
     evaluation = next((item.evaluation for item in progress if item.evaluation), None)
+    elsewhere = next((item.revision for item in progress if item.revision), None)
     planned = context.pending_lookup is None
     # A retry is handled once the store has been asked for every result of the plan.
     verified = planned and not any(item.state == "Pending" for item in observed.stored.values())
     finished = planned and all(item.succeeded for item in progress if awaited(item))
     exported = any(item.succeeded for item in progress if item.status.name == EXPORT)
-    revisions = update_revisions(context, evaluation, finished=finished, exported=exported)
+    revisions = update_revisions(
+        context, evaluation, elsewhere, finished=finished, exported=exported
+    )
     serving = reconcile_serving(context, revisions.target, builder)
     ready = readiness(Situation(context, progress, revisions, serving))
     served = serving.status.revision if serving.status else None

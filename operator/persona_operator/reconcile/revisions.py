@@ -39,13 +39,19 @@ def current_id(context: Context) -> str | None:
 
 
 def update_revisions(
-    context: Context, evaluation: EvaluationMetrics | None, *, finished: bool, exported: bool
+    context: Context,
+    evaluation: EvaluationMetrics | None,
+    elsewhere: RevisionStatus | None,
+    *,
+    finished: bool,
+    exported: bool,
 ) -> Revisions:
     """Add a newly evaluated model, check the current one, choose the one to serve.
 
     Args:
         context: the reconciliation.
         evaluation: metrics that the evaluate stage has just reported.
+        elsewhere: the same model as another PersonaModel's status describes it.
         finished: whether all stages that traffic waits for have succeeded for the current spec.
         exported: whether the exports of the current spec are in the store.
     """
@@ -61,6 +67,8 @@ def update_revisions(
             store=context.store.identity,
         )
         known = [new, *(item for item in known if item.id != new.id)]
+    elif elsewhere is not None:
+        known = [elsewhere, *(item for item in known if item.id != elsewhere.id)]
     current = None
     for position, item in enumerate(known):
         if finished and item.evaluate_key == keys["evaluate"] and item.slice_key == keys["slice"]:

@@ -99,14 +99,11 @@ class StageSituation:
         """Return the newest own Job."""
         return self.own[-1] if self.own else None
 
-    def is_recorded(self) -> bool:
-        """Return whether success is complete: an evaluation is useless without its revision."""
+    def is_complete(self) -> bool:
+        """Return whether a recorded success is of use: an evaluation isn't without its revision."""
         if self.stage.name == RESOLVE:
             return False  # What was found is missing, else it would not be looked up.
-        if self.stage.name != EVALUATE:
-            return True
-        revisions = self.context.persona.status.revisions
-        return any(item.evaluate_key == self.stage.key for item in revisions)
+        return _has_revision(self.context, self.stage.name, self.stage.key)
 
     @cached_property
     def requested(self) -> str:
@@ -219,11 +216,26 @@ def _ended_before(job: Job, moment: datetime) -> bool:
     return job.finished is not None and job.finished <= moment and job.created < moment
 
 
-def _previous(context: Context, stage: PlannedStage) -> StageStatus:
+def is_recorded(context: Context, stage: str, key: str) -> bool:
+    """Return whether the written status shows the result of a stage or of a lookup."""
+    found = _recorded(context, stage, key)
+    return found is not None and found.state == "Succeeded" and _has_revision(context, stage, key)
+
+
+def _has_revision(context: Context, stage: str, key: str) -> bool:
+    """Return whether the figures of an evaluation are in the status; True for other stages."""
+    revisions = context.persona.status.revisions
+    return stage != EVALUATE or any(item.evaluate_key == key for item in revisions)
+
+
+def _recorded(context: Context, stage: str, key: str) -> StageStatus | None:
     status = context.persona.status
-    if context.status_is_of_store:
-        known = [*status.stages, *([status.resolution] if status.resolution else [])]
-        for item in known:
-            if item.name == stage.name and item.key == stage.key:
-                return item
-    return StageStatus(name=stage.name, key=stage.key, state="Pending")
+    if not context.status_is_of_store:
+        return None
+    known = [*status.stages, *([status.resolution] if status.resolution else [])]
+    return next((item for item in known if (item.name, item.key) == (stage, key)), None)
+
+
+def _previous(context: Context, stage: PlannedStage) -> StageStatus:
+    unknown = StageStatus(name=stage.name, key=stage.key, state="Pending")
+    return _recorded(context, stage.name, stage.key) or unknown

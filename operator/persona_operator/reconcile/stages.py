@@ -64,7 +64,7 @@ def stage_progress(situation: StageSituation) -> Progress:
 
 def recorded_success(situation: StageSituation) -> Progress | None:
     """Keep a success that the status shows: a missing Job doesn't mean unfinished work."""
-    if situation.lost or situation.previous.state != "Succeeded" or not situation.is_recorded():
+    if situation.lost or situation.previous.state != "Succeeded" or not situation.is_complete():
         return None
     return Progress(situation.previous)
 

@@ -57,7 +57,8 @@ NO_SIDECAR_ANNOTATIONS = {
     "linkerd.io/inject": "disabled",
     "consul.hashicorp.com/connect-inject": "false",
 }
-FINISHED_JOB_SECONDS = 30 * 24 * 3600
+# The operator deletes finished Jobs itself; this is for those that it doesn't see any more.
+FINISHED_JOB_SECONDS = 3600
 
 
 @dataclass(frozen=True)

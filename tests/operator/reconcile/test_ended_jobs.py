@@ -90,6 +90,18 @@ def test_another_persona_waits_for_the_same_result_and_reuses_it() -> None:
     assert all(item.reused for item in world.persona("twin").status.stages)
     assert len(world.created_jobs()) == 7
     assert world.condition("Ready", "twin").status == "True"
+    first, second = (world.persona(name).status for name in ("captain", "twin"))
+    assert second.revisions[0].metrics == first.revisions[0].metrics != []
+    assert (second.score, second.size) == (first.score, first.size)
+
+
+def test_a_result_that_the_store_misses_is_made_again_whatever_a_status_lists() -> None:
+    world = twins()
+    world.run("captain")
+    key = world.stage("reference").key
+    world.stored[("reference", key)] = Stored("Absent")
+    world.step("twin")
+    assert world.stage("reference", "twin").reason == "Starting"
 
 
 def test_another_personas_failure_is_not_shared() -> None:

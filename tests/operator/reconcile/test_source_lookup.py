@@ -98,7 +98,7 @@ def test_a_finished_persona_is_looked_up_no_more(world: World) -> None:
     assert world.condition().status == "True"
     assert len(world.created_jobs()) == 1 + STAGE_COUNT
     before, kept = world.created_jobs(), world.persona().status
-    world.cluster.delete("Job", NAMESPACE, world.job("resolve")["metadata"]["name"])
+    assert world.cluster.find("Job") == []
     world.edit("captain", serving={"replicas": 2})
     world.run(messages=messages)
     assert world.created_jobs() == before
@@ -254,11 +254,12 @@ def test_the_lookup_and_the_stages_get_each_sources_own_credentials() -> None:
     world.step()
     found = {f"evaluation.questionFiles[{index}]": ETAG for index in range(2)}
     found["persona.card"] = ETAG
-    world.cluster.finish(world.job("resolve"), 0, lookup_message(baseModel=MODEL, **found))
+    lookup = world.job("resolve")
+    world.cluster.finish(lookup, 0, lookup_message(baseModel=MODEL, **found))
     world.step()
     world.step()
-    for stage in ("resolve", "reference"):
-        [container] = world.job(stage)["spec"]["template"]["spec"]["containers"]
+    for job in (lookup, world.job("reference")):
+        [container] = job["spec"]["template"]["spec"]["containers"]
         assert container["envFrom"] == wanted
     mounted = json.loads(world.cluster.find("ConfigMap")[-1]["data"]["manifest.json"])["spec"]
     assert mounted["persona"] == {"card": {**card, "revision": ETAG, "user": "you"}, "examples": []}

@@ -16,6 +16,7 @@ from typing import Any
 from persona_jobs.api import KIND, with_recipe
 from persona_jobs.errors import InputError
 
+from .capacity_queue import CapacityQueue
 from .errors import ApiRefusedError, ApiUnavailableError
 from .health import WatchHealth
 from .kube_api import KubeApi
@@ -94,6 +95,7 @@ class Controller:
         self._rollouts = RolloutQueue(
             time.monotonic, lambda: [key for _, key in owned.rollout_waits()]
         )
+        self._capacity = CapacityQueue(time.monotonic, owned.active_jobs_in)
         self._failures: dict[PersonaKey, int] = {}
         self._resync_at: dict[PersonaKey, float] = {}
         self._verified: dict[PersonaKey, str | None] = {}
@@ -119,10 +121,12 @@ class Controller:
         """
         self._read_profiles()
         await self._synchronizer.first_lists()
-        for persona in self.owned.cache.personas.identities():
-            document = self.owned.cache.persona(persona)
-            settled = document is not None and _is_settled(document)
-            self._queue.add(persona, random.uniform(0, RESTART_SPREAD_SECONDS) if settled else 0)  # noqa: S311 -- no secret
+        documents = self.owned.cache.persona_documents()
+        spread = min(RESTART_SPREAD_SECONDS, self.settings.resync_seconds)
+        for document in sorted(documents, key=lambda item: item["metadata"]["creationTimestamp"]):
+            metadata, settled = document["metadata"], _is_settled(document)
+            delay = random.uniform(0, spread) if settled else 0  # noqa: S311 -- no secret
+            self._queue.add((metadata["namespace"], metadata["name"]), delay)
         loop = asyncio.get_running_loop()
         first = min(FIRST_RESYNC_SECONDS, self.settings.resync_seconds)
         self._background = [
@@ -164,6 +168,14 @@ class Controller:
         if before is not None and before.active and not (after is not None and after.active):
             for persona in self._waiting.find((before.stage, key_label(before.key))):
                 self._queue.add(persona, SETTLE_SECONDS)
+            self._offer_places()
+
+    def _offer_places(self) -> None:
+        """Queue the PersonaModels that get the places of Jobs that have ended."""
+        limit = self.settings.max_parallel_stages
+        if limit is not None:
+            for persona in self._capacity.offer(limit - self.owned.active_jobs()):
+                self._queue.add(persona)
 
     # Periodic work
 
@@ -209,6 +221,7 @@ class Controller:
         for record in (self._failures, self._resync_at, self._verified):
             record.pop(persona, None)
         self._waiting.remove(persona)
+        self._capacity.record(persona, waits=False)
         self.metrics.forget(persona)
         self.health.forget((KIND, *persona))
 
@@ -260,7 +273,8 @@ class Controller:
         # Job for the same key.
         observed = Observed(
             jobs=self.owned.jobs(key, stages),
-            active_jobs=self.owned.active_jobs(),
+            # Those that wait longer take their places first.
+            active_jobs=self.owned.active_jobs() + self._capacity.ahead(key),
             deployment=self.owned.deployment(key),
             rollouts_ahead=self._rollouts.ahead(key, self.owned.rolling_out()),
             serving_pods=self.owned.serving_pods(key),
@@ -361,12 +375,15 @@ class Controller:
             if stage.reason == "WaitingForSharedStage"
         ]
         self._waiting.put(key, None, shared)
+        waits = any(stage.reason == "WaitingForCapacity" for stage in plan.status.stages)
+        self._capacity.record(key, waits=waits)
 
     def _next(self, key: PersonaKey, plan: Plan, problem: Problem | None, resync: bool) -> None:
         """Queue the next reconciliation that needs no event."""
         now = time.monotonic()
         if problem is not None:
             self._queue.add(key, PROBLEM_RETRY_SECONDS)
+            self._offer_places()  # A refused Job takes none.
         elif resync:
             self._resync_at[key] = now + random.uniform(0.8, 1.2) * self.settings.resync_seconds  # noqa: S311 -- no secret
         if plan.wake_after is not None:

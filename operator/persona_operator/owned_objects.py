@@ -70,6 +70,10 @@ class OwnedObjects:
             job.active for at, job in reserved.items() if self.cache.jobs.get(at) is None
         )
 
+    def active_jobs_in(self, namespace: str) -> int:
+        """Return the number of Jobs in a namespace that run or may start."""
+        return self.cache.jobs.count((ACTIVE, namespace))
+
     def serving_pods(self, persona: PersonaKey) -> tuple[Pod, ...]:
         """Return the pods of the persona's Deployment."""
         return _oldest_first(self.cache.pods.find(("serving", *persona)).values())

@@ -10,7 +10,8 @@ from .progress import Progress
 from .stage_situation import SUSPENDED_MESSAGE, StageSituation
 from .times import format_time, parse_time
 
-CAPACITY_WAKE_SECONDS = 15.0
+# The operator wakes those that get a place; this is for a place that it doesn't see.
+CAPACITY_WAKE_SECONDS = 120.0
 
 
 def next_attempt(situation: StageSituation) -> Progress:

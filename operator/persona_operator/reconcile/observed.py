@@ -362,7 +362,8 @@ class Observed:
 
     Attributes:
         jobs: its own Jobs, and others' Jobs for the same content keys.
-        active_jobs: number of active stage Jobs in all namespaces.
+        active_jobs: number of active stage Jobs in all namespaces, and of others that get the next
+            places before this PersonaModel.
         deployment: the inference Deployment.
         rollouts_ahead: number of other PersonaModels that roll out now or have waited longer.
         serving_pods: pods of the Deployment.

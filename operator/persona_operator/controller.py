@@ -144,6 +144,7 @@ class Controller:
         for task in self._background:
             task.cancel()
         await self._queue.stop()
+        self.probe.close()
 
     def object_changed(self, kind: str, document: Mapping[str, Any], *, deleted: bool) -> None:
         """Take over an object that a watch delivered, and queue the PersonaModels that need it."""

@@ -1,13 +1,17 @@
 """Which results the store holds already, looked up with the operator's own credentials.
 
-Answers are cached; lookups run in threads, so a slow store delays nothing else.
+Answers are cached; lookups run in threads of their own, so a slow store delays nothing else. A
+store that can't be reached is asked once for all PersonaModels, and again after
+`UNREACHABLE_SECONDS`.
 """
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -24,6 +28,7 @@ logger = logging.getLogger(__name__)
 StageKey = tuple[str, str]
 UNREACHABLE_SECONDS = 15.0
 LOOKUP_SECONDS = 12.0
+THREADS = 4
 _UNKNOWN = Stored("Unknown")
 _PENDING = Stored("Pending")
 
@@ -86,6 +91,8 @@ class StoreProbe:
         self._now = now
         self._answers: dict[tuple[str, StageKey], _Answer] = {}
         self._pending: dict[tuple[str, StageKey], float] = {}
+        self._unreachable: dict[str, float] = {}
+        self._threads = ThreadPoolExecutor(THREADS, "store")
         self._tasks: set[asyncio.Task[None]] = set()
         self._referred: dict[str, frozenset[StageKey]] = {}
 
@@ -104,6 +111,8 @@ class StoreProbe:
             answer = self._answers.get(at)
             if answer is not None and answer.expires > now:
                 result[key] = answer.stored
+            elif self._is_unreachable(access):
+                result[key] = _UNKNOWN
             elif at in self._pending:
                 patient = now - self._pending[at] < LOOKUP_SECONDS
                 result[key] = _PENDING if patient else _UNKNOWN
@@ -160,7 +169,8 @@ class StoreProbe:
         self, access: StoreAccess, keys: list[StageKey], done: Callable[[], None]
     ) -> None:
         try:
-            answers = await asyncio.to_thread(self._read, access, keys)
+            loop = asyncio.get_running_loop()
+            answers = await loop.run_in_executor(self._threads, self._read, access, keys)
         except Exception:
             logger.exception("The lookup in the store failed", extra={"store": access.uri})
             answers = dict.fromkeys(keys, _UNKNOWN)
@@ -175,7 +185,16 @@ class StoreProbe:
         self._answers = {at: item for at, item in self._answers.items() if item.expires > now}
         done()
 
+    def close(self) -> None:
+        """Start no further lookups."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _is_unreachable(self, access: StoreAccess) -> bool:
+        return self._unreachable.get(access.identity, -math.inf) > self._clock()
+
     def _read(self, access: StoreAccess, keys: list[StageKey]) -> dict[StageKey, Stored]:
+        if self._is_unreachable(access):  # Another lookup has found out meanwhile.
+            return dict.fromkeys(keys, _UNKNOWN)
         now = self._now()
         try:
             store = self._opener(access, self._default)
@@ -199,4 +218,6 @@ class StoreProbe:
         return result
 
     def _warn(self, access: StoreAccess, error: PersonaError) -> None:
-        logger.warning("The store can't be read: %s", error, extra={"store": access.uri})
+        if not self._is_unreachable(access):
+            logger.warning("The store can't be read: %s", error, extra={"store": access.uri})
+        self._unreachable[access.identity] = self._clock() + UNREACHABLE_SECONDS

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from persona_jobs.store import FileStore, StageArtifacts, StageManifest, Store, 
 from persona_operator.reconcile import Stored
 from persona_operator.settings import Store as StoreSettings
 from persona_operator.store_access import StoreAccess, is_operators_own, store_access
-from persona_operator.store_probe import StoreProbe, open_own_store
+from persona_operator.store_probe import THREADS, StoreProbe, open_own_store
 from support.credentials_service import Service
 from support.s3_server import running_s3_server
 
@@ -121,3 +122,35 @@ async def test_a_users_own_store_is_never_queried() -> None:
     probe = StoreProbe(StoreSettings(uri="s3://a"), opener=opener)
     assert probe.look_up(StoreAccess(uri="s3://b"), [("mask", "k")], lambda: None) == {}
     assert opener.calls == 0
+
+
+async def test_an_unreachable_store_is_one_fact_for_all_personas() -> None:
+    opener = _Opener(StoreError("is unreachable"))
+    probe = StoreProbe(StoreSettings(uri="s3://a"), opener=opener, clock=lambda: 0.0)
+    access = StoreAccess(uri="s3://a")
+    keys = [("mask", str(number) * 64) for number in range(10)]
+    answered = asyncio.Semaphore(0)
+    for key in keys:
+        assert probe.look_up(access, [key], answered.release) == {key: Stored("Pending")}
+    for _ in keys:
+        await asyncio.wait_for(answered.acquire(), 5)
+    assert 1 <= opener.calls <= THREADS
+    further = ("slice", "f" * 64)
+    assert probe.look_up(access, [further], answered.release) == {further: Stored("Unknown")}
+    assert 1 <= opener.calls <= THREADS
+
+
+async def test_a_hanging_store_leaves_the_threads_of_others_alone() -> None:
+    hanging = threading.Event()
+
+    def opener(*_: object) -> None:
+        hanging.wait(20)
+
+    probe = StoreProbe(StoreSettings(uri="s3://a"), opener=opener)
+    for number in range(100):
+        probe.look_up(StoreAccess(uri="s3://a"), [("mask", str(number))], lambda: None)
+    try:
+        await asyncio.wait_for(asyncio.to_thread(lambda: None), 5)
+    finally:
+        hanging.set()
+        probe.close()

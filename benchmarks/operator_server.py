@@ -26,8 +26,6 @@ from support.operator_world import NAMESPACE, World, persona_document, settings
 Raw = dict[str, Any]
 Key = tuple[str, str]
 PERSONA = "persona-pruner.io/persona"
-LEASES = {("coordination.k8s.io/v1", "leases"): ("Lease", "")}
-KNOWN = {**RESOURCES, **LEASES}
 HISTORY = 20_000
 TEXT = " ".join(["You speak in short sentences full of nautical words."] * 16)
 # What the API server adds to an object that was applied.
@@ -205,9 +203,9 @@ class Server:
         if rest[0] == "namespaces" and len(rest) > 2:
             namespace, rest = rest[1], rest[2:]
         plural, name = rest[0], rest[1] if len(rest) > 1 else None
-        if (version, plural) not in KNOWN:
+        if (version, plural) not in RESOURCES:
             return failure(404, "NotFound")
-        kind = KNOWN[(version, plural)][0]
+        kind = RESOURCES[(version, plural)][0]
         if request.method == "GET" and name is None:
             if request.query.get("watch") == "true":
                 self.requests[f"WATCH {plural}"] += 1

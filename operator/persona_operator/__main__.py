@@ -32,6 +32,7 @@ def main() -> int:
         namespaces=settings.namespaces,
         standalone=True,
         memo=runtime,
+        stop_flag=runtime.stopped,
     )
     try:
         asyncio.run(operator)
@@ -39,7 +40,7 @@ def main() -> int:
         # kopf has logged where it happened.
         logger.error("The operator can't start: %s", error.__cause__ or error)  # noqa: TRY400
         return EXIT_RETRY
-    return 0
+    return EXIT_RETRY if runtime.stopped.is_set() else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ class HttpServers:
     Args:
         metrics: rendered at each scrape.
         health: checked at each liveness probe.
-        ready: returns whether the operator watches the cluster.
+        ready: returns whether the operator works, or waits for another one to end.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class HttpServers:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": _METRICS_TYPE})
 
     async def _serve_health(self, _request: web.Request) -> web.Response:
+        if not self._ready():
+            return web.Response(text="starting", status=503)
         problem = self._health.problem()
         self._metrics.healthy.set(problem is None)
         return web.Response(text=problem or "ok", status=503 if problem else 200)

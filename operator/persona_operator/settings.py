@@ -248,6 +248,10 @@ class Settings(SettingsModel):
     """The liveness probe fails when no watch delivers a change within this time."""
     store_probe_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long the operator remembers that a result is not in the store."""
+    lease_seconds: Annotated[float, Field(ge=3)] = 15.0
+    """Another operator takes over after this time where the present one doesn't renew its Lease."""
+    lease_namespace: str = "kube-system"
+    """Namespace of the Lease of an operator for all namespaces; others have one per namespace."""
     delete_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Longest time for removing artifacts before a deleted PersonaModel is released anyway."""
     log_level: str = "INFO"

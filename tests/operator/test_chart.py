@@ -147,8 +147,8 @@ def test_lint():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-# One operator at a time (Recreate); no CPU limit, so that it isn't throttled; the pull policy and
-# network policies are the administrator's.
+# One operator suffices, a second one only stands by; no CPU limit, so that it isn't throttled; the
+# pull policy and network policies are the administrator's.
 NOT_WANTED = [
     "deployment-replicas",
     "deployment-strategy",
@@ -189,9 +189,28 @@ def test_default_objects(tmp_path):
         ("CustomResourceDefinition", "personamodels.persona-pruner.io"),
         ("CustomResourceDefinition", "personarecipes.persona-pruner.io"),
         ("Deployment", "pruner-persona-pruner"),
+        ("Role", "persona-system-pruner-persona-pruner"),
+        ("RoleBinding", "persona-system-pruner-persona-pruner"),
         ("Service", "pruner-persona-pruner-metrics"),
         ("ServiceAccount", "pruner-persona-pruner"),
     ]
+
+
+def test_the_operator_may_use_the_lease_of_what_it_watches(tmp_path):
+    def places(values):
+        return {
+            (role["kind"], role["metadata"].get("namespace"))
+            for role in template(tmp_path, values)
+            if role["kind"] in {"Role", "ClusterRole"}
+            and any(rule["resources"] == ["leases"] for rule in role["rules"])
+        }
+
+    assert places({"operator": {"replicas": 2}}) == {("Role", "kube-system")}
+    elsewhere = {"operator": {"tuning": {"leaseNamespace": "operators"}}}
+    assert places(elsewhere) == {("Role", "operators")}
+    assert places({"namespaces": ["a", "b"]}) == {("Role", "a"), ("Role", "b")}
+    deployment = only(template(tmp_path, {"operator": {"replicas": 2}}), "Deployment")
+    assert deployment["spec"]["replicas"] == 2
 
 
 def test_name_of_the_release_is_not_doubled(tmp_path):
@@ -204,7 +223,7 @@ def test_name_of_the_release_is_not_doubled(tmp_path):
 def test_one_operator_at_a_time_under_restricted_pod_security(tmp_path):
     spec = only(template(tmp_path), "Deployment")["spec"]
     assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "Recreate"}
+    assert "strategy" not in spec  # a further pod stands by until the Lease is free
     pod = spec["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -650,7 +669,7 @@ def test_an_older_kubernetes_is_refused():
         ({"image": {"pullSecrets": [{"name": "registry"}]}}, "pullSecrets"),
         ({"image": {"pullPolicy": "always"}}, "pullPolicy"),
         ({"operator": {"image": {"digest": "latest"}}}, "digest"),
-        ({"operator": {"replicas": 2}}, "replicas"),
+        ({"operator": {"replicas": "two"}}, "replicas"),
         ({"operator": {"retry": {"maxRetries": 21}}}, "maxRetries"),
         ({"operator": {"tuning": {"interval": 1}}}, "interval"),
         ({"metrics": {"port": 80}}, "port"),

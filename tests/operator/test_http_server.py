@@ -22,9 +22,10 @@ async def test_probes_and_metrics_report_a_stalled_watch(unused_tcp_port_factory
             return response.status, await response.text()
 
     async with aiohttp.ClientSession() as session:
-        assert (await get(ports[1], "/healthz"))[0] == 200
+        assert await get(ports[1], "/healthz") == (503, "starting")
         assert (await get(ports[1], "/readyz"))[0] == 503
         ready[0] = True
+        assert (await get(ports[1], "/healthz"))[0] == 200
         assert (await get(ports[1], "/readyz"))[0] == 200
         health.expect(("Job", "a", "b"), "1")
         now[0] = 100

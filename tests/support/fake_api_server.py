@@ -23,6 +23,7 @@ RESOURCES: dict[tuple[str, str], tuple[str, str]] = {
     ("apps/v1", "deployments"): ("Deployment", "status"),
     ("autoscaling/v2", "horizontalpodautoscalers"): ("HorizontalPodAutoscaler", "status"),
     ("policy/v1", "poddisruptionbudgets"): ("PodDisruptionBudget", "status"),
+    ("coordination.k8s.io/v1", "leases"): ("Lease", ""),
     (f"{GROUP}/{VERSION}", PLURAL): (KIND, "status"),
     (f"{GROUP}/{VERSION}", RECIPE_PLURAL): (RECIPE_KIND, ""),
 }
@@ -169,6 +170,9 @@ class FakeApiServer:
             cluster.delete(kind, namespace, name)
             return web.json_response({"status": "Success"})
         assert method == "PATCH"
+        wanted = body.get("metadata", {}).get("resourceVersion") if isinstance(body, dict) else None
+        if wanted is not None and wanted != found["metadata"]["resourceVersion"]:
+            return _status(409, "Conflict", "the object has been modified")
 
         def change(document: Raw) -> None:
             if content == "application/json-patch+json":

@@ -11,6 +11,7 @@ profiles:
 env: {}
 image: {pullPolicy: IfNotPresent, pullSecrets: []}
 operator:
+  replicas: 1
   image: {repository: persona-pruner/operator}
   resources:
     requests: {cpu: 100m, memory: 256Mi, ephemeral-storage: 64Mi}

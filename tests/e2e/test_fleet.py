@@ -329,7 +329,7 @@ def reconciled(persona: Persona, value: str) -> None:
 
 
 def test_the_pod_template_and_the_security_context_reach_new_pods_only(
-    cluster: Cluster, fleet: list[Persona], operator: Release
+    cluster: Cluster, fleet: list[Persona], operator: Release, jobs: Recorder
 ):
     pods = serving_pods(fleet)
     template = {
@@ -359,7 +359,8 @@ def test_the_pod_template_and_the_security_context_reach_new_pods_only(
         newcomer.namespace,
         f"persona-pruner.io/persona={name},app.kubernetes.io/component=serving",
     )
-    (stage, *_), (serving, *_) = newcomer.stage_pods("mask"), served
+    [job] = jobs.manifests(newcomer.namespace, name, "mask")
+    stage, (serving, *_) = job["spec"]["template"], served
     for pod, container in ((stage, "stage"), (serving, "serve")):
         assert pod["metadata"]["annotations"]["team"] == "quests"
         assert pod["spec"]["terminationGracePeriodSeconds"] == 45

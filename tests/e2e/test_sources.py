@@ -30,8 +30,8 @@ def put_instructions(bucket: Bucket, name: str, count: int = 48) -> str:
     return f"s3://{bucket.name}/data/{name}.jsonl"
 
 
-def lookups(persona: Persona) -> list[Any]:
-    return persona.jobs("resolve")
+def lookups(recorder: Recorder, persona: Persona) -> list[Any]:
+    return recorder.manifests(persona.namespace, persona.name, "resolve")
 
 
 def recorded(persona: Persona) -> dict[str, str]:
@@ -54,8 +54,8 @@ def pilot(
     return persona
 
 
-def test_the_sources_are_looked_up_by_one_small_job(pilot: Persona):
-    [job] = lookups(pilot)
+def test_the_sources_are_looked_up_by_one_small_job(pilot: Persona, recorder: Recorder):
+    [job] = lookups(recorder, pilot)
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"memory": "512Mi"}
     assert pilot.status["resolution"]["state"] == "Succeeded"
@@ -129,7 +129,7 @@ def test_a_missing_object_is_named_and_found_later(
     condition = persona.until_reason("InvalidInput")
     assert f"{uri} does not exist" in condition["message"]
     assert persona.status.get("stages", []) == []
-    assert len(lookups(persona)) == 1
+    assert len(persona.jobs("resolve")) == 1
     put_instructions(bucket, "later")
     persona.retry("it is there now")
     persona.until_stage("reference", "Succeeded")

@@ -32,7 +32,8 @@ async def setup() -> AsyncIterator[Setup]:
     await server.start()
     for name in ("captain", "poet"):
         world.add(persona_document(name))
-        world.run(name)
+        world.run(name, until="mask" if name == "poet" else None)
+    world.cluster.make_pod(world.job("mask", "poet"))
     yield Setup(world, server)
     await server.stop()
 
@@ -44,7 +45,7 @@ async def test_the_first_lists_hold_every_object(setup: Setup) -> None:
         expected = {
             (NAMESPACE, item["metadata"]["name"]) for item in setup.world.cluster.find(kind)
         }
-        assert set(setup.cache.identities(kind, None)) == expected, kind
+        assert set(setup.cache.identities(kind, None)) == expected != set(), kind
     document = setup.world.cluster.get(KIND, NAMESPACE, "poet")
     assert setup.cache.persona((NAMESPACE, "poet")) == document
 
@@ -58,6 +59,7 @@ async def test_a_later_list_finds_what_the_watches_missed(setup: Setup) -> None:
     setup.world.edit("poet", pruning={"sparsityPercent": 40})
     found = await setup.synchronizer.resync()
     assert found == {(NAMESPACE, "captain"), (NAMESPACE, "poet")}
+    assert setup.cache.pods.identities() == []
     assert setup.cache.deployments.find((NAMESPACE, "captain")) == {}
     poet = setup.cache.persona((NAMESPACE, "poet"))
     assert poet is not None

@@ -26,6 +26,7 @@ class Seen:
     stage: str
     key: str
     created: str
+    manifest: Object
     succeeded: str | None = None
 
 
@@ -63,6 +64,16 @@ class Recorder:
                 if (item.kind, item.namespace, item.persona) == ("Job", namespace, persona)
                 and item.stage != RESOLVE
             )
+
+    def manifests(self, namespace: str, persona: str, stage: str) -> list[Object]:
+        """Return the Jobs of one stage, those that are gone included."""
+        wanted = ("Job", namespace, persona, stage)
+        with self._lock:
+            return [
+                item.manifest
+                for item in self._seen.values()
+                if (item.kind, item.namespace, item.persona, item.stage) == wanted
+            ]
 
     def _of(self, kind: str, stage: str, key: str) -> list[Seen]:
         with self._lock:
@@ -112,6 +123,7 @@ class Recorder:
                     stage=labels[STAGE],
                     key=labels[KEY],
                     created=metadata["creationTimestamp"],
+                    manifest=item,
                 ),
             )
             seen.succeeded = seen.succeeded or _succeeded(kind, item)

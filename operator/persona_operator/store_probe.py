@@ -133,7 +133,8 @@ class StoreProbe:
         Never blocks. Where the store can't be written, a later call tries again.
         """
         wanted = frozenset(keys)
-        if not is_operators_own(access, self._default) or self._referred.get(owner) == wanted:
+        known = self._referred.get(owner) == wanted
+        if known or not is_operators_own(access, self._default) or self._is_unreachable(access):
             return
         self._referred[owner] = wanted
         task = asyncio.get_running_loop().create_task(self._refer(access, owner, wanted))
@@ -142,7 +143,8 @@ class StoreProbe:
 
     async def _refer(self, access: StoreAccess, owner: str, keys: frozenset[StageKey]) -> None:
         try:
-            await asyncio.to_thread(self._write_references, access, owner, keys)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, self._write_references, access, owner, keys)
         except PersonaError as error:
             self._referred.pop(owner, None)
             self._warn(access, error)

@@ -24,20 +24,20 @@ from .labels import key_label
 from .metrics import OperatorMetrics
 from .object_cache import TEXT_ELSEWHERE, PersonaKey
 from .owned_objects import OwnedObjects
+from .persona_texts import read_text
 from .plan_writer import PlanWriter
 from .profiles_file import ProfilesFile
 from .reconcile import (
     Create,
     Observed,
     Persona,
-    PersonaText,
     Plan,
     Problem,
     SetSuspend,
     Stored,
     reconcile,
 )
-from .reconcile.persona import recipe_reference, text_reference
+from .reconcile.persona import recipe_reference
 from .reconcile.resolution import TerminalError, planned_stages, resolve
 from .rollout_queue import RolloutQueue
 from .settings import Settings
@@ -265,7 +265,7 @@ class Controller:
         persona = Persona.from_object(document)
         if persona.deleting:
             return None
-        text, recipe = await self._text(persona), self._recipe(persona)
+        text, recipe = await read_text(self.api, persona), self._recipe(persona)
         store, stages, stored = self._stored(persona, Observed(text=text, recipe=recipe))
         warnings = await self._warnings.read(self.owned.jobs(key, ()), self.owned.serving_pods(key))
         resync = time.monotonic() > self._resync_at.get(key, -math.inf)
@@ -299,20 +299,6 @@ class Controller:
         await self._writer.write_status(persona, plan)
         self._next(key, plan, problem, resync)
         return plan
-
-    async def _text(self, persona: Persona) -> PersonaText | None:
-        reference = text_reference(persona.resource)
-        if reference is None:
-            return None
-        name, entry = reference
-        found = await self.api.get("ConfigMap", persona.owner.namespace, name)
-        if found is None:
-            problem = f"ConfigMap {name} doesn't exist in this namespace. Create it."
-            return PersonaText(problem=problem)
-        text = (found.get("data") or {}).get(entry)
-        if not isinstance(text, str):
-            return PersonaText(problem=f"ConfigMap {name} has no key {entry}. Add it.")
-        return PersonaText(text=text)
 
     def with_recipe(self, persona: Persona) -> Persona:
         """Return a PersonaModel with the fields of its recipe, as far as it still exists."""

@@ -57,6 +57,9 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.inactivity_timeout = 70
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
+    # Whole lists of a thousand objects, and a task for each of them, would fill the memory.
+    settings.watching.chunk_size = 250
+    settings.queueing.idle_timeout = 1.0
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 12)

@@ -68,7 +68,10 @@ def update_revisions(
         )
         known = [new, *(item for item in known if item.id != new.id)]
     elif elsewhere is not None:
-        known = [elsewhere, *(item for item in known if item.id != elsewhere.id)]
+        # Exports are of the other one's spec.
+        own = [item for item in elsewhere.artifacts if item.name in {"checkpoint", "evaluation"}]
+        new = elsewhere.model_copy(update={"artifacts": own})
+        known = [new, *(item for item in known if item.id != new.id)]
     current = None
     for position, item in enumerate(known):
         if finished and item.evaluate_key == keys["evaluate"] and item.slice_key == keys["slice"]:

@@ -169,30 +169,52 @@ class Batch:
         for row in rows:
             row.job.answer.fail(error)
 
+    def make_room(self, error: ApiError) -> None:
+        """Free memory: forget all conversations, or else end the newest request with an error."""
+        if self._kept:
+            self._kept = []
+        elif self._rows:
+            self._rows.pop().job.answer.fail(error)
+
     def step(self) -> None:
-        """Run the model once for all requests; requests that are complete or cancelled leave."""
+        """Run the model once for all requests; requests that are complete or cancelled leave.
+
+        After an exception, the step can be repeated.
+        """
         for row in [row for row in self._rows if row.job.answer.cancelled]:
             self._leave(row)
         parts = [(row, 1) for row in self._rows if row.decoding]
         parts += self._prompt_chunks()
         if not parts:
             return
-        with torch.inference_mode():
-            hidden_states = run_rows(
-                self._engine.model, [(row.cache, row.next_ids(count)) for row, count in parts]
-            )
-            ready = [index for index, (row, _) in enumerate(parts) if not row.unread]
-            if not ready:
-                return
-            logits = head(self._engine.model)(hidden_states[ready])
-            ended = [
-                parts[index][0]
-                for index, scores in zip(ready, logits, strict=True)
-                if not parts[index][0].add(scores)
-            ]
-        for row in ended:
-            self._leave(row)
-            row.job.answer.finish()
+        before = [(row, len(row.ids), row.cache.length) for row, _ in parts]
+        ended: list[_Row] = []
+        try:
+            with torch.inference_mode():
+                self._run(parts, ended)
+        except Exception:
+            for row, tokens, length in before:
+                if len(row.ids) == tokens:  # without a new token, the model runs on it again
+                    row.cache.length = length
+            raise
+        finally:
+            for row in ended:
+                self._leave(row)
+                row.job.answer.finish()
+
+    def _run(self, parts: list[tuple[_Row, int]], ended: list[_Row]) -> None:
+        """Run the model on some tokens of rows, and add the rows that are complete to `ended`."""
+        hidden_states = run_rows(
+            self._engine.model, [(row.cache, row.next_ids(count)) for row, count in parts]
+        )
+        ready = [index for index, (row, _) in enumerate(parts) if not row.unread]
+        if not ready:
+            return
+        logits = head(self._engine.model)(hidden_states[ready])
+        for index, scores in zip(ready, logits, strict=True):
+            row = parts[index][0]
+            if not row.add(scores):
+                ended.append(row)
 
     def _prompt_chunks(self) -> list[tuple[_Row, int]]:
         """Return the rows whose prompts this step reads, and how many tokens of each.

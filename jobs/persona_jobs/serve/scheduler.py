@@ -195,7 +195,10 @@ class Scheduler:
             try:
                 self._batch.step()
             except Exception as error:  # the clients receive an answer for any error
-                self._batch.clear(self.failed(error))
+                if is_out_of_memory(error):
+                    self._batch.make_room(self.failed(error))
+                else:
+                    self._batch.clear(self.failed(error))
 
     def _take_waiting(self) -> bool:
         """Let waiting requests join, in their order; return whether there is work."""

@@ -279,6 +279,102 @@ def test_an_error_ends_all_requests_and_the_next_one_is_answered(tokenizer):
     assert job.answer.ids == library_answer(engine.model, list(job.prompt), 5)
 
 
+def out_of_memory_above(engine, tokens):
+    """Let the model run out of memory when its rows have more than so many tokens in all."""
+    failures = []
+
+    def check(_module, _args, kwargs):
+        rows = kwargs["attention_backend"]
+        held = sum(cache.length for cache in rows.caches) + sum(rows.counts)
+        if held > tokens:
+            failures.append(held)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.model.model.register_forward_pre_hook(check, with_kwargs=True)
+    return failures
+
+
+def run_with_failures(batch, error):
+    """Run a batch as the scheduler does."""
+    for _ in range(10_000):
+        if not len(batch):
+            return
+        try:
+            batch.step()
+        except torch.OutOfMemoryError:
+            batch.make_room(error)
+    raise AssertionError("the batch does not end")
+
+
+def test_out_of_memory_ends_the_newest_request_only(tokenizer):
+    jobs = [Job(tokens(seed, 40), 30, GREEDY, Collected()) for seed in range(3)]
+    expected = [alone(Engine(endless(), tokenizer), job).ids for job in jobs]
+    engine = Engine(endless(), tokenizer)
+    failures = out_of_memory_above(engine, 150)  # room for two of 70 tokens, not for three
+    batch = Batch(engine, max_rows=3, max_tokens=4096)
+    for job in jobs:
+        batch.join(job)
+    error = ApiError(503, "The server ran out of memory.")
+    run_with_failures(batch, error)
+    assert len(failures) == 1
+    assert [job.answer.error for job in jobs] == [None, None, error]
+    assert [job.answer.ids for job in jobs[:2]] == expected[:2]
+    assert all(job.answer.finished for job in jobs[:2])
+
+
+def test_out_of_memory_first_forgets_conversations(tokenizer):
+    engine = Engine(endless(), tokenizer)
+    batch = Batch(engine, max_rows=3, max_tokens=4096)
+    batch.join(Job(tokens(9, 40), 5, GREEDY, Collected()))
+    run(batch)
+    first = [True]
+
+    def fail_once(_module, _args):
+        if first:
+            first.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.model.model.register_forward_pre_hook(fail_once)
+    job = Job(tokens(1, 40), 10, GREEDY, Collected())
+    batch.join(job)
+    error = ApiError(503, "The server ran out of memory.")
+    run_with_failures(batch, error)
+    assert job.answer.error is None
+    assert job.answer.ids == library_answer(endless(), list(job.prompt), 10)
+    # A request that is alone and fails again and again ends.
+    batch.make_room(error)
+    first += [True, True]
+    last = Job(tokens(2, 40), 10, GREEDY, Collected())
+    batch.join(last)
+    run_with_failures(batch, error)
+    assert last.answer.error is error
+    assert len(batch) == 0
+
+
+@pytest.mark.parametrize("failing", [1, 2, 5])
+def test_a_step_that_failed_behind_the_decoder_is_repeated(tokenizer, failing):
+    jobs = [Job(tokens(seed, 10 * seed), 8, GREEDY, Collected()) for seed in (1, 2, 8)]
+    expected = [alone(Engine(endless(), tokenizer), job).ids for job in jobs]
+    engine = Engine(endless(), tokenizer)
+    calls = []
+
+    def fail_once(_module, _args):
+        calls.append(1)
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.model.lm_head.register_forward_pre_hook(fail_once)
+    batch = Batch(engine, max_rows=4, max_tokens=4096)
+    for job in jobs:
+        batch.join(job)
+    newest = Job(tokens(4, 300), 8, GREEDY, Collected())
+    batch.join(newest)
+    error = ApiError(503, "The server ran out of memory.")
+    run_with_failures(batch, error)
+    assert [job.answer.ids for job in jobs] == expected
+    assert newest.answer.error is error
+
+
 def test_the_context_ends_where_positions_would_depend_on_the_company(tokenizer):
     family, config = VARIANTS["phi3-longrope"]
     model = tiny_model(family, **config)

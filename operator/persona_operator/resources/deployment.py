@@ -37,6 +37,20 @@ COMPONENT = "serving"
 MODEL_PATH = "/model"
 PORT = 8000
 PROBE_SECONDS = 5
+VLLM_DRAIN_SECONDS = 25
+"""Time for the Service to notice that a vLLM pod ends, and for its answers: SIGTERM ends them."""
+# PyTorch asks for the user's name, which a user id without a passwd entry does not have, and only
+# the scratch volume can be written to.
+_VLLM_ENV = {
+    "USER": "persona",
+    "LOGNAME": "persona",
+    "XDG_CACHE_HOME": f"{SCRATCH_PATH}/cache",
+    "XDG_CONFIG_HOME": f"{SCRATCH_PATH}/config",
+    "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH_PATH}/cache/torchinductor",
+    "TRITON_CACHE_DIR": f"{SCRATCH_PATH}/cache/triton",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,11 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- a path inside the container
     ]
     home = {**serving.env, "HOME": SCRATCH_PATH}
-    engine_env = {variable.name: variable.value for variable in profile.env}
+    engine_env = {
+        **(_VLLM_ENV if serving.engine == "VLLM" else {}),
+        **serving.env,
+        **{variable.name: variable.value for variable in profile.env},
+    }
     fetch: Manifest = {
         "name": FETCH_CONTAINER,
         "image": serving.fetch_images.image,
@@ -141,7 +159,7 @@ def _template(serving: ServingDeployment, labels: dict[str, str]) -> Manifest:
         "image": serving.images.image,
         "imagePullPolicy": serving.images.pull_policy,
         **_engine(serving),
-        "env": environment({**serving.env, **engine_env, "HOME": SCRATCH_PATH}),
+        "env": environment({**engine_env, "HOME": SCRATCH_PATH}),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         **_probes(serving.engine, serving.progress_deadline_seconds),
         "resources": resources(profile),
@@ -191,7 +209,9 @@ def _engine(serving: ServingDeployment) -> Manifest:
     args += serving.profile.args
     args += ["--model", MODEL_PATH, "--served-model-name", serving.owner.name, "--port", str(PORT)]
     if serving.engine == "VLLM":
-        return {"args": [*args, *(["--max-model-len", str(limit)] if limit else [])]}
+        args += ["--max-model-len", str(limit)] if limit else []
+        # Until SIGTERM the server answers as before.
+        return {"args": args, "lifecycle": {"preStop": {"sleep": {"seconds": VLLM_DRAIN_SECONDS}}}}
     args += ["--max-context-tokens", str(limit)] if limit else []
     return {"command": ["python", "-m", "persona_jobs.serve"], "args": args}
 

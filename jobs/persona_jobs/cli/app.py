@@ -168,7 +168,7 @@ def export(
 ) -> None:
     """Write the finished persona as one file for llama.cpp and Ollama, persona included.
 
-    Beside it is a Modelfile for Ollama.
+    Beside it are a Modelfile for Ollama and a model card with the evaluation's figures.
     """
     from .export import export_persona
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from ..api import PersonaModelSpec
 from ..errors import InputError, StoreError
+from ..export.card_facts import stored_facts
+from ..export.model_card import CARD, model_card
 from ..pipeline.graph import PlannedStage, plan
 from ..pipeline.process import stop_on_signals
 from ..pipeline.references import add_references, owner_of, planned_keys
 from ..pipeline.runner import planned_stage
+from ..sources import cards
 from .run import EXIT_CTRL_C, Pipeline, open_pipeline, run_planned
 
 
@@ -46,7 +49,17 @@ def export_persona(
     run_planned(pipeline, stage)
     made = pipeline.artifacts.local_dir(stage.name, stage.key)
     target = directory or Path(f"{pipeline.resource.metadata.name}-{kind.lower()}")
-    for path in _copy(made, target, names):
+    files = _copy(made, target, names)
+    facts = stored_facts(
+        pipeline.artifacts,
+        pipeline.resource.spec,
+        _persona_text(pipeline),
+        {planned.name: planned.key for planned in pipeline.stages},
+        [path for path in files if path.suffix == ".gguf"],
+    )
+    files.append(target / CARD)
+    files[-1].write_text(model_card(facts), encoding="utf-8")
+    for path in files:
         sys.stdout.write(f"{path}\n")
 
 
@@ -69,6 +82,13 @@ def _chosen(
     resource = pipeline.resource.model_copy(update={"spec": alone})
     pipeline = replace(pipeline, resource=resource, stages=plan(alone))
     return [wanted], planned_stage(alone, "export"), pipeline
+
+
+def _persona_text(pipeline: Pipeline) -> str:
+    given = pipeline.resource.spec.persona
+    if given.card is not None:
+        return cards.of_spec(given.card, pipeline.cache).text
+    return given.text or ""
 
 
 def _copy(made: Path, target: Path, names: list[str]) -> list[Path]:

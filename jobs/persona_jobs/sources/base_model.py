@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import InputError
+from ..export.model_card import CARD
 from ..store import ObjectNotFoundError, open_store
 from ..store.urls import file_url_path
 from . import gguf
@@ -107,7 +108,7 @@ def _from_hub(uri: str, revision: str | None, cache_dir: Path, access: SourceAcc
     if (config / "config.json").is_file():
         check_config(config)  # an unusable model is refused before its weights are fetched
     with hub_errors(uri, revision, access.prefix):
-        return snapshot(WANTED)
+        return snapshot((*WANTED, CARD))  # the card names the licence
 
 
 def hub_cache_dir(cache_dir: Path) -> Path | None:

@@ -11,7 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..errors import CorruptArtifactError, InputError, OutOfMemoryError, is_out_of_memory
+from ..export.model_card import CARD
 from ..models.chat import end_of_turn
 from ..store.files import locked_file, sha256_file, store_error
 from . import gguf_contents
@@ -182,10 +185,19 @@ def _convert(path: Path, readers: list[Any], result: Path, workspace: Path) -> N
     model.config.name_or_path = ""
     model.save_pretrained(result, safe_serialization=True)
     tokenizer.save_pretrained(result)
+    _write_licence(result, values)
     for file in result.iterdir():
         file.chmod(0o644)  # a shared cache is read by others, but weights are written private
     del model
     gc.collect()
+
+
+def _write_licence(result: Path, values: dict[str, Any]) -> None:
+    """Write the licence that the file names into a model card, as checkpoints on the hub do."""
+    licence = values.get("general.license")
+    if isinstance(licence, str) and licence.strip():
+        header = yaml.safe_dump({"license": licence.strip()}, allow_unicode=True)
+        (result / CARD).write_text(f"---\n{header}---\n", encoding="utf-8")
 
 
 def _add_end_of_turn(model: Any, tokenizer: Any) -> None:

@@ -1,19 +1,22 @@
 """export: write the sliced checkpoint in the forms that the spec asks for.
 
-Writes `model-<quantization>.gguf` with the persona in its chat template, and beside it
-`model-<quantization>.Modelfile` for Ollama. The file is written tensor by tensor; afterwards its
-weights are read back and the perplexity of held-out answers is compared with the checkpoint's, for
-which the sliced model is held in memory once, in float32.
+Writes `model-<quantization>.gguf` with the persona in its chat template, beside it
+`model-<quantization>.Modelfile` for Ollama, and a model card. The file is written tensor by tensor;
+afterwards its weights are read back and the perplexity of held-out answers is compared with the
+checkpoint's, for which the sliced model is held in memory once, in float32.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
 from ..dataset import Example, read_jsonl
+from ..export.card_facts import exported_file, stored_facts
 from ..export.gguf_file import tensor_count, write_gguf
 from ..export.gguf_tensors import gguf_tensors
+from ..export.model_card import CARD, base_name, licence_of, model_card
 from ..export.modelfile import modelfile
 from ..export.perplexity import load_weights, perplexity
 from ..models.compute import resolve
@@ -33,21 +36,33 @@ def run(context: StageContext) -> StageOutcome:
     chosen = [export.quantization for export in context.spec.exports]
     tokenizer, persona = load_tokenizer(checkpoint), chosen_persona(context).text
     context.progress.begin("tensors", len(chosen) * tensor_count(checkpoint))
+    texts = {"general.name": f"A persona on {base_name(context.spec.base_model.uri)}"}
+    if licence := licence_of(checkpoint / CARD).get("license"):
+        texts["general.license"] = licence
     files = {}
     for quantization in chosen:
         path = context.output / f"model-{quantization}.gguf"
-        write_gguf(checkpoint, path, quantization, texts={}, on_tensor=context.advance)
+        write_gguf(checkpoint, path, quantization, texts=texts, on_tensor=context.advance)
         text = modelfile(tokenizer, path.name, persona)
         path.with_suffix(".Modelfile").write_text(text, encoding="utf-8")
         files[quantization] = path
+    results: dict[str, JsonValue] = {
+        **{f"bytes{name}": path.stat().st_size for name, path in files.items()},
+        **_perplexities(context, checkpoint, files),
+    }
+    facts = stored_facts(context.artifacts, context.spec, persona, _card_keys(context), [])
+    facts = replace(facts, files=tuple(exported_file(file, results) for file in files.values()))
+    (context.output / CARD).write_text(model_card(facts), encoding="utf-8")
     compute = resolve(context.spec.compute.device, "Float32")
-    return StageOutcome(
-        results={
-            **{f"bytes{name}": path.stat().st_size for name, path in files.items()},
-            **_perplexities(context, checkpoint, files),
-        },
-        environment=environment(compute),
-    )
+    return StageOutcome(results=results, environment=environment(compute))
+
+
+def _card_keys(context: StageContext) -> dict[str, str]:
+    """Return the keys of the slice and of what it was made from."""
+    key = context.planned.inputs["slice"]
+    manifest = context.artifacts.manifest("slice", key)
+    made_from = {} if manifest is None else manifest.inputs
+    return {"slice": key, **{name: made_from[name] for name in made_from if name == "recover"}}
 
 
 def _perplexities(

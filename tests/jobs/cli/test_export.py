@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import gguf
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from persona_jobs.dataset import Example, read_jsonl
@@ -21,6 +23,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     tokenizer = byte_pair_tokenizer()
     save_checkpoint(tiny_model(vocab_size=len(tokenizer)), tokenizer, folder / "base")
+    (folder / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     write_instructions(folder / "instructions.jsonl")
     return folder
 
@@ -89,6 +92,34 @@ def test_export_copies_what_the_run_made(run, folder):
             copied = folder / "all" / f"model-{name}.{suffix}"
             assert copied.read_bytes() == (made / copied.name).read_bytes()
     assert "reused" in result.stderr
+
+
+def card(path):
+    text = (path / "README.md").read_text(encoding="utf-8")
+    return yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1]), text
+
+
+def test_every_form_of_the_model_carries_a_card(run, folder):
+    header, text = card(path_of(run, "slice"))
+    assert header["license"] == "apache-2.0"
+    assert f"{run['slice']['metrics']['parameters']:,} of" in text
+    assert "are not known here" in text
+    _, exported = card(path_of(run, "export"))
+    assert "| `model-Q4_0.gguf` | " in exported
+    assert "are not known here" in exported
+    for written in (text, exported):
+        assert PERSONA in written
+        assert str(folder) not in written
+        assert "sk-secret" not in written
+
+
+def test_the_copy_has_the_evaluations_figures(run, folder):
+    result = persona(folder, "export", folder / "persona.yaml", "-o", folder / "measured")
+    assert result.returncode == 0, result.stderr
+    _, text = card(folder / "measured")
+    served = run["evaluate"]["metrics"]["variants"][run["evaluate"]["metrics"]["served"]]
+    assert f"| {served['personaScore']:.1f} [" in text
+    assert "are not known here" not in text
 
 
 def test_export_makes_another_number_format(run, folder):

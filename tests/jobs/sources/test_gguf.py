@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from persona_jobs.errors import CorruptArtifactError, InputError
+from persona_jobs.export.model_card import licence_of
 from persona_jobs.models.checkpoint_size import checkpoint_bytes
 from persona_jobs.sources import base_model, gguf
 from persona_jobs.store import Store
@@ -54,6 +55,18 @@ def test_converts_to_the_same_model_once(tiny_gguf: Path, tmp_path: Path) -> Non
     assert (folder / "model.safetensors").stat().st_ino == before.st_ino
     leftovers = [file.name for file in folder.parent.iterdir() if file.name.startswith(".")]
     assert leftovers == []
+
+
+def test_the_licence_that_a_file_names_is_kept(tmp_path: Path) -> None:
+    for name, change in {
+        "with": lambda writer: writer.add_license("apache-2.0"),
+        "without": lambda writer: None,
+    }.items():
+        save_gguf(tmp_path / f"{name}.gguf", change=change)
+    named = gguf.convert(tmp_path / "with.gguf", tmp_path / "cache")
+    assert licence_of(named / "README.md") == {"license": "apache-2.0"}
+    unnamed = gguf.convert(tmp_path / "without.gguf", tmp_path / "cache")
+    assert not (unnamed / "README.md").exists()
 
 
 def test_a_damaged_conversion_runs_again(tiny_gguf: Path, tmp_path: Path) -> None:

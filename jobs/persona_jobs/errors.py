@@ -5,7 +5,7 @@
     │   ├── CorruptArtifactError 2   an object or a model file is damaged
     │   └── CardError            2   a character card is malformed, too large or holds no persona
     ├── StoreError               1   the artifact store can't be read or written now
-    ├── TeacherError             1   the teacher endpoint fails in a way that may pass
+    ├── EndpointError            1   a model's endpoint fails in a way that may pass
     ├── OutOfMemoryError         3   the device or the machine ran out of memory
     └── StageInterruptedError  143   the process was asked to stop
 
@@ -61,8 +61,8 @@ class StoreError(PersonaError):
     """The artifact store can't be read or written now: unreachable, full, refused. Exit code 1."""
 
 
-class TeacherError(PersonaError):
-    """The teacher endpoint keeps failing in a way that may pass. Exit code 1."""
+class EndpointError(PersonaError):
+    """The endpoint of a model keeps failing in a way that may pass. Exit code 1."""
 
 
 class OutOfMemoryError(PersonaError):

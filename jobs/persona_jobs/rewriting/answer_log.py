@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..dataset import write_jsonl
-from .teacher.base import Ending, TeacherAnswer
+from ..endpoints import ChatAnswer, Ending
 
 FILE_NAME = "answers.jsonl"
 
@@ -18,8 +18,8 @@ class LoggedAnswer(BaseModel):
     Attributes:
         request: digest of the request.
         text: the answer as it came.
-        ending: see `TeacherAnswer`.
-        sent_without: see `TeacherAnswer`.
+        ending: see `ChatAnswer`.
+        sent_without: see `ChatAnswer`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -30,7 +30,7 @@ class LoggedAnswer(BaseModel):
     sent_without: tuple[str, ...] = ()
 
 
-def save(directory: Path, answers: Mapping[str, TeacherAnswer]) -> None:
+def save(directory: Path, answers: Mapping[str, ChatAnswer]) -> None:
     """Write all answers except failed ones, which are worth another attempt.
 
     Args:
@@ -53,9 +53,9 @@ def save(directory: Path, answers: Mapping[str, TeacherAnswer]) -> None:
     )
 
 
-def load(directory: Path) -> tuple[dict[str, TeacherAnswer], int]:
+def load(directory: Path) -> tuple[dict[str, ChatAnswer], int]:
     """Return the saved answers by digest of their request, and the number of malformed lines."""
-    answers: dict[str, TeacherAnswer] = {}
+    answers: dict[str, ChatAnswer] = {}
     malformed = 0
     with (directory / FILE_NAME).open(encoding="utf-8", errors="replace") as file:
         for text in file:
@@ -64,7 +64,7 @@ def load(directory: Path) -> tuple[dict[str, TeacherAnswer], int]:
             except ValidationError:
                 malformed += 1
                 continue
-            answers[line.request] = TeacherAnswer(
+            answers[line.request] = ChatAnswer(
                 line.text, line.ending, sent_without=line.sent_without
             )
     return answers, malformed

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from ..api.training import Teacher
 from ..dataset import Example, Split, normalize_query
-from ..errors import InputError, TeacherError
+from ..endpoints import ChatAnswer, Ending
+from ..errors import EndpointError, InputError
 from .cleaning import clean
 from .filters import REASONS, Reason, shared_answers, text_fault
 from .requests import WantedAnswer
 from .sentences import whole_sentences
 from .splitting import SPLITS
-from .teacher.base import Ending, TeacherAnswer
 
 _BY_ENDING: dict[Ending, Reason | None] = {
     "complete": None,
@@ -57,7 +57,7 @@ class Assembly:
 
 def assemble(
     wanted: Sequence[WantedAnswer],
-    answers: Mapping[int, TeacherAnswer],
+    answers: Mapping[int, ChatAnswer],
     *,
     persona: str,
     rewritten: bool,
@@ -83,7 +83,7 @@ def assemble(
     failures: Counter[str] = Counter()
     shortened: set[int] = set()
     for index, item in enumerate(wanted):
-        answer = answers.get(index) or TeacherAnswer("", "failed", "no answer")
+        answer = answers.get(index) or ChatAnswer("", "failed", "no answer")
         text = clean(answer.text)
         ending = answer.ending
         if ending == "truncated" and cut_overlong and whole_sentences(text):
@@ -128,7 +128,7 @@ def check_yield(assembly: Assembly, settings: Teacher) -> None:
     """Refuse a data set with too few usable answers.
 
     Raises:
-        TeacherError: too few are usable, but enough would be if no request had failed; another
+        EndpointError: too few are usable, but enough would be if no request had failed; another
             start sends the failed ones again.
         InputError: too few of the teacher's answers are usable.
     """
@@ -144,7 +144,7 @@ def check_yield(assembly: Assembly, settings: Teacher) -> None:
     )
     if failed and assembly.usable + failed >= enough:
         reason = next(iter(assembly.failures))
-        raise TeacherError(
+        raise EndpointError(
             f"{what}; most failed with: {reason}",
             hint="Check that the endpoint works and start again: only failed requests are resent",
             subject="spec.teacher.openAI",

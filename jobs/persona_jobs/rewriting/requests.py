@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..dataset import Message, ScoredQuery, Split, normalize_query
-from .teacher.base import TeacherRequest
+from ..endpoints import ChatRequest
 
 Prompt = Callable[[str, str], tuple[Message, ...]]
 
@@ -22,7 +22,7 @@ class WantedAnswer:
 
     split: Split
     query: ScoredQuery
-    request: TeacherRequest
+    request: ChatRequest
 
 
 def wanted_answers(
@@ -46,7 +46,7 @@ def wanted_answers(
             messages = prompt(query.query, query.answer)
             for sample in range(samples_per_query if split == "train" else 1):
                 own = request_seed(seed, query.query, sample)
-                wanted.append(WantedAnswer(split, query, TeacherRequest(messages, own)))
+                wanted.append(WantedAnswer(split, query, ChatRequest(messages, own)))
     return wanted
 
 

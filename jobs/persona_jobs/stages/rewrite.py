@@ -17,9 +17,12 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..api.endpoint import Endpoint
+from ..api.endpoint import TEACHER_KEY_VARIABLE, Endpoint
 from ..api.training import Teacher as TeacherSettings
 from ..dataset import Message, ScoredQuery, read_jsonl, write_jsonl
+from ..endpoints import ChatAnswer
+from ..endpoints.backoff import Backoff
+from ..endpoints.client import ChatEndpoint, api_key
 from ..errors import InputError, PersonaError, StageInterruptedError
 from ..models import chat
 from ..models.loading import load_tokenizer
@@ -30,10 +33,8 @@ from ..rewriting import answer_log, splitting
 from ..rewriting.assembly import Assembly, assemble, check_yield
 from ..rewriting.given_examples import GivenExamples, given_examples
 from ..rewriting.requests import Prompt, WantedAnswer, wanted_answers, without_special_tokens
-from ..rewriting.teacher import Teacher, TeacherAnswer, prompts
-from ..rewriting.teacher.backoff import Backoff
+from ..rewriting.teacher import Teacher, prompts
 from ..rewriting.teacher.base_model import BaseModelTeacher
-from ..rewriting.teacher.open_ai import OpenAITeacher, api_key
 from ..training.tokens import conversation_of
 from .common import (
     ChosenPersona,
@@ -68,7 +69,7 @@ def run(context: StageContext) -> StageOutcome:
     Raises:
         InputError: too few queries, a persona too long for `spec.dataset.maxTokens`, a teacher
             that can't be used as configured, or too few usable answers.
-        TeacherError: the teacher keeps failing; finished answers are kept.
+        EndpointError: the teacher keeps failing; finished answers are kept.
         StageInterruptedError: a stop was requested; finished answers are kept.
     """
     spec = context.spec
@@ -162,16 +163,14 @@ def _voice(context: StageContext, persona: str) -> _Voice:
     return _Voice(teacher, prompt, tokenizer, described)
 
 
-def _open_ai_teacher(settings: TeacherSettings, endpoint: Endpoint) -> OpenAITeacher:
-    return OpenAITeacher(
-        base_url=endpoint.base_url,
-        model=endpoint.model,
-        api_key=api_key(os.environ),
+def _open_ai_teacher(settings: TeacherSettings, endpoint: Endpoint) -> ChatEndpoint:
+    subject = "spec.teacher.openAI"
+    return ChatEndpoint(
+        endpoint,
+        subject=subject,
+        key=api_key(os.environ, TEACHER_KEY_VARIABLE, subject=subject),
         temperature=float(settings.temperature),
         max_tokens=settings.max_tokens,
-        max_concurrency=endpoint.max_concurrency,
-        timeout_seconds=endpoint.timeout_seconds,
-        max_retries=endpoint.max_retries,
         backoff=Backoff(),
     )
 
@@ -213,7 +212,7 @@ def _samples(context: StageContext) -> int:
 
 def _collect(
     context: StageContext, teacher: Teacher, wanted: list[WantedAnswer]
-) -> dict[int, TeacherAnswer]:
+) -> dict[int, ChatAnswer]:
     """Return all answers by index; those in the store are not requested again."""
     requests = [item.request for item in wanted]
     digests = [request.digest for request in requests]
@@ -259,7 +258,7 @@ def _collect(
     return answers
 
 
-def _known_answers(context: StageContext) -> dict[str, TeacherAnswer]:
+def _known_answers(context: StageContext) -> dict[str, ChatAnswer]:
     """Return the answers in the store by digest of their request."""
     directory = context.artifacts.load_state(ANSWERS, answers_key(context.planned))
     if directory is None:
@@ -274,9 +273,7 @@ def _known_answers(context: StageContext) -> dict[str, TeacherAnswer]:
     return answers
 
 
-def _sent_without(
-    context: StageContext, answers: Mapping[int, TeacherAnswer]
-) -> dict[str, JsonValue]:
+def _sent_without(context: StageContext, answers: Mapping[int, ChatAnswer]) -> dict[str, JsonValue]:
     """Return, by what the endpoint refused, the number of answers to requests without it."""
     counts = Counter(name for answer in answers.values() for name in answer.sent_without)
     for name, count in counts.items():

@@ -25,7 +25,7 @@ _REASONS = {
     "CorruptArtifactError": "CorruptArtifact",
     "StoreError": "StoreUnavailable",
     "ObjectNotFoundError": "StoreUnavailable",
-    "TeacherError": "TeacherUnavailable",
+    "EndpointError": "EndpointUnavailable",
     "OutOfMemoryError": "OutOfMemory",
 }
 

@@ -5,7 +5,8 @@ import pytest
 
 from persona_jobs.api.training import Teacher
 from persona_jobs.dataset import Example, ScoredQuery, Split
-from persona_jobs.errors import InputError, TeacherError
+from persona_jobs.endpoints import ChatAnswer
+from persona_jobs.errors import EndpointError, InputError
 from persona_jobs.rewriting.assembly import Assembly, assemble, check_yield
 from persona_jobs.rewriting.filters import Reason
 from persona_jobs.rewriting.requests import (
@@ -14,7 +15,7 @@ from persona_jobs.rewriting.requests import (
     wanted_answers,
     without_special_tokens,
 )
-from persona_jobs.rewriting.teacher import TeacherAnswer, prompts
+from persona_jobs.rewriting.teacher import prompts
 
 PERSONA = "You are Flint."
 
@@ -42,7 +43,7 @@ def wanted(samples: int = 2) -> list[WantedAnswer]:
 
 
 def assembled(
-    answers: Mapping[int, TeacherAnswer], *, max_tokens: int = 1000, cut_overlong: bool = False
+    answers: Mapping[int, ChatAnswer], *, max_tokens: int = 1000, cut_overlong: bool = False
 ) -> Assembly:
     return assemble(
         wanted(),
@@ -56,9 +57,9 @@ def assembled(
     )
 
 
-def good() -> dict[int, TeacherAnswer]:
+def good() -> dict[int, ChatAnswer]:
     return {
-        index: TeacherAnswer(f"Arr, {item.query.query} number {index}", "complete")
+        index: ChatAnswer(f"Arr, {item.query.query} number {index}", "complete")
         for index, item in enumerate(wanted())
     }
 
@@ -93,13 +94,13 @@ def test_examples_hold_persona_query_answer_and_reference() -> None:
 
 def test_dropped_answers_are_counted_by_reason() -> None:
     answers = good()
-    answers[0] = TeacherAnswer("", "failed", "HTTP 500")
-    answers[1] = TeacherAnswer("Once upon a", "truncated")
-    answers[2] = TeacherAnswer("", "refused")
-    answers[3] = TeacherAnswer("Neutral: Q0?", "complete")
-    answers[4] = TeacherAnswer("Arr, a story " + " ".join(map(str, range(80))), "complete")
-    answers[5] = TeacherAnswer(answers[6].text, "complete")  # to another query: no duplicate
-    answers[7] = TeacherAnswer(answers[6].text.upper(), "complete")
+    answers[0] = ChatAnswer("", "failed", "HTTP 500")
+    answers[1] = ChatAnswer("Once upon a", "truncated")
+    answers[2] = ChatAnswer("", "refused")
+    answers[3] = ChatAnswer("Neutral: Q0?", "complete")
+    answers[4] = ChatAnswer("Arr, a story " + " ".join(map(str, range(80))), "complete")
+    answers[5] = ChatAnswer(answers[6].text, "complete")  # to another query: no duplicate
+    answers[7] = ChatAnswer(answers[6].text.upper(), "complete")
     result = assembled(answers, max_tokens=200)
     assert result.dropped == {
         "failed": 1,
@@ -120,21 +121,21 @@ def test_a_missing_answer_counts_as_failed() -> None:
 
 
 def test_the_same_answer_to_many_queries_is_dropped_everywhere() -> None:
-    answers = {**good(), **{i: TeacherAnswer("Aye aye!", "complete") for i in (0, 1, 2)}}
+    answers = {**good(), **{i: ChatAnswer("Aye aye!", "complete") for i in (0, 1, 2)}}
     assert assembled(answers).dropped == {"duplicate": 3}
 
 
 def test_wrapping_is_removed() -> None:
     answers = good()
-    answers[0] = TeacherAnswer('Here is the rewritten answer: "Arr, T!"', "complete")
+    answers[0] = ChatAnswer('Here is the rewritten answer: "Arr, T!"', "complete")
     assert assembled(answers).splits["test"][0].answer == "Arr, T!"
 
 
 def test_overlong_answers_are_cut_at_a_sentence_on_request() -> None:
     answers = good()
-    answers[0] = TeacherAnswer("Arr, that be a fine tale. Once upon a", "truncated")
-    answers[1] = TeacherAnswer("Arr, that be a tale without", "truncated")
-    answers[2] = TeacherAnswer("As an AI language model, I can't. So I", "truncated")
+    answers[0] = ChatAnswer("Arr, that be a fine tale. Once upon a", "truncated")
+    answers[1] = ChatAnswer("Arr, that be a tale without", "truncated")
+    answers[2] = ChatAnswer("As an AI language model, I can't. So I", "truncated")
     assert assembled(answers).dropped == {"truncated": 3}
     result = assembled(answers, cut_overlong=True)
     assert result.dropped == {"refusal": 1, "truncated": 1}
@@ -225,9 +226,9 @@ def test_nothing_usable_is_refused_even_without_a_minimum_yield() -> None:
 
 
 def test_low_yield_through_failed_requests_is_a_temporary_error() -> None:
-    with pytest.raises(TeacherError, match="HTTP 500: dead"):
+    with pytest.raises(EndpointError, match="HTTP 500: dead"):
         check_yield(losses(0, {"failed": 10}), teacher())
-    with pytest.raises(TeacherError):
+    with pytest.raises(EndpointError):
         check_yield(losses(4, {"failed": 3, "empty": 3}), teacher())
     # Here even the failed requests would not suffice.
     with pytest.raises(InputError):

@@ -10,7 +10,7 @@ import torch
 
 from persona_jobs.api import PersonaModelSpec
 from persona_jobs.dataset import Example, ScoredQuery, normalize_query, read_jsonl, write_jsonl
-from persona_jobs.errors import InputError, StageInterruptedError, TeacherError
+from persona_jobs.errors import EndpointError, InputError, StageInterruptedError
 from persona_jobs.pipeline.context import SilentProgress, StageContext, StageOutcome, StopFlag
 from persona_jobs.pipeline.graph import ANSWERS, answers_key, plan
 from persona_jobs.rewriting.teacher.base_model import GROUP_SIZE
@@ -373,7 +373,7 @@ def test_failing_endpoint_keeps_its_answers_for_the_next_start(
     endpoint.behave = lambda number, body: (
         in_character(number, body) if number < 8 else error(503, "down")
     )
-    with pytest.raises(TeacherError, match=r"HTTP 503: down") as raised:
+    with pytest.raises(EndpointError, match=r"HTTP 503: down") as raised:
         rewrite.run(start(of))
     assert raised.value.exit_code == 1
     endpoint.behave = in_character
@@ -389,7 +389,7 @@ def test_too_many_failed_requests_are_a_temporary_error(
     endpoint.behave = lambda number, body: (
         error(500, "hiccup") if number % 3 else in_character(number, body)
     )
-    with pytest.raises(TeacherError, match=r"Only 7 of 20 .*HTTP 500: hiccup"):
+    with pytest.raises(EndpointError, match=r"Only 7 of 20 .*HTTP 500: hiccup"):
         rewrite.run(start(of))
     endpoint.behave = in_character
     endpoint.requests.clear()

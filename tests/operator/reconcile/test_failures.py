@@ -77,7 +77,7 @@ def test_a_smaller_micro_batch_is_advised_only_where_there_is_one(
     ("code", "message", "reason"),
     [
         (1, failed_message("s", "StoreError", "s3://b can't be reached"), "StoreUnavailable"),
-        (1, failed_message("s", "TeacherError", "the teacher answers 503"), "TeacherUnavailable"),
+        (1, failed_message("s", "EndpointError", "the teacher answers 503"), "EndpointUnavailable"),
         (1, "", "StageFailed"),
         (139, "", "StageFailed"),
         (137, "", "Killed"),

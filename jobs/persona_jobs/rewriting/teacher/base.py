@@ -1,57 +1,9 @@
-"""Requests to a teacher and its answers."""
+"""What a teacher does."""
 
-import hashlib
-import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
 
-from ...dataset import Message
-
-ShouldStop = Callable[[], bool]
-OnAnswer = Callable[[], None]
-
-Ending = Literal["complete", "truncated", "refused", "tooLong", "failed"]
-
-
-@dataclass(frozen=True)
-class TeacherRequest:
-    """A request for one answer.
-
-    Attributes:
-        messages: the chat messages; the last one is the user's.
-        seed: sampling seed below 2**31. A deterministic teacher gives equal requests with equal
-            seeds equal answers.
-    """
-
-    messages: tuple[Message, ...]
-    seed: int
-
-    @property
-    def digest(self) -> str:
-        """Return the SHA-256 (hex) of the whole request, which identifies it in a saved state."""
-        document = [self.seed, *([m["role"], m["content"]] for m in self.messages)]
-        return hashlib.sha256(json.dumps(document).encode("ascii")).hexdigest()
-
-
-@dataclass(frozen=True)
-class TeacherAnswer:
-    """The teacher's answer to one request.
-
-    Attributes:
-        text: the unedited answer; empty unless it is complete or truncated.
-        ending: `complete` with an end of turn; `truncated` at the token limit; `refused` by the
-            endpoint's own content filter; `tooLong` when the request doesn't fit the teacher's
-            context; `failed` after all retries.
-        detail: why the request failed, otherwise empty.
-        sent_without: what the endpoint refused and the answered request therefore lacked:
-            `systemRole` (its text opened the user's message), `temperature` or `seed`.
-    """
-
-    text: str
-    ending: Ending
-    detail: str = ""
-    sent_without: tuple[str, ...] = ()
+from ...endpoints.base import ChatAnswer, ChatRequest, OnAnswer, ShouldStop
 
 
 class Teacher(Protocol):
@@ -59,12 +11,12 @@ class Teacher(Protocol):
 
     def answer(
         self,
-        requests: Sequence[TeacherRequest],
+        requests: Sequence[ChatRequest],
         *,
         answered: Collection[int],
         should_stop: ShouldStop,
         on_answer: OnAnswer,
-    ) -> Iterator[dict[int, TeacherAnswer]]:
+    ) -> Iterator[dict[int, ChatAnswer]]:
         """Answer all requests except those whose index is in `answered`, in any order.
 
         Ends early, without an error, soon after `should_stop` returns True. Closing the iterator
@@ -81,6 +33,6 @@ class Teacher(Protocol):
             answers by index of the request.
 
         Raises:
-            TeacherError: the teacher keeps failing; a later attempt may succeed.
+            EndpointError: the teacher keeps failing; a later attempt may succeed.
             InputError: the teacher can't be used as configured.
         """

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from ...endpoints.base import ChatAnswer, ChatRequest, OnAnswer, ShouldStop
 from ...models import chat
 from ...models.generation import Generated, generate
-from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest
 
 # Requests decoded together; a stopped run loses at most the work on one group.
 GROUP_SIZE = 32
@@ -40,12 +40,12 @@ class BaseModelTeacher:
 
     def answer(
         self,
-        requests: Sequence[TeacherRequest],
+        requests: Sequence[ChatRequest],
         *,
         answered: Collection[int],
         should_stop: ShouldStop,
         on_answer: OnAnswer,
-    ) -> Iterator[dict[int, TeacherAnswer]]:
+    ) -> Iterator[dict[int, ChatAnswer]]:
         """Answer requests as `Teacher.answer` does, one group at a time."""
         rendered = [self._render(request) for request in requests]
         limit = getattr(self._model.config, "max_position_embeddings", None)
@@ -57,7 +57,7 @@ class BaseModelTeacher:
         if refused := sorted(too_long - set(answered)):
             for _ in refused:
                 on_answer()
-            yield {index: TeacherAnswer("", "tooLong") for index in refused}
+            yield {index: ChatAnswer("", "tooLong") for index in refused}
         ordered = sorted(
             (index for index in range(len(requests)) if index not in too_long),
             key=lambda index: -len(rendered[index]),
@@ -80,7 +80,7 @@ class BaseModelTeacher:
             written = dict(zip(group, answers, strict=True))
             yield {index: written[index] for index in wanted}
 
-    def _render(self, request: TeacherRequest) -> list[int]:
+    def _render(self, request: ChatRequest) -> list[int]:
         return chat.render(self._tokenizer, request.messages)
 
     def _generate(
@@ -91,7 +91,7 @@ class BaseModelTeacher:
         reported: list[bool],
         should_stop: ShouldStop,
         on_answer: OnAnswer,
-    ) -> list[TeacherAnswer]:
+    ) -> list[ChatAnswer]:
         def check(row: int, _: Generated) -> None:
             if reported[row]:
                 on_answer()
@@ -110,7 +110,7 @@ class BaseModelTeacher:
             row_ids=seeds,
             on_answer=check,
         )
-        return [TeacherAnswer(g.text, "complete" if g.finished else "truncated") for g in generated]
+        return [ChatAnswer(g.text, "complete" if g.finished else "truncated") for g in generated]
 
 
 class _StoppedError(Exception):

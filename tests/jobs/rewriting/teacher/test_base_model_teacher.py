@@ -1,9 +1,9 @@
 import pytest
 
 from persona_jobs.dataset import Message
+from persona_jobs.endpoints import ChatAnswer, ChatRequest
 from persona_jobs.models import chat
 from persona_jobs.models.generation import generate
-from persona_jobs.rewriting.teacher import TeacherAnswer, TeacherRequest
 from persona_jobs.rewriting.teacher.base_model import BaseModelTeacher
 from support.tiny import tiny_model, tiny_tokenizer
 
@@ -20,9 +20,9 @@ def model() -> object:
     return tiny_model(layers=2)
 
 
-def requests(count: int = COUNT) -> list[TeacherRequest]:
+def requests(count: int = COUNT) -> list[ChatRequest]:
     return [
-        TeacherRequest(
+        ChatRequest(
             (
                 Message(role="system", content="You are Flint."),
                 Message(role="user", content="Why" + " so" * (index % 4) + f"? {index}"),
@@ -40,11 +40,11 @@ def teacher(model: object, **settings: object) -> BaseModelTeacher:
 
 def ask(
     asked: BaseModelTeacher,
-    wanted: list[TeacherRequest],
+    wanted: list[ChatRequest],
     answered: frozenset[int] = frozenset(),
     stop_after: int | None = None,
-) -> dict[int, TeacherAnswer]:
-    answers: dict[int, TeacherAnswer] = {}
+) -> dict[int, ChatAnswer]:
+    answers: dict[int, ChatAnswer] = {}
     reported = 0
 
     def on_answer() -> None:
@@ -84,13 +84,13 @@ def test_answer_is_what_the_model_generates(model: object) -> None:
 
 def test_answer_depends_on_its_seed(model: object) -> None:
     wanted = requests(1)
-    other = [TeacherRequest(wanted[0].messages, seed=5)]
+    other = [ChatRequest(wanted[0].messages, seed=5)]
     assert ask(teacher(model), wanted) != ask(teacher(model), other)
 
 
 def test_temperature_zero_ignores_the_seed(model: object) -> None:
     wanted = requests(1)
-    other = [TeacherRequest(wanted[0].messages, seed=5)]
+    other = [ChatRequest(wanted[0].messages, seed=5)]
     greedy = teacher(model, temperature=0.0)
     assert ask(greedy, wanted) == ask(greedy, other)
 
@@ -122,7 +122,7 @@ def test_stop_before_the_start(model: object) -> None:
 
 def test_prompt_that_does_not_fit_the_context(model: object) -> None:
     wanted = requests(3)
-    wanted.append(TeacherRequest((Message(role="user", content="x" * 3000),), seed=1))
+    wanted.append(ChatRequest((Message(role="user", content="x" * 3000),), seed=1))
     answers = ask(teacher(model), wanted)
-    assert answers[3] == TeacherAnswer("", "tooLong")
+    assert answers[3] == ChatAnswer("", "tooLong")
     assert {index: answers[index] for index in range(3)} == ask(teacher(model), requests(3))

@@ -1,4 +1,4 @@
-"""A teacher behind an OpenAI-compatible endpoint, with many requests in flight."""
+"""A client of an OpenAI-compatible endpoint, with many requests in flight."""
 
 import asyncio
 import os
@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ...errors import InputError, TeacherError
-from ...store.certificates import certificate_hint
+from ..api.endpoint import Endpoint
+from ..errors import EndpointError, InputError
+from ..store.certificates import certificate_hint
 from . import chat_completions, error_bodies
 from .backoff import Backoff, retry_after
-from .base import OnAnswer, ShouldStop, TeacherAnswer, TeacherRequest
-from .endpoint_dialect import EndpointDialect
-from .endpoint_state import EndpointState
+from .base import ChatAnswer, ChatRequest, OnAnswer, ShouldStop
+from .dialect import EndpointDialect
+from .state import EndpointState
 
-SUBJECT = "spec.teacher.openAI"
-API_KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_RESPONSE_BYTES = 4 * 2**20
+NO_ANSWER = "no answer within"
 _TRY_AGAIN = {408, 409, 425, 429}
 _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 3.0
@@ -29,35 +29,52 @@ _JOIN_SECONDS = 3.0
 _REFUSALS_TO_STOP = 3
 
 
-def api_key(environment: Mapping[str, str]) -> str | None:
-    """Return the API key in OPENAI_API_KEY, or None for an endpoint without keys.
+@dataclass(frozen=True)
+class ApiKey:
+    """An endpoint's API key.
+
+    Attributes:
+        variable: environment variable that it comes from.
+        value: the key, None for an endpoint without keys.
+    """
+
+    variable: str
+    value: str | None
+
+
+def api_key(environment: Mapping[str, str], variable: str, *, subject: str) -> ApiKey:
+    """Return the API key in a variable of the environment.
+
+    Args:
+        environment: the environment variables.
+        variable: name of the variable.
+        subject: path of the endpoint in the spec.
 
     Raises:
         InputError: the key has characters that a header can't hold; the message doesn't show it.
     """
-    key = environment.get(API_KEY_VARIABLE, "").strip()
+    key = environment.get(variable, "").strip()
     if any(not "!" <= char <= "~" for char in key):
         raise InputError(
-            f"{API_KEY_VARIABLE} has spaces, line breaks or non-ASCII characters",
+            f"{variable} has spaces, line breaks or non-ASCII characters",
             hint="Store the bare key on one line",
-            subject=f"{SUBJECT}.apiKeySecretRef",
+            subject=f"{subject}.apiKeySecretRef",
         )
-    return key or None
+    return ApiKey(variable, key or None)
 
 
-class OpenAITeacher:
+class ChatEndpoint:
     """Sends requests to one model of an endpoint.
 
     Args:
-        base_url: the API's URL up to and including `/v1`.
-        model: the model's name at the endpoint.
-        api_key: sent as a bearer token; None sends none.
+        settings: the endpoint and how it is called.
+        subject: its path in the spec, for messages.
+        key: sent as a bearer token if there is one.
         temperature: sampling temperature.
         max_tokens: longest answer in tokens.
-        max_concurrency: requests in flight at once.
-        timeout_seconds: time limit of one attempt, from connecting to the last byte.
-        max_retries: further attempts after a temporary failure.
         backoff: the delays between attempts.
+        top_logprobs: how many of the likeliest tokens are asked for at each position; 0 asks for
+            no log-probabilities.
 
     Raises:
         InputError: the base URL is malformed.
@@ -65,39 +82,56 @@ class OpenAITeacher:
 
     def __init__(
         self,
+        settings: Endpoint,
         *,
-        base_url: str,
-        model: str,
-        api_key: str | None,
+        subject: str,
+        key: ApiKey,
         temperature: float,
         max_tokens: int,
-        max_concurrency: int,
-        timeout_seconds: float,
-        max_retries: int,
         backoff: Backoff,
+        top_logprobs: int = 0,
     ) -> None:
-        self._url, self._shown_url = _completions_url(base_url)
-        self._model = model
-        self._api_key = api_key
+        self._url, self._shown_url = _completions_url(settings.base_url, subject)
+        self._subject = subject
+        self._model = settings.model
+        self._key = key
         self._temperature = temperature
         self._max_tokens = max_tokens
-        self._max_concurrency = max_concurrency
-        self._timeout = timeout_seconds
-        self._max_retries = max_retries
+        self._top_logprobs = top_logprobs
+        self._max_concurrency = settings.max_concurrency
+        self._timeout = settings.timeout_seconds
+        self._max_retries = settings.max_retries
         self._backoff = backoff
         self._dialect = EndpointDialect()
 
     def answer(
         self,
-        requests: Sequence[TeacherRequest],
+        requests: Sequence[ChatRequest],
         *,
         answered: Collection[int],
         should_stop: ShouldStop,
         on_answer: OnAnswer,
-    ) -> Iterator[dict[int, TeacherAnswer]]:
-        """Answer requests as `Teacher.answer` does, one answer at a time."""
+    ) -> Iterator[dict[int, ChatAnswer]]:
+        """Answer all requests except those whose index is in `answered`, in any order.
+
+        Ends early, without an error, soon after `should_stop` returns True. Closing the iterator
+        abandons the requests in flight.
+
+        Args:
+            requests: the requests.
+            answered: indices of the requests that have an answer already.
+            should_stop: called ten times a second.
+            on_answer: called when an answer arrives.
+
+        Yields:
+            one answer by the index of its request.
+
+        Raises:
+            EndpointError: the endpoint keeps failing; a later attempt may succeed.
+            InputError: the endpoint can't be used as configured.
+        """
         wanted = [index for index in range(len(requests)) if index not in answered]
-        outbox: queue.Queue[tuple[int, TeacherAnswer] | BaseException | None] = queue.Queue()
+        outbox: queue.Queue[tuple[int, ChatAnswer] | BaseException | None] = queue.Queue()
         abandoned = threading.Event()
 
         def work() -> None:
@@ -110,7 +144,7 @@ class OpenAITeacher:
                 outbox.put(None)
 
         # Answers pass through a queue, so that saving the resume state delays no request.
-        thread = threading.Thread(target=work, name="teacher", daemon=True)
+        thread = threading.Thread(target=work, name="endpoint", daemon=True)
         thread.start()
         try:
             while not should_stop():
@@ -130,10 +164,10 @@ class OpenAITeacher:
 
     async def _ask_all(
         self,
-        requests: Sequence[TeacherRequest],
+        requests: Sequence[ChatRequest],
         wanted: list[int],
         state: EndpointState,
-        outbox: "queue.Queue[tuple[int, TeacherAnswer] | BaseException | None]",
+        outbox: "queue.Queue[tuple[int, ChatAnswer] | BaseException | None]",
         abandoned: threading.Event,
     ) -> None:
         waiting = iter(wanted)
@@ -168,8 +202,8 @@ class OpenAITeacher:
             "Accept-Encoding": "identity",  # so that the size limit applies to the transfer
             "User-Agent": "persona-pruner",
         }
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
+        if self._key.value:
+            headers["Authorization"] = f"Bearer {self._key.value}"
         return httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(self._timeout, connect=min(10.0, self._timeout)),
@@ -178,8 +212,8 @@ class OpenAITeacher:
         )
 
     async def _ask(
-        self, client: httpx.AsyncClient, request: TeacherRequest, state: EndpointState
-    ) -> TeacherAnswer:
+        self, client: httpx.AsyncClient, request: ChatRequest, state: EndpointState
+    ) -> ChatAnswer:
         """Return one answer, after as many attempts as it needs or is allowed."""
         attempt = 0
         first = dialect = self._dialect.current
@@ -193,17 +227,20 @@ class OpenAITeacher:
                     continue
                 state.refusals += 1
                 state.last_refusal = outcome.detail
-                return TeacherAnswer("", "failed", outcome.detail)
-            if isinstance(outcome, TeacherAnswer):
+                return ChatAnswer("", "failed", outcome.detail)
+            if isinstance(outcome, ChatAnswer):
                 state.answers += 1
                 state.failures_in_a_row = 0
                 if outcome.ending in ("complete", "truncated"):
                     self._dialect.learn(first, dialect)
-                return replace(outcome, sent_without=dialect.left_out)
+                missing = dialect.left_out
+                if not self._top_logprobs:
+                    missing = tuple(name for name in missing if name != "logprobs")
+                return replace(outcome, sent_without=missing)
             if attempt >= self._max_retries or not outcome.temporary:
                 state.failures_in_a_row += 1
                 state.last_failure = outcome.detail
-                return TeacherAnswer("", "failed", outcome.detail)
+                return ChatAnswer("", "failed", outcome.detail)
             delay = self._backoff.delay(attempt, outcome.retry_after)
             if outcome.retry_after is not None:  # applies to all requests
                 state.hold(delay)
@@ -214,9 +251,9 @@ class OpenAITeacher:
     async def _attempt(
         self,
         client: httpx.AsyncClient,
-        request: TeacherRequest,
+        request: ChatRequest,
         dialect: chat_completions.Dialect,
-    ) -> "TeacherAnswer | _Failure | _Refusal":
+    ) -> "ChatAnswer | _Failure | _Refusal":
         body = chat_completions.payload(
             dialect,
             request.messages,
@@ -224,6 +261,7 @@ class OpenAITeacher:
             seed=request.seed,
             temperature=self._temperature,
             max_tokens=self._max_tokens,
+            top_logprobs=self._top_logprobs,
         )
         try:
             async with (
@@ -232,7 +270,7 @@ class OpenAITeacher:
             ):
                 content = await _read(response)
         except (TimeoutError, httpx.TimeoutException):
-            return _Failure(f"no answer within {self._timeout:g} s")
+            return _Failure(f"{NO_ANSWER} {self._timeout:g} s")
         except httpx.TransportError as error:
             self._check_certificate(error)
             return _Failure(f"connection failed: {self._clean(str(error)) or type(error).__name__}")
@@ -245,7 +283,7 @@ class OpenAITeacher:
 
     def _interpret(
         self, response: httpx.Response, content: bytes
-    ) -> "TeacherAnswer | _Failure | _Refusal":
+    ) -> "ChatAnswer | _Failure | _Refusal":
         status = response.status_code
         error = error_bodies.read_error(content)
         reason = self._clean(error.message) if error else ""
@@ -261,31 +299,31 @@ class OpenAITeacher:
             raise InputError(
                 f"{self._shown_url} or its model {self._model!r} was not found ({detail})",
                 hint="Check baseURL (up to and including /v1) and the model's name",
-                subject=SUBJECT,
+                subject=self._subject,
             )
         if response.is_redirect:
             raise InputError(
                 f"{self._shown_url} redirects to another address ({detail})",
                 hint="Set baseURL to the address that it redirects to",
-                subject=f"{SUBJECT}.baseURL",
+                subject=f"{self._subject}.baseURL",
             )
         if error and error.wrong_key:
             raise self._key_refused(detail)
         if error and error.content_filter:
-            return TeacherAnswer("", "refused")
+            return ChatAnswer("", "refused")
         if error and error.context_length:
-            return TeacherAnswer("", "tooLong")
+            return ChatAnswer("", "tooLong")
         return _Refusal(detail, error.text if error else "")
 
     def _key_refused(self, detail: str) -> InputError:
-        if self._api_key is None:
+        if self._key.value is None:
             what, hint = "The endpoint requires an API key, but no API key was sent", "Set"
         else:
-            what, hint = f"The API key in {API_KEY_VARIABLE} was refused", "Correct"
+            what, hint = f"The API key in {self._key.variable} was refused", "Correct"
         return InputError(
             f"{what} ({detail})",
-            hint=f"{hint} {API_KEY_VARIABLE}; in a cluster, use {SUBJECT}.apiKeySecretRef",
-            subject=SUBJECT,
+            hint=f"{hint} {self._key.variable}; in a cluster, use {self._subject}.apiKeySecretRef",
+            subject=self._subject,
         )
 
     def _check_certificate(self, error: httpx.TransportError) -> None:
@@ -298,27 +336,27 @@ class OpenAITeacher:
                     bundle=os.environ.get("SSL_CERT_FILE"),
                     address="baseURL",
                 ),
-                subject=f"{SUBJECT}.baseURL",
+                subject=f"{self._subject}.baseURL",
             ) from None
 
     def _give_up_if_hopeless(self, state: EndpointState) -> None:
         if state.refusals >= _REFUSALS_TO_STOP and not state.answers:
             raise InputError(
                 f"{self._shown_url} refuses the requests ({state.last_refusal})",
-                hint="Check that it supports the model and spec.teacher.maxTokens",
-                subject=SUBJECT,
+                hint="Check that it supports the model and answers of so many tokens",
+                subject=self._subject,
             )
         if state.failures_in_a_row >= max(3, self._max_concurrency):
-            raise TeacherError(
+            raise EndpointError(
                 f"{self._shown_url} keeps failing: {state.failures_in_a_row} requests in a row, "
                 f"each after {self._max_retries} retries ({state.last_failure})",
                 hint="Check that the endpoint works and start again: finished answers are kept",
-                subject=SUBJECT,
+                subject=self._subject,
             )
 
     def _clean(self, text: str) -> str:
         """Return `text` without the key, which some endpoints repeat in error messages."""
-        return text.replace(self._api_key, "[key]") if self._api_key else text
+        return text.replace(self._key.value, "[key]") if self._key.value else text
 
 
 @dataclass(frozen=True)
@@ -359,7 +397,7 @@ async def _read(response: httpx.Response) -> bytes | None:
     return bytes(content)
 
 
-def _completions_url(base_url: str) -> tuple[httpx.URL, str]:
+def _completions_url(base_url: str, subject: str) -> tuple[httpx.URL, str]:
     """Return the URL to post to, and the one to show, without a password."""
     try:
         host = urlsplit(base_url).hostname  # checks the brackets of IPv6 addresses; httpx doesn't
@@ -368,9 +406,9 @@ def _completions_url(base_url: str) -> tuple[httpx.URL, str]:
         host = None
     if not host:
         raise InputError(
-            "The teacher's baseURL is not a valid URL",
+            "baseURL is not a valid URL",
             hint="Write it like https://api.example.com/v1",
-            subject=f"{SUBJECT}.baseURL",
+            subject=f"{subject}.baseURL",
         )
     url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions")
     shown = url.copy_with(username=None, password=None, query=None, fragment=None)

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from persona_jobs.api.endpoint import TEACHER_KEY_VARIABLE
+from persona_jobs.api.endpoint import Endpoint as EndpointSettings
 from persona_jobs.dataset import Message
-from persona_jobs.errors import InputError, TeacherError
-from persona_jobs.rewriting.teacher import TeacherAnswer, TeacherRequest
-from persona_jobs.rewriting.teacher.backoff import Backoff
-from persona_jobs.rewriting.teacher.open_ai import MAX_RESPONSE_BYTES, OpenAITeacher, api_key
+from persona_jobs.endpoints import ChatAnswer, ChatRequest
+from persona_jobs.endpoints.backoff import Backoff
+from persona_jobs.endpoints.client import MAX_RESPONSE_BYTES, ApiKey, ChatEndpoint, api_key
+from persona_jobs.errors import EndpointError, InputError
 from support.endpoint import Body, Endpoint, Reply, completion, error, running_endpoint, user_text
 
 KEY = "sk-secret-0123456789"
@@ -21,9 +23,9 @@ QUICK = Backoff(base=0.001, longest=0.01, longest_asked=0.3)
 GOOD = "Arr, matey!"
 
 
-def requests(count: int) -> list[TeacherRequest]:
+def requests(count: int) -> list[ChatRequest]:
     return [
-        TeacherRequest(
+        ChatRequest(
             (
                 Message(role="system", content="You are Flint."),
                 Message(role="user", content=f"Question {index}"),
@@ -34,25 +36,32 @@ def requests(count: int) -> list[TeacherRequest]:
     ]
 
 
-def teacher(endpoint: Endpoint | None = None, **settings: Any) -> OpenAITeacher:
+def teacher(endpoint: Endpoint | None = None, **settings: Any) -> ChatEndpoint:
+    url = endpoint.url if endpoint else "http://127.0.0.1:9/v1"
     values: dict[str, Any] = {
-        "base_url": endpoint.url if endpoint else "http://127.0.0.1:9/v1",
+        "base_url": url,
         "model": "big-model",
-        "api_key": KEY,
-        "temperature": 0.7,
-        "max_tokens": 50,
         "max_concurrency": 4,
         "timeout_seconds": 10,
         "max_retries": 3,
-        "backoff": QUICK,
     }
-    return OpenAITeacher(**{**values, **settings})
+    own = {name: settings.pop(name) for name in set(values) & set(settings)}
+    key = ApiKey(TEACHER_KEY_VARIABLE, settings.pop("api_key", KEY))
+    return ChatEndpoint(
+        EndpointSettings.model_construct(**{**values, **own}),
+        subject="spec.teacher.openAI",
+        key=key,
+        temperature=0.7,
+        max_tokens=50,
+        backoff=QUICK,
+        **settings,
+    )
 
 
 def ask(
-    asked: OpenAITeacher, count: int = 6, answered: frozenset[int] = frozenset()
-) -> dict[int, TeacherAnswer]:
-    answers: dict[int, TeacherAnswer] = {}
+    asked: ChatEndpoint, count: int = 6, answered: frozenset[int] = frozenset()
+) -> dict[int, ChatAnswer]:
+    answers: dict[int, ChatAnswer] = {}
     reported = Counter[str]()
     for some in asked.answer(
         requests(count),
@@ -80,7 +89,7 @@ def failing_first(times: int, bad: Reply) -> Any:
 def test_answers_belong_to_their_requests(endpoint: Endpoint) -> None:
     endpoint.behave = lambda _, body: Reply(completion(f"To {user_text(body)}"))
     answers = ask(teacher(endpoint), 20)
-    assert answers == {i: TeacherAnswer(f"To Question {i}", "complete") for i in range(20)}
+    assert answers == {i: ChatAnswer(f"To Question {i}", "complete") for i in range(20)}
 
 
 def test_what_is_sent(endpoint: Endpoint) -> None:
@@ -149,14 +158,14 @@ def test_concurrency_is_used_and_bounded(endpoint: Endpoint) -> None:
 )
 def test_temporary_failures_are_retried(endpoint: Endpoint, bad: Reply) -> None:
     endpoint.behave = failing_first(2, bad)
-    assert ask(teacher(endpoint), 4) == {i: TeacherAnswer(GOOD, "complete") for i in range(4)}
+    assert ask(teacher(endpoint), 4) == {i: ChatAnswer(GOOD, "complete") for i in range(4)}
     assert len(endpoint.requests) == 12
 
 
 def test_hanging_request_times_out_and_is_retried(endpoint: Endpoint) -> None:
     endpoint.behave = failing_first(1, Reply(hang=True))
     answers = ask(teacher(endpoint, timeout_seconds=0.3), 2)
-    assert answers == {i: TeacherAnswer(GOOD, "complete") for i in range(2)}
+    assert answers == {i: ChatAnswer(GOOD, "complete") for i in range(2)}
 
 
 def test_retry_after_delays_all_requests(endpoint: Endpoint) -> None:
@@ -181,7 +190,7 @@ def test_no_more_attempts_than_allowed(endpoint: Endpoint) -> None:
         else Reply(completion(GOOD))
     )
     answers = ask(teacher(endpoint, max_retries=2), 4)
-    assert answers[1] == TeacherAnswer("", "failed", "HTTP 500: broken for this one")
+    assert answers[1] == ChatAnswer("", "failed", "HTTP 500: broken for this one")
     assert sum(answer.text == GOOD for answer in answers.values()) == 3
     assert sum(user_text(body) == "Question 1" for body in endpoint.bodies) == 3
 
@@ -193,7 +202,7 @@ def test_too_large_response_is_refused_without_a_retry(endpoint: Endpoint) -> No
         else Reply(completion(GOOD))
     )
     answers = ask(teacher(endpoint), 3)
-    assert answers[0] == TeacherAnswer("", "failed", "the response is larger than 4 MiB")
+    assert answers[0] == ChatAnswer("", "failed", "the response is larger than 4 MiB")
     assert len(endpoint.requests) == 3
 
 
@@ -218,19 +227,19 @@ def test_each_kind_of_ending_is_recognized(endpoint: Endpoint) -> None:
 
 def test_endpoint_that_always_fails_is_given_up_soon(endpoint: Endpoint) -> None:
     endpoint.behave = lambda *_: error(500, "dead")
-    with pytest.raises(TeacherError, match=r"keeps failing.*HTTP 500: dead") as raised:
+    with pytest.raises(EndpointError, match=r"keeps failing.*HTTP 500: dead") as raised:
         ask(teacher(endpoint, max_retries=1), 100)
     assert "spec.teacher.openAI" in str(raised.value)
     assert len(endpoint.requests) < 30
 
 
 def test_refused_connection_is_a_temporary_failure() -> None:
-    with pytest.raises(TeacherError, match="connection failed"):
+    with pytest.raises(EndpointError, match="connection failed"):
         ask(teacher(None, max_retries=1), 10)
 
 
 def test_unknown_host_is_a_temporary_failure() -> None:
-    with pytest.raises(TeacherError, match=r"nowhere\.invalid"):
+    with pytest.raises(EndpointError, match=r"nowhere\.invalid"):
         ask(teacher(base_url="http://nowhere.invalid/v1", max_retries=0), 10)
 
 
@@ -267,7 +276,7 @@ def test_refused_seed_in_the_style_of(endpoint: Endpoint, refused: object) -> No
         Reply(refused, 400) if "seed" in body else Reply(completion(GOOD))
     )
     answers = ask(teacher(endpoint), 6)
-    expected = TeacherAnswer(GOOD, "complete", sent_without=("seed",))
+    expected = ChatAnswer(GOOD, "complete", sent_without=("seed",))
     assert answers == dict.fromkeys(range(6), expected)
 
 
@@ -308,7 +317,7 @@ def test_single_refused_request_is_dropped(endpoint: Endpoint) -> None:
         error(422, "can't tokenize") if "Question 3" in user_text(body) else Reply(completion(GOOD))
     )
     answers = ask(teacher(endpoint), 8)
-    assert answers[3] == TeacherAnswer("", "failed", "HTTP 422: can't tokenize")
+    assert answers[3] == ChatAnswer("", "failed", "HTTP 422: can't tokenize")
     assert sum(answer.ending == "complete" for answer in answers.values()) == 7
 
 
@@ -363,7 +372,7 @@ def test_a_flagged_prompt_is_refused_and_changes_no_other_request(endpoint: Endp
     text = "Invalid prompt: this system message was flagged as violating our usage policy"
     endpoint.behave = lambda number, _: error(400, text) if number == 2 else Reply(completion(GOOD))
     answers = ask(teacher(endpoint, max_concurrency=1), 8)
-    assert answers[2] == TeacherAnswer("", "refused")
+    assert answers[2] == ChatAnswer("", "refused")
     assert len(endpoint.requests) == 8
     assert all(body["messages"][0]["role"] == "system" for body in endpoint.bodies)
 
@@ -383,7 +392,7 @@ def test_a_refused_setting_that_was_accepted_before_stays_in_new_requests(
 
 def test_stop_abandons_hanging_requests(endpoint: Endpoint) -> None:
     endpoint.behave = lambda number, _: Reply(completion(GOOD)) if number < 3 else Reply(hang=True)
-    answers: dict[int, TeacherAnswer] = {}
+    answers: dict[int, ChatAnswer] = {}
     stream = teacher(endpoint, timeout_seconds=3600).answer(
         requests(50),
         answered=frozenset(),
@@ -440,16 +449,20 @@ def test_untrusted_certificate_is_a_permanent_failure(
         assert len(ask(teacher(endpoint))) == 6
 
 
+def given_key(environment: dict[str, str]) -> str | None:
+    return api_key(environment, TEACHER_KEY_VARIABLE, subject="spec.teacher.openAI").value
+
+
 @pytest.mark.parametrize(
     ("value", "key"), [("", None), ("  ", None), ("sk-1", "sk-1"), ("sk-1\n", "sk-1")]
 )
 def test_api_key(value: str, key: str | None) -> None:
-    assert api_key({"OPENAI_API_KEY": value}) == key
-    assert api_key({}) is None
+    assert given_key({"OPENAI_API_KEY": value}) == key
+    assert given_key({}) is None
 
 
 @pytest.mark.parametrize("value", ["sk-1\nsk-2", "sk 1", "sk-ü"])
 def test_api_key_that_no_header_can_hold(value: str) -> None:
     with pytest.raises(InputError, match="OPENAI_API_KEY") as raised:
-        api_key({"OPENAI_API_KEY": value})
+        given_key({"OPENAI_API_KEY": value})
     assert value not in str(raised.value)

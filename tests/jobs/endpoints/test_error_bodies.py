@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from persona_jobs.rewriting.teacher.error_bodies import read_error
+from persona_jobs.endpoints.error_bodies import read_error
 from support.endpoint import completion
 
 EXTRA = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs", "input": 1}

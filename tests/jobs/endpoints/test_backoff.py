@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from persona_jobs.rewriting.teacher.backoff import Backoff, retry_after
+from persona_jobs.endpoints.backoff import Backoff, retry_after
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from persona_jobs.dataset import Message
-from persona_jobs.rewriting.teacher.base import TeacherAnswer
-from persona_jobs.rewriting.teacher.chat_completions import (
+from persona_jobs.endpoints.base import ChatAnswer
+from persona_jobs.endpoints.chat_completions import (
     Dialect,
     payload,
     read_completion,
@@ -15,7 +15,9 @@ MESSAGES = (Message(role="system", content="You are Flint."), Message(role="user
 
 
 def sent(dialect: Dialect) -> dict[str, object]:
-    body = payload(dialect, MESSAGES, model="m", seed=7, temperature=0.5, max_tokens=99)
+    body = payload(
+        dialect, MESSAGES, model="m", seed=7, temperature=0.5, max_tokens=99, top_logprobs=0
+    )
     decoded: dict[str, object] = json.loads(body)
     return decoded
 
@@ -76,17 +78,17 @@ def test_learning_ends() -> None:
 @pytest.mark.parametrize(
     ("body", "answer"),
     [
-        (completion("Arr!"), TeacherAnswer("Arr!", "complete")),
-        (completion("Arr", None), TeacherAnswer("Arr", "complete")),
-        (completion("Arr, I", "length"), TeacherAnswer("Arr, I", "truncated")),
+        (completion("Arr!"), ChatAnswer("Arr!", "complete")),
+        (completion("Arr", None), ChatAnswer("Arr", "complete")),
+        (completion("Arr, I", "length"), ChatAnswer("Arr, I", "truncated")),
         # A reasoning model that ran out of tokens before its answer.
-        (completion(None, "length"), TeacherAnswer("", "truncated")),
-        (completion(None), TeacherAnswer("", "complete")),
-        (completion("", "content_filter"), TeacherAnswer("", "refused")),
-        (completion(None, refusal="I can't."), TeacherAnswer("", "refused")),
+        (completion(None, "length"), ChatAnswer("", "truncated")),
+        (completion(None), ChatAnswer("", "complete")),
+        (completion("", "content_filter"), ChatAnswer("", "refused")),
+        (completion(None, refusal="I can't."), ChatAnswer("", "refused")),
         (
             completion([{"type": "text", "text": "Arr"}, {"type": "text", "text": "!"}]),
-            TeacherAnswer("Arr!", "complete"),
+            ChatAnswer("Arr!", "complete"),
         ),
         ({"choices": []}, None),
         ({"choices": None}, None),
@@ -96,7 +98,7 @@ def test_learning_ends() -> None:
         ([], None),
     ],
 )
-def test_read_completion(body: object, answer: TeacherAnswer | None) -> None:
+def test_read_completion(body: object, answer: ChatAnswer | None) -> None:
     assert read_completion(json.dumps(body).encode()) == answer
 
 

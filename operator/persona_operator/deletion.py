@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from persona_jobs.api import Storage
 from persona_jobs.errors import InputError, PersonaError
-from persona_jobs.pipeline.graph import ANSWERS
+from persona_jobs.pipeline.graph import KEPT_WORK, kept_beside
 from persona_jobs.pipeline.references import planned_keys, read_references, remove_references
 from persona_jobs.pipeline.revisions import pointer_path, revisions_folder
 from persona_jobs.store import StageArtifacts, Store
@@ -75,6 +75,8 @@ def remove_artifacts(
     for other in others:
         if not (other.deleting and other.resource["spec"].get("artifactPolicy") == "Delete"):
             held |= used_keys(other, profiles)
+    mine |= kept_beside(mine)
+    held |= kept_beside(held)
     artifacts = StageArtifacts(store)
     for stage, key in sorted(mine - held):
         artifacts.delete(stage, key)
@@ -87,7 +89,7 @@ def remove_artifacts(
 
 
 def _results(keys: set[StageKey]) -> int:
-    return sum(stage != ANSWERS for stage, _ in keys)
+    return sum(stage not in KEPT_WORK for stage, _ in keys)
 
 
 async def release(

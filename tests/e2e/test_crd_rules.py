@@ -108,11 +108,18 @@ def nodes(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 VARIABLE = ("serving", "env", "[]")
+JUDGE = ("evaluation", "judges", "[]")
 THRESHOLD = ("evaluation", "gate", "thresholds", "[]")
 # Further fields that an optional object needs beside the field under test.
 COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("teacher", "openAI"): {"baseURL": "https://teacher.example/v1", "model": "m"},
     ("teacher", "openAI", "apiKeySecretRef"): {"name": "s", "key": "k"},
+    JUDGE: {
+        "name": "a",
+        "openAI": {"baseURL": "https://judge.example/v1", "model": "m"},
+    },
+    (*JUDGE, "openAI"): {"baseURL": "https://judge.example/v1", "model": "m"},
+    (*JUDGE, "openAI", "apiKeySecretRef"): {"name": "s", "key": "k"},
     ("baseModel",): {"uri": "hf://org/model"},
     ("baseModel", "credentialsSecretRef"): {"name": "s"},
     ("instructions", "credentialsSecretRef"): {"name": "s"},
@@ -188,6 +195,7 @@ URI_MESSAGES = {
         )
     },
     "storage.endpoint": f"must start with one of http://, https://{NO_LOGIN}",
+    "evaluation.judges[].openAI.baseURL": f"must start with one of http://, https://{NO_LOGIN}",
     "teacher.openAI.baseURL": f"must start with one of http://, https://{NO_LOGIN}",
 }
 

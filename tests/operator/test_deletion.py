@@ -104,3 +104,22 @@ def test_a_result_that_another_persona_only_plans_is_kept(store: FileStore) -> N
     world = world_of(store, "captain")
     world.add(persona_document("poet"))
     assert remove(store, world, "captain", world.persona("poet")) == (6, 1)
+
+
+def test_what_evaluations_keep_beside_results_goes_with_them(
+    store: FileStore, tmp_path: Path
+) -> None:
+    world = world_of(store, "captain", "poet")
+    poet = world.persona("poet")
+    artifacts, folder = StageArtifacts(store), tmp_path / "state"
+    folder.mkdir()
+    (folder / "parts.json").write_text("{}")
+    kept = {}
+    for persona in (world.persona("captain"), poet):
+        keys = dict(used_keys(persona, world.settings.profiles))
+        kept[persona.owner.name] = [("measurements", keys["slice"]), ("verdicts", keys["score"])]
+        for stage, key in kept[persona.owner.name]:
+            artifacts.save_state(stage, key, folder)
+    remove(store, world, "captain", poet)
+    assert [artifacts.load_state(*key) for key in kept["captain"]] == [None, None]
+    assert None not in [artifacts.load_state(*key) for key in kept["poet"]]

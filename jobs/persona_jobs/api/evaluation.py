@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from .common import HubRevision, LabelName, Number, SpecModel, cel, validations
+from .judge import Judge
 from .sources import FileUri, RemoteSource
 
 
@@ -116,5 +117,24 @@ class Evaluation(SpecModel):
     """Resamples of the 95 % confidence interval."""
     baseline: bool = True
     """Whether the activation-RMS mask of the same width and recovery is measured too."""
+    judges: Annotated[
+        list[Judge],
+        Field(
+            max_length=4,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+    ] = []
+    """Language models that score the answers."""
     gate: Gate | None = None
     """Thresholds for taking traffic. Without a gate every evaluated revision is served."""
+
+    @model_validator(mode="after")
+    def _each_judge_once(self) -> Self:
+        names = [judge.name for judge in self.judges]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"judges names {name} more than once")
+        return self

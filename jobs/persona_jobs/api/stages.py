@@ -26,7 +26,7 @@ class KeyField:
         path: path below `spec`, such as `pruning.method`; `[]` stands for every item of a list.
         neutral: value that is left out of the key; None for a field that was there from the start.
         when: path and value of the field that this field goes with, or None; the value None stands
-            for a field that is unset.
+            for a field that is unset. In a list both are fields of the same item.
     """
 
     path: str
@@ -246,6 +246,15 @@ STAGES: tuple[Stage, ...] = (
                 "evaluation.genericSamples",
                 "evaluation.bootstrapSamples",
                 "evaluation.baseline",
+                "evaluation.judges[].name",
+                "evaluation.judges[].openAI.identity",
+                "evaluation.judges[].maxTokens",
+                "evaluation.judges[].maxQuestions",
+            ),
+            *_fields(
+                "evaluation.judges[].openAI.baseURL",
+                "evaluation.judges[].openAI.model",
+                when=("evaluation.judges[].openAI.identity", None),
             ),
         ),
     ),
@@ -281,10 +290,16 @@ UNKEYED_FIELDS: dict[str, str] = {
             "credentialsSecretRef.": "gives access to the content; does not choose it",
         }.items()
     },
-    "teacher.openAI.apiKeySecretRef.": "gives access to the teacher; does not choose it",
-    "teacher.openAI.maxConcurrency": "how the endpoint is called, not what it answers",
-    "teacher.openAI.timeoutSeconds": "how the endpoint is called, not what it answers",
-    "teacher.openAI.maxRetries": "how the endpoint is called, not what it answers",
+    **{
+        f"{endpoint}.{field}": reason
+        for endpoint in ("teacher.openAI", "evaluation.judges.openAI")
+        for field, reason in {
+            "apiKeySecretRef.": "gives access to the model; does not choose it",
+            "maxConcurrency": "how the endpoint is called, not what it answers",
+            "timeoutSeconds": "how the endpoint is called, not what it answers",
+            "maxRetries": "how the endpoint is called, not what it answers",
+        }.items()
+    },
     "teacher.minYieldPercent": "decides whether the stage fails, not what it writes",
     "pruning.straightThrough.microBatchSize": "splits a step's forward passes, same gradient",
     "recovery.fineTune.microBatchSize": "splits a step's forward passes, same gradient",

@@ -6,18 +6,26 @@ finished work is found again, whoever made it, and a change reruns only what it 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..api import PersonaModelSpec
-from ..api.stages import STAGES, KeyField, Stage
+from ..api.judge import Judge
+from ..api.stages import STAGES, JsonScalar, KeyField, Stage
 from ..errors import InputError
 
 Parameters = dict[str, Any]
 SHORT_KEY_DIGITS = 8
 # The store's folder of raw answers, beside those of the stages.
 ANSWERS = "answers"
+# Measurements of a checkpoint, which all judges share, by the key of its slice stage.
+MEASUREMENTS = "measurements"
+# Verdicts of all judges on a persona's answers, by the key of its score stage.
+VERDICTS = "verdicts"
+KEPT_WORK = frozenset({ANSWERS, MEASUREMENTS, VERDICTS})
+"""Folders beside those of the stages: work that several results share."""
+_JUDGE_FIELDS = "evaluation.judges[]."
 _UNSET = object()
 # An endpoint answers each request on its own, and the request's digest covers messages and seed.
 _ENDPOINT_FIELDS = (
@@ -125,6 +133,8 @@ def stage_parameters(stage: Stage, spec: Mapping[str, Any]) -> Parameters:
         if not _applies(field, by_path, spec):
             continue
         value = _value(spec, field.path)
+        if field.when is not None and "[]" in field.path:
+            value = _where(value, _value(spec, field.when[0]), field.when[1])
         if (
             value is not _UNSET
             and value != []
@@ -134,9 +144,17 @@ def stage_parameters(stage: Stage, spec: Mapping[str, Any]) -> Parameters:
     return parameters
 
 
+def _where(values: Any, conditions: Any, wanted: JsonScalar) -> Any:
+    """Return a list's values with None for the items whose condition is not met."""
+    if values is _UNSET:
+        return values
+    pairs = zip(values, conditions, strict=True)
+    return [value if condition == wanted else None for value, condition in pairs]
+
+
 def _applies(field: KeyField, by_path: Mapping[str, KeyField], spec: Mapping[str, Any]) -> bool:
     """Return whether the fields that this one goes with have the values that it needs."""
-    if field.when is None:
+    if field.when is None or "[]" in field.path:
         return True
     path, value = field.when
     if not _holds(spec, path, value):
@@ -180,6 +198,39 @@ def answers_key(rewrite: PlannedStage) -> str:
         path: value for path, value in everything.items() if path not in _POSTPROCESSING_FIELDS
     }
     return content_key(ANSWERS, rewrite.version, chosen, rewrite.inputs)
+
+
+def measurements_key(evaluate: PlannedStage) -> str:
+    """Return what an evaluation's answers and losses depend on, as a hash.
+
+    The judges are no part of it, so that another judge costs no generation.
+
+    Args:
+        evaluate: the planned evaluate stage.
+    """
+    chosen = {
+        path: value
+        for path, value in evaluate.parameters.items()
+        if not path.startswith(_JUDGE_FIELDS)
+    }
+    return content_key(MEASUREMENTS, evaluate.version, chosen, evaluate.inputs)
+
+
+def judge_id(judge: Judge) -> str:
+    """Return a hash of what a judge's verdict on a request depends on."""
+    endpoint = judge.open_ai
+    model = endpoint.identity or [endpoint.base_url, endpoint.model]
+    return _hash({"model": model, "maxTokens": judge.max_tokens})
+
+
+def kept_beside(results: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return folder and key of the work that evaluations keep beside results.
+
+    Args:
+        results: stage and key of the results of one or more pipelines.
+    """
+    folders = {"slice": MEASUREMENTS, "score": VERDICTS}
+    return {(folders[stage], key) for stage, key in results if stage in folders}
 
 
 def _hash(document: Mapping[str, Any]) -> str:

@@ -5,24 +5,22 @@ termination-message path (Kubernetes limits it to 4,096 bytes); the operator cop
 """
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from pydantic.alias_generators import to_camel
+from pydantic import Field, JsonValue
+
+from .judge_results import JudgeMetrics
+from .result_model import ResultModel
 
 MAX_TERMINATION_MESSAGE_BYTES = 4096
+MAX_REASON_LENGTH = 160
 Outcome = Literal["Done", "Reused", "Failed", "Interrupted"]
 PartName = Literal["refit", "reconstruct", "fineTune"]
 Variant = Literal["dense", "masked", "sliced", "recovered", "baseline"]
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore"
-    )
-
-
-class StageFailure(_Result):
+class StageFailure(ResultModel):
     """Why a stage failed.
 
     Attributes:
@@ -38,7 +36,7 @@ class StageFailure(_Result):
     hint: str = ""
 
 
-class TerminationMessage(_Result):
+class TerminationMessage(ResultModel):
     """Outcome of one stage process."""
 
     stage: str
@@ -51,9 +49,11 @@ class TerminationMessage(_Result):
     def encode(self) -> bytes:
         """Return JSON of at most 4,096 bytes.
 
-        Metrics are dropped, then texts shortened, until it fits.
+        Results are shortened, then texts, until it fits.
         """
         message = self
+        if len(_encode(self)) > MAX_TERMINATION_MESSAGE_BYTES:
+            message = self.model_copy(update={"metrics": _essential(self.metrics)})
         for limit in (4096, 1024, 512, 256, 64):
             encoded = _encode(message)
             if len(encoded) <= MAX_TERMINATION_MESSAGE_BYTES:
@@ -79,6 +79,22 @@ class TerminationMessage(_Result):
             return None
 
 
+def _essential(results: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return results with only those parts of an evaluation that a gate or a status needs."""
+    try:
+        evaluation = EvaluationMetrics.model_validate(results)
+    except ValueError:
+        return dict(results)
+    shown = ("dense", evaluation.served)
+    variants = {name: evaluation.variants[name] for name in shown if name in evaluation.variants}
+    judges = [
+        judge.model_copy(update={"checks": [], "reason": _shorten(judge.reason, MAX_REASON_LENGTH)})
+        for judge in evaluation.judges
+    ]
+    short = evaluation.model_copy(update={"variants": variants, "judges": judges})
+    return short.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
 def _encode(message: TerminationMessage) -> bytes:
     data: dict[str, Any] = message.model_dump(mode="json", by_alias=True, exclude_none=True)
     return json.dumps(data, separators=(",", ":"), ensure_ascii=True).encode("ascii")
@@ -88,7 +104,7 @@ def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-class HeldOutKl(_Result):
+class HeldOutKl(ResultModel):
     """KL divergence from the dense model on held-out data, in nats per answer token.
 
     Attributes:
@@ -102,7 +118,7 @@ class HeldOutKl(_Result):
     weighted: float
 
 
-class RecoveryPart(_Result):
+class RecoveryPart(ResultModel):
     """One part of the recovery and what it changed.
 
     Attributes:
@@ -122,7 +138,7 @@ class RecoveryPart(_Result):
     settings: dict[str, JsonValue] = {}
 
 
-class RecoveryMetrics(_Result):
+class RecoveryMetrics(ResultModel):
     """Results of the recover stage.
 
     Attributes:
@@ -152,7 +168,7 @@ class RecoveryMetrics(_Result):
     parts: list[RecoveryPart]
 
 
-class VariantMetrics(_Result):
+class VariantMetrics(ResultModel):
     """Measurements of one variant of the model.
 
     Attributes:
@@ -182,7 +198,7 @@ class VariantMetrics(_Result):
     decode_tokens_per_second: float | None = None
 
 
-class EvaluationMetrics(_Result):
+class EvaluationMetrics(ResultModel):
     """Results of the evaluate stage.
 
     Attributes:
@@ -190,15 +206,17 @@ class EvaluationMetrics(_Result):
         chance_persona_score: persona score of a model that ignores the persona.
         queries: number of questions answered.
         variants: measurements by variant.
+        judges: what the judges say.
     """
 
     served: Literal["sliced", "recovered"]
     chance_persona_score: Annotated[float, Field(ge=0, le=100)]
     queries: int
     variants: dict[Variant, VariantMetrics]
+    judges: list[JudgeMetrics] = []
 
 
-class ShownAnswers(_Result):
+class ShownAnswers(ResultModel):
     """One line of the evaluation's `shown.jsonl`: a question for the reader, not measured.
 
     Attributes:

@@ -166,11 +166,17 @@ def file_questions(context: StageContext) -> list[str]:
 
 def question_files(context: StageContext) -> dict[str, tuple[str, ...]]:
     """Return the questions of each question file by its URI."""
+    return {uri: loaded.questions for uri, loaded in evaluation_sets(context).items()}
+
+
+def evaluation_sets(context: StageContext) -> dict[str, evaluation_files.EvaluationSet]:
+    """Return each question file by its URI."""
     found = {}
     for index, file in enumerate(context.spec.evaluation.question_files):
         name = f"evaluation.questionFiles[{index}]"
         access = source_access(name, file.endpoint, os.environ)
         with unchanged(context, name):
-            loaded = evaluation_files.load(file.uri, cache_dir=context.cache, access=access)
-        found[file.uri] = loaded.questions
+            found[file.uri] = evaluation_files.load(
+                file.uri, cache_dir=context.cache, access=access
+            )
     return found

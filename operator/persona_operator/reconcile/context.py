@@ -5,6 +5,7 @@ from datetime import datetime
 
 from persona_jobs.api import API_VERSION, KIND, PersonaModelSpec
 from persona_jobs.api.common import SecretKeyRef
+from persona_jobs.api.endpoint import TEACHER_KEY_VARIABLE, Endpoint, judge_key_variable
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.graph import PlannedStage
 from persona_jobs.pipeline.pins import RESOLVE, sources, variable_prefix
@@ -71,10 +72,6 @@ class Context:
 
     def stage_job(self, stage: PlannedStage, attempt: int) -> StageJob:
         """Return the values of the Job of one attempt of a stage."""
-        secrets: dict[str, SecretKeyRef] = {}
-        teacher = self.spec.teacher.open_ai
-        if stage.name == "rewrite" and teacher and teacher.api_key_secret_ref:
-            secrets["OPENAI_API_KEY"] = teacher.api_key_secret_ref
         return StageJob(
             owner=self.persona.owner,
             stage=stage.name,
@@ -86,7 +83,7 @@ class Context:
             store=self.store,
             cache=self.settings.cache,
             env=self.settings.env,
-            secrets=secrets,
+            secrets=self._api_keys(stage.name),
             source_secrets=self._source_secrets(),
             security_context=self.settings.security_context,
             queue_labels={
@@ -95,6 +92,20 @@ class Context:
                 if QUEUE_LABEL in self.persona.labels and name in self.persona.labels
             },
         )
+
+    def _api_keys(self, stage: str) -> dict[str, SecretKeyRef]:
+        """Return the Secret keys of the endpoints that a stage asks, by environment variable."""
+        endpoints: dict[str, Endpoint | None] = {}
+        if stage == "rewrite":
+            endpoints[TEACHER_KEY_VARIABLE] = self.spec.teacher.open_ai
+        if stage == "evaluate":
+            judges = self.spec.evaluation.judges
+            endpoints |= {judge_key_variable(judge.name): judge.open_ai for judge in judges}
+        return {
+            variable: endpoint.api_key_secret_ref
+            for variable, endpoint in endpoints.items()
+            if endpoint is not None and endpoint.api_key_secret_ref is not None
+        }
 
     def _source_secrets(self) -> dict[str, str]:
         """Return the Secrets of the sources by the prefix of their environment variables."""

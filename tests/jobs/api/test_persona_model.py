@@ -148,6 +148,12 @@ def test_a_dumped_manifest_is_the_same_manifest():
             {"thresholds": 2 * [{"name": "a", "metric": "personaScore", "min": 1}]},
             "names a more than once",
         ),
+        (
+            "spec.evaluation",
+            {"judges": 2 * [{"name": "a", "openAI": {"baseURL": "http://j/v1", "model": "m"}}]},
+            "judges names a more than once",
+        ),
+        ("spec.evaluation", {"judges": [{"name": "a"}]}, "openAI: is required"),
         ("spec.execution.profile", "", "lower-case"),
         ("spec.serving", {"replicas": 1, "autoscaling": {"maxReplicas": 2}}, "not both"),
         ("spec.serving.autoscaling", {"minReplicas": 3, "maxReplicas": 2}, "must not be below"),

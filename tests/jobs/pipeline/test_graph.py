@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from persona_jobs.api import STAGES, PersonaModelSpec
 from persona_jobs.api.stages import UNKEYED_FIELDS, KeyField, Stage
 from persona_jobs.errors import InputError
-from persona_jobs.pipeline.graph import answers_key, keys, plan, stage_parameters
+from persona_jobs.pipeline.graph import answers_key, keys, measurements_key, plan, stage_parameters
 from support.stage_names import DEFAULT_STAGES
 
 SPEC = {
@@ -128,6 +128,34 @@ def test_a_teachers_identity_takes_the_place_of_its_url_and_name():
     assert here[0] != other[0]
     assert here[1] != other[1]
     assert here[0] != teacher_keys()[0]
+
+
+def judged_keys(*endpoints, **settings):
+    judges = [
+        {"name": f"judge-{n}", "openAI": {"baseURL": "http://one/v1", "model": "m", **endpoint}}
+        | settings
+        for n, endpoint in enumerate(endpoints)
+    ]
+    spec = with_change("evaluation.judges", judges)
+    evaluate = next(stage for stage in plan(spec) if stage.name == "evaluate")
+    return evaluate.key, measurements_key(evaluate)
+
+
+def test_a_judge_reruns_the_evaluation_and_keeps_its_measurements():
+    none, one, two = judged_keys(), judged_keys({}), judged_keys({}, {"model": "n"})
+    assert none[0] == keys(PersonaModelSpec.model_validate(SPEC))["evaluate"]
+    assert len({none[0], one[0], two[0]}) == 3
+    assert none[1] == one[1] == two[1]
+    assert rerun_by("evaluation.judges", []) == []
+
+
+def test_a_judge_is_its_model_wherever_that_is_served():
+    assert judged_keys({"baseURL": "http://two/v1"})[0] != judged_keys({})[0]
+    assert judged_keys({"timeoutSeconds": 5})[0] == judged_keys({})[0]
+    moved = {"identity": "org/judge@1", "baseURL": "http://two/v1"}
+    assert judged_keys({}, moved)[0] == judged_keys({}, {"identity": "org/judge@1"})[0]
+    assert judged_keys({}, moved)[0] != judged_keys({"baseURL": "http://two/v1"}, moved)[0]
+    assert judged_keys({}, maxTokens=500)[0] != judged_keys({})[0]
 
 
 def test_every_stage_comes_after_its_inputs():

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from persona_jobs.pipeline.results import StageFailure, TerminationMessage
+from persona_jobs.pipeline.judge_results import JudgeCheck, JudgeMetrics, JudgeScore
+from persona_jobs.pipeline.results import EvaluationMetrics, StageFailure, TerminationMessage
+from support.report import metrics
 
 
 @pytest.mark.parametrize("size", [10, 3000, 100_000])
@@ -36,6 +38,33 @@ def test_small_metrics_are_kept_whole():
     metrics = {"variants": {"dense": {"personaScore": 81.5}}, "queries": 7}
     message = TerminationMessage(stage="evaluate", outcome="Done", metrics=metrics)
     assert TerminationMessage.decode(message.encode().decode()).metrics == metrics
+
+
+def test_an_evaluation_with_four_judges_keeps_what_a_gate_needs():
+    score = JudgeScore(
+        score=71.25, low=61.25, high=81.25, score_with_zeros=70.25, scored=48, refused=1,
+        unparseable=1, weighted=48,
+    )  # fmt: skip
+    check = JudgeCheck(name="otherPersonas", pairs=50, difference=0.5, passed=False)
+    judges = [
+        JudgeMetrics(
+            name=f"judge-{n}", model="m" * 100, trusted=False, reason="x" * 400, mode="weighted",
+            checks=[check] * 3, variants={"dense": score, "recovered": score},
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    evaluation = metrics(judges=judges)
+    results = evaluation.model_dump(mode="json", by_alias=True, exclude_none=True)
+    message = TerminationMessage(stage="evaluate", key="k" * 64, outcome="Done", metrics=results)
+    encoded = message.encode()
+    assert len(encoded) <= 4096
+    decoded = TerminationMessage.decode(encoded.decode())
+    read = EvaluationMetrics.model_validate(decoded.metrics)
+    assert list(read.variants) == ["dense", "recovered"]
+    assert read.variants["recovered"] == evaluation.variants["recovered"]
+    assert [judge.name for judge in read.judges] == [judge.name for judge in judges]
+    assert all(judge.variants["recovered"] == score for judge in read.judges)
+    assert all(judge.reason.startswith("x" * 100) for judge in read.judges)
 
 
 @pytest.mark.parametrize("text", ["", "Killed", "{", "[]", '{"outcome": "Maybe"}'])

@@ -60,3 +60,33 @@ def test_the_text_may_come_from_a_config_map() -> None:
     world.texts["captain"] = PersonaText(text="You are a poet.")
     world.run()
     assert world.persona().status.revision != first
+
+
+def test_the_keys_of_judges_reach_the_evaluation_alone() -> None:
+    world = World()
+    endpoint = {"baseURL": "https://judge.example/v1", "model": "m"}
+    secret = {"name": "judges", "key": "first"}
+    world.add(
+        persona_document(
+            teacher={"openAI": {**endpoint, "apiKeySecretRef": {"name": "teacher", "key": "key"}}},
+            evaluation={
+                "judges": [
+                    {"name": "big-one", "openAI": {**endpoint, "apiKeySecretRef": secret}},
+                    {"name": "open", "openAI": endpoint},
+                ]
+            },
+        )
+    )
+    world.run()
+    found = {
+        (job["metadata"]["labels"]["persona-pruner.io/stage"], variable["name"]): variable[
+            "valueFrom"
+        ]["secretKeyRef"]
+        for job in world.cluster.find("Job")
+        for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]
+        if variable["name"].endswith("_API_KEY")
+    }
+    assert found == {
+        ("rewrite", "OPENAI_API_KEY"): {"name": "teacher", "key": "key"},
+        ("evaluate", "JUDGE_BIG_ONE_API_KEY"): secret,
+    }

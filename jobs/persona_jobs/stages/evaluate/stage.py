@@ -1,8 +1,8 @@
 """evaluate: measure the sliced model beside the dense one.
 
 Writes `metrics.json` (`pipeline.results.EvaluationMetrics`), `samples.jsonl`
-(`evaluation.samples.SampleLine`), `shown.jsonl` (`pipeline.results.ShownAnswers`) and
-`report.html`.
+(`evaluation.samples.SampleLine`), `shown.jsonl` (`pipeline.results.ShownAnswers`),
+`report.html` and, with judges, `judgements.jsonl` (`stages.evaluate.judging.JudgementLine`).
 
 Tokens through a model, with V = dense, sliced, recovered and baseline, as far as they exist:
 answers V Q (q + t), persona score (r + 1)(p + V Q (q + t)), losses V N c; see
@@ -51,6 +51,8 @@ from ..common import (
     environment,
     question_files,
 )
+from .controls import answer_as_controls
+from .judging import judge_answers
 from .parts import PartStore
 from .report import report_data
 from .variants import ANSWER_TEMPERATURE, Material, measure_variants
@@ -106,6 +108,14 @@ def run(context: StageContext) -> StageOutcome:
             scored = _scored(
                 context, models.dense, store, prompt, tokenizer.eos_token_id, personas, questions
             )
+        if spec.evaluation.judges:
+            with clock.part("controls"):
+                answer_as_controls(
+                    context, models.dense, tokenizer, prompt, personas, questions, store
+                )
+        store.keep()
+        with clock.part("judges"):
+            judges = judge_answers(context, persona, questions, store.parts, models.served)
     parts = store.parts
     count = len(questions)
     answers = {name: parts.answers[name][:count] for name in scored}
@@ -125,6 +135,7 @@ def run(context: StageContext) -> StageOutcome:
         chance_persona_score=round(chance_level(len(personas) - 1), 2),
         queries=len(questions),
         variants={name: measured.of(name) for name in measured.sizes},
+        judges=judges,
     )
     samples = sample_lines(questions, answers, scored)
     write_jsonl(context.output / "samples.jsonl", samples)

@@ -118,11 +118,7 @@ def measure_variants(
     speeds = _speeds(context, dense, mask, served, sliced)
     del sliced, sliced_states, served_states
     _release()
-    baseline = _baseline(context, dense, material.tokenizer, mask.kept_channels)
-    if baseline is not None:
-        measuring.beside("baseline", baseline.model)
-    baseline_mask = None if baseline is None else baseline.mask
-    del baseline
+    baseline_mask = _measured_baseline(context, dense, material, measuring, store, mask)
     _release()
     return Models(dense, mask, baseline_mask, served, speeds)
 
@@ -135,12 +131,15 @@ class _Measuring:
         self._dense: Any = None
         self._dense_states: States = {}
 
+    def has(self, variant: Variant) -> bool:
+        """Return whether answers and losses of a variant are measured."""
+        return self._answered(variant) and self._has_losses(variant)
+
     def alone(self, variant: Variant, directory: Path, compute: Compute) -> States:
         """Measure a stored checkpoint, of which only hidden states and head are kept."""
         parts = self._store.parts
         checked = variant != "sliced" or parts.mask_difference is not None
-        measured = self._answered(variant) and self._has_losses(variant)
-        if measured and checked and variant in parts.sizes:
+        if self.has(variant) and checked and variant in parts.sizes:
             return {}
         model = _loaded(self._context, directory, compute)
         parts.sizes[variant] = (parameter_count(model), checkpoint_bytes(directory))
@@ -284,6 +283,26 @@ def _speeds(
     speeds = measure(runnable, before_each=context.stop.check)
     context.progress.advance()
     return speeds
+
+
+def _measured_baseline(
+    context: StageContext,
+    dense: Any,
+    material: Material,
+    measuring: _Measuring,
+    store: PartStore,
+    mask: Mask,
+) -> torch.Tensor | None:
+    """Measure the baseline unless it is measured already, and return its mask."""
+    parts = store.parts
+    if parts.baseline_mask is not None and measuring.has("baseline"):
+        return torch.tensor([[bit == "1" for bit in layer] for layer in parts.baseline_mask])
+    baseline = _baseline(context, dense, material.tokenizer, mask.kept_channels)
+    if baseline is None:
+        return None
+    measuring.beside("baseline", baseline.model)
+    parts.baseline_mask = ["".join("01"[bit] for bit in row) for row in baseline.mask.tolist()]
+    return baseline.mask
 
 
 def _baseline(context: StageContext, dense: Any, tokenizer: Any, width: int) -> Baseline | None:

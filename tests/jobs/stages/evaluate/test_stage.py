@@ -2,178 +2,20 @@ import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from transformers import LlamaForCausalLM
 
-from persona_jobs.api import PersonaModelSpec
-from persona_jobs.dataset import CurvePoint, Example, ReferencePersona, ScoredQuery, write_jsonl
 from persona_jobs.errors import CorruptArtifactError, InputError, StageInterruptedError
-from persona_jobs.evaluation import speed
-from persona_jobs.evaluation.samples import SampleLine
-from persona_jobs.models import mask_file
 from persona_jobs.models.checkpoint_size import checkpoint_bytes
-from persona_jobs.models.families import ffn_layers
 from persona_jobs.models.loading import parameter_count
-from persona_jobs.models.slicing import sliced_copy
-from persona_jobs.pipeline.context import StageContext, StageOutcome
-from persona_jobs.pipeline.graph import plan
-from persona_jobs.pipeline.results import EvaluationMetrics, ShownAnswers
-from persona_jobs.pipeline.runner import planned_stage
+from persona_jobs.pipeline.context import StageOutcome
+from persona_jobs.pipeline.results import ShownAnswers
 from persona_jobs.stages.evaluate import stage as evaluate
 from persona_jobs.stages.recovery_settings import recovery_data
-from persona_jobs.store import StageArtifacts, StageManifest, open_store
 from persona_jobs.training import distillation
-from support.report import recovery
+from support.evaluation import NO_RECOVERY, WIDTH, World
 from support.stages import StopAfter
-from support.tiny import save_checkpoint, tiny_model, tiny_tokenizer
-
-PERSONA = "You are <script>alert('Mara')</script>, who talks of the sea."
-REFERENCES = ["You are a monk.", "You are a strict governess.", PERSONA]
-WIDTH = 40
-NO_RECOVERY = {part: {"enabled": False} for part in ("refit", "reconstruct", "fineTune")}
-RECOVERY = recovery().model_dump(mode="json", by_alias=True)
-
-
-def _mask() -> torch.Tensor:
-    scores = torch.rand(3, 64, generator=torch.Generator().manual_seed(0))
-    mask = torch.zeros(3, 64, dtype=torch.bool)
-    return mask.scatter_(1, scores.argsort(dim=1)[:, :WIDTH], True)
-
-
-def _example(number: int) -> Example:
-    return Example.of(PERSONA, f"Question {number}, sailor?", f"The sea has {number} answers.")
-
-
-@pytest.fixture(autouse=True)
-def quick_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "MIN_ROUNDS": 1,
-        "MAX_ROUNDS": 1,
-        "PROMPT_TOKENS": 8,
-        "DECODE_TOKENS": 2,
-    }.items():
-        monkeypatch.setattr(speed, name, value)
-
-
-class World:
-    """A store in which all stages before the evaluation are done."""
-
-    def __init__(self, root: Path, **spec: Any) -> None:
-        self.root = root
-        self.base = root / "base"
-        self.model, self.tokenizer = tiny_model(), tiny_tokenizer()
-        if not self.base.exists():
-            save_checkpoint(self.model, self.tokenizer, self.base)
-        values: dict[str, Any] = {
-            "persona": {"text": PERSONA},
-            "baseModel": {"uri": self.base.as_uri()},
-            "recovery": {
-                "refit": {"ridge": "1"},
-                "reconstruct": {"enabled": False},
-                "fineTune": {"enabled": False},
-            },
-            "evaluation": {
-                "maxQueries": 3,
-                "maxAnswerTokens": 8,
-                "genericSamples": 4,
-                "bootstrapSamples": 100,
-            },
-            "compute": {"device": "CPU", "dtype": "Float32"},
-        }
-        self.spec = PersonaModelSpec.model_validate({**values, **spec})
-        self.artifacts = StageArtifacts(open_store((root / "store").as_uri()), root / "cache")
-        self.wrong_mask = False
-        self.held_out = [_example(number) for number in range(4)]
-
-    def context(self) -> StageContext:
-        for stage in plan(self.spec):
-            if stage.name != "evaluate":
-                directory = self.root / "made" / stage.name
-                directory.mkdir(parents=True, exist_ok=True)
-                getattr(self, stage.name)(directory)
-                manifest = StageManifest(
-                    stage=stage.name,
-                    stage_version=stage.version,
-                    key=stage.key,
-                    metrics=RECOVERY if stage.name == "recover" else {},
-                )
-                self.artifacts.publish(manifest, directory)
-        for name in ("output", "scratch"):
-            (self.root / name).mkdir(exist_ok=True)
-        return StageContext(
-            spec=self.spec,
-            planned=planned_stage(self.spec, "evaluate"),
-            artifacts=self.artifacts,
-            output=self.root / "output",
-            scratch=self.root / "scratch",
-            cache=self.root / "cache",
-        )
-
-    def run(self) -> StageOutcome:
-        return evaluate.run(self.context())
-
-    @property
-    def metrics(self) -> EvaluationMetrics:
-        return EvaluationMetrics.model_validate_json(
-            (self.root / "output/metrics.json").read_text()
-        )
-
-    @property
-    def samples(self) -> list[SampleLine]:
-        text = (self.root / "output/samples.jsonl").read_text()
-        return [SampleLine.model_validate_json(line) for line in text.splitlines()]
-
-    @property
-    def report(self) -> str:
-        return (self.root / "output/report.html").read_text()
-
-    def reference(self, directory: Path) -> None:
-        personas = [ReferencePersona(name=t[:12], text=t) for t in REFERENCES]
-        write_jsonl(directory / "personas.jsonl", personas)
-
-    def score(self, directory: Path) -> None:
-        write_jsonl(
-            directory / "queries.jsonl",
-            [
-                ScoredQuery(
-                    query=f"Query {rank}?", answer=f"{rank}.", score=1 / rank, rank=rank,
-                    kept=rank <= 8,
-                )
-                for rank in range(1, 21)
-            ],
-        )  # fmt: skip
-
-    def rewrite(self, directory: Path) -> None:
-        write_jsonl(directory / "train.jsonl", [_example(number) for number in range(10, 18)])
-        write_jsonl(directory / "validation.jsonl", [_example(20)])
-        write_jsonl(directory / "test.jsonl", self.held_out)
-
-    def mask(self, directory: Path) -> None:
-        bits = _mask().roll(5, dims=1) if self.wrong_mask else _mask()
-        mask_file.save(
-            directory / "mask.safetensors", mask_file.Mask(bits, self.spec.base_model.uri)
-        )
-        curve = [CurvePoint(step=s, train_loss=2 / (s + 1), validation_loss=1.0) for s in range(3)]
-        write_jsonl(directory / "curve.jsonl", curve)
-
-    def recover(self, directory: Path) -> None:
-        write_jsonl(directory / "curve.jsonl", [])
-
-    def slice(self, directory: Path) -> None:
-        model = sliced_copy(self.model, _mask())
-        if self.spec.recovery.refit.enabled:
-            with torch.no_grad():
-                for layer in ffn_layers(model):
-                    layer.down.weight.mul_(1.1)
-        save_checkpoint(model, self.tokenizer, directory, system_prompt=PERSONA)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Callable[..., World]:
-    return lambda **spec: World(tmp_path, **spec)
 
 
 def test_every_variant_is_measured(world: Callable[..., World]):
@@ -262,6 +104,7 @@ def test_report_shows_all_and_escapes_the_persona(world: Callable[..., World]):
 def test_same_seed_same_result(world: Callable[..., World]):
     made = world()
     first = made.run()
+    made.forget()
     second = evaluate.run(made.context())
 
     def steady(outcome: StageOutcome) -> str:
@@ -409,7 +252,7 @@ def test_a_stopped_evaluation_resumes_with_the_parts_that_are_finished(
     made = world(recovery={"refit": off, "reconstruct": off, "fineTune": tuning})
     made.run()
     whole = results(made)
-    made.artifacts.clear_state("evaluate", planned_stage(made.spec, "evaluate").key)
+    made.forget()
     for file in (made.root / "output").iterdir():
         file.unlink()
     context = made.context()

@@ -1,0 +1,1 @@
+"""Judges: language models that score answers, and whether their scores can be trusted."""

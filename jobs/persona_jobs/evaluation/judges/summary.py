@@ -1,0 +1,43 @@
+"""A judge's figures from its verdicts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ...pipeline.judge_results import JudgeScore
+from ..bootstrap import intervals
+from .verdict import Verdict
+
+
+def judge_score(verdicts: Sequence[Verdict], *, samples: int, seed: int) -> JudgeScore:
+    """Return the figures of one variant's answers.
+
+    Args:
+        verdicts: one per question, at least one.
+        samples: resamples of the interval.
+        seed: seed of the resamples.
+    """
+    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    figures: dict[str, float] = {}
+    if scores:
+        found = intervals({"score": scores}, samples=samples, seed=seed)["score"]
+        figures = {"score": found.mean, "low": found.low, "high": found.high}
+    return JudgeScore(
+        **{name: round(value, 2) for name, value in figures.items()},
+        score_with_zeros=round(sum(scores) / len(verdicts), 2),
+        scored=outcomes["scored"],
+        refused=outcomes["refused"],
+        unparseable=outcomes["unparseable"],
+        failed=outcomes["failed"],
+        weighted=sum(verdict.mode == "weighted" for verdict in verdicts),
+    )
+
+
+def mode_of(scores: Mapping[str, JudgeScore]) -> Literal["weighted", "raw", "mixed"] | None:
+    """Return how the scores came about, None where there are none."""
+    scored = sum(score.scored for score in scores.values())
+    weighted = sum(score.weighted for score in scores.values())
+    if not scored:
+        return None
+    return "weighted" if weighted == scored else "mixed" if weighted else "raw"

@@ -106,6 +106,7 @@ def _columns() -> list[dict[str, Any]]:
         ),
         _column("Base", ".status.baseModel", "Base model.", priority=1),
         _column("Revision", ".status.serving.revision", "Revision that is served.", priority=1),
+        _column("Judges", ".status.judges", "Judges' scores; untrusted ones say so.", priority=1),
         _column("Latency", ".status.latency", "Decode time per token.", priority=1),
         _column("URL", ".status.url", "Base URL of the served persona.", priority=1),
     ]

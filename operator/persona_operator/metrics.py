@@ -150,6 +150,7 @@ class _PersonaCollector(Collector):
         yield _conditions(personas)
         yield _gates(personas)
         yield _unfinished_stages(personas)
+        yield from _judges(personas)
         for name, help_text, metric, convert in _PERSONA_METRICS:
             family = GaugeMetricFamily(
                 f"{_PREFIX}_{name}", help_text, labels=["namespace", "persona", "variant"]
@@ -177,6 +178,31 @@ def _conditions(personas: Mapping[PersonaKey, PersonaModelStatus]) -> Metric:
         for item in status.conditions:
             family.add_metric([*key, item.type, item.status, item.reason], 1)
     return family
+
+
+def _judges(personas: Mapping[PersonaKey, PersonaModelStatus]) -> Iterable[Metric]:
+    labels = ["namespace", "persona", "judge"]
+    scores = GaugeMetricFamily(
+        f"{_PREFIX}_judge_score",
+        "A judge's score, 0 to 100, where an answer without a score counts as 0.",
+        labels=[*labels, "variant"],
+    )
+    trust = GaugeMetricFamily(
+        f"{_PREFIX}_judge_trusted",
+        "1 where a judge tells good from bad answers of the persona, 0 where it does not.",
+        labels=labels,
+    )
+    for key, status in personas.items():
+        revision = _shown(status)
+        for judge in revision.judge_scores if revision else ():
+            named = [*key, judge.judge or ""]
+            trust.add_metric(named, float(judge.trusted is True))
+            for variant, field in (("served", "value"), ("dense", "dense")):
+                value = judge.number(field)
+                if value is not None:
+                    scores.add_metric([*named, variant], value)
+    yield scores
+    yield trust
 
 
 def _gates(personas: Mapping[PersonaKey, PersonaModelStatus]) -> Metric:

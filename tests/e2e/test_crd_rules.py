@@ -109,6 +109,7 @@ def nodes(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 VARIABLE = ("serving", "env", "[]")
 JUDGE = ("evaluation", "judges", "[]")
+THRESHOLD_PARTS = {"name", "metric", "judge", "wholeInterval"}
 THRESHOLD = ("evaluation", "gate", "thresholds", "[]")
 # Further fields that an optional object needs beside the field under test.
 COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
@@ -151,8 +152,10 @@ def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
             value = [value]
         else:
             companions = COMPANIONS.get(path[:depth], {})
-            if path[depth] in {"name", "metric"} and path[:depth] == THRESHOLD:
+            if path[depth] in THRESHOLD_PARTS and path[:depth] == THRESHOLD:
                 companions = companions | {"min": 1}
+            if path[depth] == "judge":
+                companions = companions | {"metric": "judgeScore"}
             if path[depth] == "loraRank":
                 companions = companions | {"weights": "LoRA"}
             value = companions | {path[depth]: value}
@@ -291,15 +294,34 @@ RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
     ),
     (
         "evaluation.gate.thresholds[]",
-        "set exactly one of min, max, minRetentionPercent, maxIncreasePercent",
+        "set exactly one of min, max, maxDecrease, minRetentionPercent, maxIncreasePercent",
     ): (
         [
             with_threshold(min=0),
             with_threshold(max="0.5"),
+            with_threshold(maxDecrease="2.5"),
             with_threshold(minRetentionPercent=90),
             with_threshold(maxIncreasePercent=10),
         ],
         [with_threshold(), with_threshold(min=1, max=2)],
+    ),
+    (
+        "evaluation.gate.thresholds[]",
+        "judge goes with metric judgeScore only, and is required there",
+    ): (
+        [with_threshold(metric="judgeScore", judge="a", min=1)],
+        [with_threshold(judge="a", min=1), with_threshold(metric="judgeScore", min=1)],
+    ),
+    (
+        "evaluation.gate.thresholds[]",
+        "wholeInterval goes with min, max and maxDecrease",
+    ): (
+        [
+            with_threshold(min=1, wholeInterval=True),
+            with_threshold(maxDecrease=1, wholeInterval=True),
+            with_threshold(minRetentionPercent=1, wholeInterval=False),
+        ],
+        [with_threshold(minRetentionPercent=1, wholeInterval=True)],
     ),
     ("pruning", "straightThrough goes with method StraightThrough only"): (
         [

@@ -32,7 +32,7 @@ async def test_from_apply_to_ready(operator: Operator) -> None:
     assert set(status) <= {
         "observedGeneration", "conditions", "phase", "baseModel", "sparsityPercent", "stages",
         "revision", "revisions", "serving", "sources", "writtenHash",
-        "size", "score", "latency", "url", "store", "finishedKeys",
+        "size", "score", "judges", "latency", "url", "store", "finishedKeys",
     }  # fmt: skip
     head = operator.cluster.get(KIND, NAMESPACE, "captain")["metadata"]  # type: ignore[index]
     assert not head.get("annotations")

@@ -15,6 +15,7 @@ from persona_jobs.evaluation.report import (
     Sample,
 )
 from persona_jobs.evaluation.speed import Speed
+from persona_jobs.pipeline.judge_results import JudgeCheck, JudgeMetrics, JudgeScore
 from persona_jobs.pipeline.results import (
     EvaluationMetrics,
     HeldOutKl,
@@ -57,6 +58,30 @@ def metrics(**changes: Any) -> EvaluationMetrics:
         },
     }
     return EvaluationMetrics(**{**values, **changes})
+
+
+def judges() -> list[JudgeMetrics]:
+    """A trusted judge with a score for every answer, and an untrusted one with none."""
+    dense = JudgeScore(score=74, low=66, high=81, score_with_zeros=74, scored=20, weighted=20)
+    served = JudgeScore(
+        score=70.5, low=61, high=78, score_with_zeros=70.5, scored=20, weighted=20,
+        difference=-3.5, difference_low=-9, difference_high=1.5,
+    )  # fmt: skip
+    silent = JudgeScore(score_with_zeros=0, scored=0, unparseable=20)
+    checks = [
+        JudgeCheck(name="otherPersonas", pairs=20, difference=31.5, better_percent=95, passed=True)
+    ]
+    return [
+        JudgeMetrics(
+            name="large", model="org/large", trusted=True, mode="weighted", checks=checks,
+            variants={"dense": dense, "recovered": served},
+        ),
+        JudgeMetrics(
+            name="small", model="org/small", trusted=False,
+            reason="it gave a score for 0 of 100 answers only; 90 % are needed",
+            variants={"dense": silent, "recovered": silent},
+        ),
+    ]  # fmt: skip
 
 
 def recovery(**changes: Any) -> RecoveryMetrics:

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from .common import HubRevision, LabelName, Number, SpecModel, cel, validations
 from .judge import Judge
 from .sources import FileUri, RemoteSource
+from .status import JUDGE_METRIC
 
 
 class QuestionFile(RemoteSource):
@@ -29,9 +30,12 @@ GateMetric = Literal[
     "parameters",
     "prefillTokensPerSecond",
     "decodeTokensPerSecond",
+    "judgeScore",
 ]
-_BOUNDS = ("min", "max", "minRetentionPercent", "maxIncreasePercent")
+_BOUNDS = ("min", "max", "maxDecrease", "minRetentionPercent", "maxIncreasePercent")
 _ONE_BOUND = "set exactly one of " + ", ".join(_BOUNDS)
+_NAMED_JUDGE = "judge goes with metric judgeScore only, and is required there"
+_WHOLE = "wholeInterval goes with min, max and maxDecrease"
 
 
 class Threshold(SpecModel):
@@ -42,7 +46,13 @@ class Threshold(SpecModel):
             cel(
                 f"[{', '.join(f'has(self.{b})' for b in _BOUNDS)}].filter(x, x).size() == 1",
                 _ONE_BOUND,
-            )
+            ),
+            cel("(self.metric == 'judgeScore') == has(self.judge)", _NAMED_JUDGE),
+            cel(
+                "!has(self.wholeInterval) || !self.wholeInterval || has(self.min) || "
+                "has(self.max) || has(self.maxDecrease)",
+                _WHOLE,
+            ),
         )
     )
 
@@ -50,21 +60,41 @@ class Threshold(SpecModel):
     """Name of the threshold, unique in the gate."""
     metric: GateMetric
     """Metric of the evaluation, as in `status.revisions[].metrics`."""
+    judge: LabelName | None = None
+    """Name of the judge whose score is meant by `judgeScore`. A judge that is not trusted meets no
+    threshold."""
     min: Number | None = None
     """Lowest value."""
     max: Number | None = None
     """Highest value."""
+    max_decrease: Number | None = None
+    """Largest decrease below the dense model's value, in the metric's own unit."""
     min_retention_percent: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Lowest value as a percentage of the dense model's."""
     max_increase_percent: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Largest increase over the dense model's value, in percent."""
 
+    whole_interval: bool = False
+    """Whether the bound must hold in the whole 95 % interval, not for the value alone; where there
+    is no interval it does not hold. With `maxDecrease` it is the interval of the difference, which
+    judges' scores have."""
+
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
-        bounds = (self.min, self.max, self.min_retention_percent, self.max_increase_percent)
+        simple = (self.min, self.max, self.max_decrease)
+        bounds = (*simple, self.min_retention_percent, self.max_increase_percent)
         if sum(bound is not None for bound in bounds) != 1:
             raise ValueError(_ONE_BOUND)
+        if (self.metric == "judgeScore") != (self.judge is not None):
+            raise ValueError(_NAMED_JUDGE)
+        if self.whole_interval and all(bound is None for bound in simple):
+            raise ValueError(_WHOLE)
         return self
+
+    @property
+    def measured_as(self) -> str:
+        """Name of the metric in `status.revisions[].metrics`."""
+        return self.metric if self.judge is None else JUDGE_METRIC + self.judge
 
 
 class Gate(SpecModel):

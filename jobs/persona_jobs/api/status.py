@@ -14,6 +14,8 @@ from pydantic.alias_generators import to_camel
 
 # What this version writes; what it reads may be anything.
 ConditionType = Literal["Available", "Ready", "Reconciling", "Stalled"]
+JUDGE_METRIC = "judgeScore/"
+"""What the name of a judge's score begins with, before the name of the judge."""
 GateResult = Literal["NotSet", "Passed", "Failed"]
 
 
@@ -105,6 +107,28 @@ class MetricStatus(StatusModel):
     """Upper end of the 95 % interval."""
     dense: str | None = None
     """Value of the dense model."""
+    difference: str | None = None
+    """Value minus that of the dense model, paired by question."""
+    difference_low: str | None = None
+    """Lower end of the difference's 95 % interval."""
+    difference_high: str | None = None
+    """Upper end of the difference's 95 % interval."""
+    count: int | None = None
+    """Answers with a score, where a judge gave them."""
+    trusted: bool | None = None
+    """Whether the judge tells good from bad answers of this persona."""
+    message: str | None = None
+    """Why the judge is not trusted."""
+
+    @property
+    def judge(self) -> str | None:
+        """Name of the judge whose score it is, None for another metric."""
+        name = self.name.removeprefix(JUDGE_METRIC)
+        return name if name != self.name else None
+
+    def number(self, field: str) -> float | None:
+        """Return the figure in a field, None where there is none."""
+        return _number(getattr(self, field))
 
 
 class ArtifactStatus(StatusModel):
@@ -152,10 +176,15 @@ class RevisionStatus(StatusModel):
         """Return the metric called `name`; its values are None where it wasn't measured."""
         return next((item for item in self.metrics if item.name == name), MetricStatus(name=name))
 
+    @property
+    def judge_scores(self) -> list[MetricStatus]:
+        """The judges' scores."""
+        return [metric for metric in self.metrics if metric.judge is not None]
+
     def number(self, name: str) -> tuple[float | None, float | None]:
         """Return a metric's value and the dense model's, None where not measured."""
         metric = self.metric(name)
-        return _number(metric.value), _number(metric.dense)
+        return metric.number("value"), metric.number("dense")
 
     def _key(self, artifact: str) -> str:
         return next((item.key for item in self.artifacts if item.name == artifact), "")
@@ -229,6 +258,9 @@ class PersonaModelStatus(StatusModel):
     """Size of the served checkpoint against the dense one, for people."""
     score: str | None = None
     """Persona score of the served revision and of the dense model, for people."""
+    judges: str | None = None
+    """Each judge's score of the served revision, with its interval and number of scored answers,
+    for people."""
     latency: str | None = None
     """Decode time per token of the served revision and of the dense model, for people."""
     url: str | None = None

@@ -11,6 +11,7 @@ from ..pipeline.results import EvaluationMetrics, ShownAnswers, Variant, Variant
 from ..pipeline.runner import StageReport
 from ..store import StageArtifacts
 from ..store.urls import file_url_path
+from .judges import judges_table, trust
 
 # Speeds of equal models differ by less than this share between two measurements.
 SPEED_NOISE = 0.05
@@ -33,6 +34,10 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
         "tokens read and answer tokens written per second.",
         highlight=False,
     )
+    if metrics.judges:
+        console.print(judges_table(metrics.judges))
+        for judge in metrics.judges:
+            console.print(trust(judge), highlight=False, markup=False)
     shown = read_jsonl(artifacts.local_file("evaluate", evaluate.key, "shown.jsonl"), ShownAnswers)
     if shown:
         console.print(answers_table(shown, metrics.served))

@@ -15,6 +15,10 @@ class JudgeScore(ResultModel):
         low: lower end of its 95 % interval.
         high: upper end of its 95 % interval.
         score_with_zeros: the same with 0 for every answer that has no score.
+        difference: mean difference to the dense model's scores, paired by question, with 0 for an
+            answer without a score; None for the dense model.
+        difference_low: lower end of its 95 % interval.
+        difference_high: upper end of its 95 % interval.
         scored: answers with a score.
         refused: answers that the judge calls a refusal, or that its endpoint filters.
         unparseable: answers for which the judge says anything but a score.
@@ -27,6 +31,9 @@ class JudgeScore(ResultModel):
     low: float | None = None
     high: float | None = None
     score_with_zeros: float
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
     scored: int
     refused: int = 0
     unparseable: int = 0

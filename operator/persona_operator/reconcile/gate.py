@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from persona_jobs.api import Gate
 from persona_jobs.api.evaluation import Threshold
-from persona_jobs.api.status import GateResult, RevisionStatus
+from persona_jobs.api.status import GateResult, MetricStatus, RevisionStatus
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class GateCheck:
 def check(gate: Gate | None, revision: RevisionStatus) -> GateCheck:
     """Compare a revision's measurements with the thresholds.
 
-    A threshold whose measurement is missing isn't met: an unmeasured model takes no traffic.
+    A threshold whose measurement is missing or not trusted isn't met: such a model takes no
+    traffic.
     """
     if gate is None:
         return GateCheck("NotSet")
@@ -36,14 +37,48 @@ def check(gate: Gate | None, revision: RevisionStatus) -> GateCheck:
 
 def _compare(threshold: Threshold, revision: RevisionStatus) -> tuple[bool, str]:
     """Return whether a threshold is met, and the figures that say so."""
-    value, dense = revision.number(threshold.metric)
-    measured = f"{threshold.name}: {threshold.metric} {_text(value)}"
-    if threshold.min is not None:
-        met = value is not None and value >= float(threshold.min)
-        return met, f"{measured} is {'not ' if met else ''}below min {threshold.min}"
-    if threshold.max is not None:
-        met = value is not None and value <= float(threshold.max)
-        return met, f"{measured} is {'not ' if met else ''}above max {threshold.max}"
+    metric = revision.metric(threshold.measured_as)
+    measured = f"{threshold.name}: {threshold.measured_as} {_text(metric.number('value'))}"
+    if metric.trusted is False:
+        reason = f"the judge is not trusted: {metric.message}"
+        return False, f"{measured} does not count, because {reason}"
+    if threshold.min is not None or threshold.max is not None:
+        return _within_limit(threshold, metric, measured)
+    if threshold.max_decrease is not None:
+        return _close_to_dense(threshold, metric, measured)
+    return _in_proportion(threshold, metric, measured)
+
+
+def _within_limit(threshold: Threshold, metric: MetricStatus, measured: str) -> tuple[bool, str]:
+    """Compare the value, or the end of its interval, with `min` or `max`."""
+    lowest = threshold.min is not None
+    end = ("low" if lowest else "high") if threshold.whole_interval else "value"
+    found, limit = metric.number(end), float(threshold.min or threshold.max or 0)
+    met = found is not None and (found >= limit if lowest else found <= limit)
+    if threshold.whole_interval:
+        measured += f", at the {end} end of its interval {_text(found)},"
+    bound = f"below min {threshold.min}" if lowest else f"above max {threshold.max}"
+    return met, f"{measured} is {'not ' if met else ''}{bound}"
+
+
+def _close_to_dense(threshold: Threshold, metric: MetricStatus, measured: str) -> tuple[bool, str]:
+    """Compare the decrease below the dense model's value with `maxDecrease`."""
+    value, dense = metric.number("value"), metric.number("dense")
+    difference = metric.number("difference_low" if threshold.whole_interval else "difference")
+    if difference is None and not threshold.whole_interval:
+        difference = None if value is None or dense is None else value - dense
+    decrease = None if difference is None else -difference
+    met = decrease is not None and decrease <= float(threshold.max_decrease or 0)
+    within = ", within the 95 % interval," if threshold.whole_interval else ""
+    return met, (
+        f"{measured} is{within} {_text(decrease)} below the dense model's {_text(dense)}, "
+        f"{'not ' if met else ''}more than maxDecrease {threshold.max_decrease}"
+    )
+
+
+def _in_proportion(threshold: Threshold, metric: MetricStatus, measured: str) -> tuple[bool, str]:
+    """Compare the value in percent of the dense model's with its bound."""
+    value, dense = metric.number("value"), metric.number("dense")
     percent = None if value is None or not dense else 100 * value / dense
     if threshold.min_retention_percent is not None:
         met = percent is not None and percent >= threshold.min_retention_percent

@@ -76,6 +76,7 @@ def reconcile(persona: Persona, observed: Observed, settings: Settings, now: dat
         serving=serving.status,
         size=summary.size,
         score=summary.score,
+        judges=summary.judges,
         latency=summary.latency,
         url=_url(serving),
         last_handled_retry=persona.retry if verified else before.last_handled_retry,

@@ -1,12 +1,14 @@
 """Stage results as status fields; numbers become strings."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
 from persona_jobs.api import PersonaModelSpec
-from persona_jobs.api.status import ArtifactStatus, MetricStatus, RevisionStatus
+from persona_jobs.api.status import JUDGE_METRIC, ArtifactStatus, MetricStatus, RevisionStatus
 from persona_jobs.pipeline.graph import short_key
+from persona_jobs.pipeline.judge_results import JudgeMetrics
 from persona_jobs.pipeline.pins import digest_of
 from persona_jobs.pipeline.results import EvaluationMetrics
 
@@ -116,4 +118,25 @@ def _metrics(evaluation: EvaluationMetrics) -> list[MetricStatus]:
         figures = {"value": value, "dense": dense.get(name), **ends}
         texts = {key: number(item) for key, item in figures.items() if item is not None}
         metrics.append(MetricStatus(name=name, **texts))
-    return metrics
+    return [*metrics, *(_judge_metric(judge, evaluation.served) for judge in evaluation.judges)]
+
+
+def _judge_metric(judge: JudgeMetrics, served: Literal["sliced", "recovered"]) -> MetricStatus:
+    """Return a judge's score; an answer without a score counts as 0."""
+    score, dense = judge.variants.get(served), judge.variants.get("dense")
+    figures: dict[str, float | None] = {
+        "value": score.score_with_zeros if score else None,
+        "dense": dense.score_with_zeros if dense else None,
+        "difference": score.difference if score else None,
+        "difference_low": score.difference_low if score else None,
+        "difference_high": score.difference_high if score else None,
+    }
+    if score is not None and score.score == score.score_with_zeros:
+        figures |= {"low": score.low, "high": score.high}
+    return MetricStatus(
+        name=JUDGE_METRIC + judge.name,
+        **{key: number(item) for key, item in figures.items() if item is not None},
+        count=score.scored if score else 0,
+        trusted=judge.trusted,
+        message=judge.reason or None,
+    )

@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from persona_jobs.api.status import RevisionStatus
+from persona_jobs.api.status import MetricStatus, RevisionStatus
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Size, persona score and decode latency of a revision, each beside the dense model's."""
+    """Figures of a revision, each beside the dense model's, and what the judges say."""
 
     size: str | None = None
     score: str | None = None
+    judges: str | None = None
     latency: str | None = None
 
 
@@ -28,6 +29,7 @@ def summarize_revision(revision: RevisionStatus | None) -> Summary:
     return Summary(
         size=_pair(revision, "checkpointBytes", _bytes),
         score=_pair(revision, "personaScore", lambda value: f"{value:.1f}", interval),
+        judges="; ".join(map(_judged, revision.judge_scores)) or None,
         latency=_pair(revision, "decodeTokensPerSecond", _milliseconds),
     )
 
@@ -40,6 +42,16 @@ def _pair(
         return None
     text = shown(value) + suffix
     return text if dense is None else f"{text} (dense {shown(dense)})"
+
+
+def _judged(judge: MetricStatus) -> str:
+    """Return a judge's score with its interval, the scored answers, and whether it is trusted."""
+    value, low, high = (judge.number(name) for name in ("value", "low", "high"))
+    shown = "no score" if value is None else f"{value:.1f}"
+    if low is not None and high is not None:
+        shown += f" [{low:.0f}-{high:.0f}]"
+    trust = "" if judge.trusted else ", untrusted"
+    return f"{judge.judge} {shown} (n={judge.count or 0}{trust})"
 
 
 def _bytes(size: float) -> str:

@@ -149,6 +149,25 @@ def test_a_dumped_manifest_is_the_same_manifest():
             "names a more than once",
         ),
         (
+            "spec.evaluation.gate",
+            {"thresholds": [{"name": "a", "metric": "judgeScore", "min": 1}]},
+            "judge goes with metric judgeScore only, and is required there",
+        ),
+        (
+            "spec.evaluation.gate",
+            {
+                "thresholds": [
+                    {
+                        "name": "a",
+                        "metric": "personaKl",
+                        "maxIncreasePercent": 1,
+                        "wholeInterval": True,
+                    }
+                ]
+            },
+            "wholeInterval goes with min, max and maxDecrease",
+        ),
+        (
             "spec.evaluation",
             {"judges": 2 * [{"name": "a", "openAI": {"baseURL": "http://j/v1", "model": "m"}}]},
             "judges names a more than once",

@@ -49,6 +49,73 @@ def test_a_lower_gate_is_met_without_any_job(world: World) -> None:
     assert world.condition().status == "True"
 
 
+def judged(**bound: Any) -> Raw:
+    return {"thresholds": [{"name": "j", "metric": "judgeScore", "judge": "large", **bound}]}
+
+
+def judge_score(**changes: Any) -> Raw:
+    return {
+        "name": "judgeScore/large", "value": "70", "low": "61", "high": "78", "dense": "74",
+        "difference": "-4", "differenceLow": "-9", "differenceHigh": "1", "count": 20,
+        "trusted": True, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bound", "result"),
+    [
+        ({"min": 70}, "Passed"),
+        ({"min": 71}, "Failed"),
+        ({"min": 61, "wholeInterval": True}, "Passed"),
+        ({"min": 62, "wholeInterval": True}, "Failed"),
+        ({"max": 78, "wholeInterval": True}, "Passed"),
+        ({"max": 77, "wholeInterval": True}, "Failed"),
+        ({"maxDecrease": 4}, "Passed"),
+        ({"maxDecrease": 3}, "Failed"),
+        ({"maxDecrease": 9, "wholeInterval": True}, "Passed"),
+        ({"maxDecrease": 8, "wholeInterval": True}, "Failed"),
+        ({"minRetentionPercent": 94}, "Passed"),
+        ({"minRetentionPercent": 95}, "Failed"),
+    ],
+)
+def test_the_gate_reads_a_judge_by_name(bound: Raw, result: str) -> None:
+    other = judge_score(name="judgeScore/small", value="1")
+    gate = Gate.model_validate(judged(**bound))
+    assert check(gate, revision(other, judge_score())).result == result
+
+
+@pytest.mark.parametrize(
+    "bound", [{"min": 0}, {"max": 100}, {"maxDecrease": 100}, {"minRetentionPercent": 0}]
+)
+def test_an_untrusted_judge_meets_no_threshold(bound: Raw) -> None:
+    untrusted = judge_score(trusted=False, message="it obeys instructions in the answers")
+    checked = check(Gate.model_validate(judged(**bound)), revision(untrusted))
+    assert checked.result == "Failed"
+    assert checked.message == (
+        "j: judgeScore/large 70 does not count, because the judge is not trusted: it obeys "
+        "instructions in the answers"
+    )
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [{"min": 0}, {"max": 100}, {"maxDecrease": 100}, {"min": 0, "wholeInterval": True}],
+)
+def test_a_judge_that_was_not_asked_meets_no_threshold(bound: Raw) -> None:
+    checked = check(Gate.model_validate(judged(**bound)), revision(judge_score(name="x")))
+    assert checked.result == "Failed"
+    assert "not measured" in checked.message
+
+
+@pytest.mark.parametrize("bound", [{"min": 0}, {"max": 100}, {"maxDecrease": 100}])
+def test_a_value_without_an_interval_does_not_hold_in_the_whole_interval(bound: Raw) -> None:
+    alone = {"name": "genericLoss", "value": "2.2", "dense": "2.0"}
+    gate = Gate.model_validate(loss(**bound, wholeInterval=True))
+    assert check(gate, revision(alone)).result == "Failed"
+    without = Gate.model_validate(loss(**bound))
+    assert check(without, revision(alone)).result == "Passed"
+
+
 MEASURED = (
     {"name": "personaScore", "value": "60", "dense": "80"},
     {"name": "genericLoss", "value": "2.2", "dense": "2.0"},

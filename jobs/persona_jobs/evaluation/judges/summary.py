@@ -9,11 +9,14 @@ from ..bootstrap import intervals
 from .verdict import Verdict
 
 
-def judge_score(verdicts: Sequence[Verdict], *, samples: int, seed: int) -> JudgeScore:
+def judge_score(
+    verdicts: Sequence[Verdict], dense: Sequence[Verdict] | None, *, samples: int, seed: int
+) -> JudgeScore:
     """Return the figures of one variant's answers.
 
     Args:
         verdicts: one per question, at least one.
+        dense: verdicts on the dense model's answers, None where these are the ones given.
         samples: resamples of the interval.
         seed: seed of the resamples.
     """
@@ -23,6 +26,16 @@ def judge_score(verdicts: Sequence[Verdict], *, samples: int, seed: int) -> Judg
     if scores:
         found = intervals({"score": scores}, samples=samples, seed=seed)["score"]
         figures = {"score": found.mean, "low": found.low, "high": found.high}
+    # An answer without a score counts as 0; a question without the dense model's doesn't count.
+    paired = [
+        (verdict.score or 0.0) - other.score
+        for verdict, other in zip(verdicts, dense or [], strict=False)
+        if other.score is not None
+    ]
+    if paired:
+        found = intervals({"difference": paired}, samples=samples, seed=seed)["difference"]
+        ends = {"difference_low": found.low, "difference_high": found.high}
+        figures |= {"difference": found.mean, **ends}
     return JudgeScore(
         **{name: round(value, 2) for name, value in figures.items()},
         score_with_zeros=round(sum(scores) / len(verdicts), 2),

@@ -159,6 +159,7 @@ def _metrics(
     scores = {
         name: judge_score(
             verdicts[name],
+            None if name == "dense" else verdicts["dense"],
             samples=context.spec.evaluation.bootstrap_samples,
             seed=context.spec.seed,
         )

@@ -4,7 +4,7 @@ import pytest
 
 from persona_jobs.evaluation.report import Curve, KeptChannels, render
 from persona_jobs.evaluation.report.render import printable
-from support.report import metrics, recovery, report_data, variant
+from support.report import judges, metrics, recovery, report_data, variant
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)">'"&amp;{{ 7*7 }}</style>
 </pre><a href="javascript:alert(3)">"""
@@ -138,3 +138,13 @@ def test_control_characters_become_visible():
 
 def test_long_persona_does_not_break_the_page():
     assert Page(render(report_data("word " * 6000))).tags <= ALLOWED
+
+
+def test_judges_are_shown_with_their_trust():
+    page = render(report_data(metrics=metrics(judges=judges())))
+    assert "<h2>Judges</h2>" in page
+    assert "<small>61.0 – 78.0</small>" in page
+    assert "<b>large</b> (org/large, weighted scores) is trusted." in page
+    assert "otherPersonas: +31.5 points on 20 questions." in page
+    assert "is not trusted: it gave a score for 0 of 100 answers only; 90 % are needed." in page
+    assert "<h2>Judges</h2>" not in render(report_data())

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from persona_jobs.api import Execution, Serving
+from persona_jobs.api import Execution, PersonaModelSpec, Serving
 from persona_jobs.errors import InputError
 from persona_jobs.pipeline.pins import RESOLVE
 
@@ -39,6 +39,25 @@ def stage_profile(stage: str, execution: Execution, profiles: Mapping[str, Profi
     elif profile.active_deadline_seconds is None:
         changes["active_deadline_seconds"] = DEFAULT_DEADLINE_SECONDS
     return profile.model_copy(update=changes)
+
+
+def stages_without_gpu(spec: PersonaModelSpec) -> set[str]:
+    """Return the stages that load no model: a GPU in their pod would be idle."""
+    return {"slice", "rewrite"} if spec.teacher.open_ai is not None else {"slice"}
+
+
+def planned_profile(stage: str, spec: PersonaModelSpec, profiles: Mapping[str, Profile]) -> Profile:
+    """Return the profile of a planned stage, without the GPUs that it doesn't use.
+
+    Raises:
+        InputError: the spec names a profile that the administrator hasn't configured.
+    """
+    profile = stage_profile(stage, spec.execution, profiles)
+    if stage not in stages_without_gpu(spec):
+        return profile
+    return profile.model_copy(
+        update={"gpus": 0, "pod_template": _without_devices(profile.pod_template)}
+    )
 
 
 def resolve_profile(profiles: Mapping[str, Profile]) -> Profile:

@@ -4,9 +4,15 @@ from typing import Any
 
 import pytest
 
-from persona_jobs.api import Execution, Serving
-from persona_operator.profiles import max_retries, serving_profile, stage_profile
+from persona_jobs.api import Execution, PersonaModelSpec, Serving, parse_resource
+from persona_operator.profiles import (
+    max_retries,
+    planned_profile,
+    serving_profile,
+    stage_profile,
+)
 from persona_operator.settings import Profile
+from support.operator_world import persona_document
 
 PROFILES = {
     "default": Profile(cpu="1"),
@@ -36,6 +42,25 @@ def test_a_stage_has_its_own_time_limit_or_the_default() -> None:
     assert stage_profile("score", gpu, PROFILES).active_deadline_seconds == 100
     own = Execution.model_validate({"stages": [{"name": "score", "activeDeadlineSeconds": 60}]})
     assert stage_profile("score", own, PROFILES).active_deadline_seconds == 60
+
+
+def spec(**teacher: Any) -> PersonaModelSpec:
+    return parse_resource(persona_document(**({"teacher": teacher} if teacher else {}))).spec
+
+
+def test_a_stage_that_loads_no_model_gets_no_gpu() -> None:
+    claims = {"spec": {"resourceClaims": [{"name": "device"}], "tolerations": [{"key": "gpu"}]}}
+    profiles = {"default": Profile.model_validate({"gpus": 4, "podTemplate": claims})}
+    endpoint = spec(openAI={"baseURL": "http://teacher.example/v1", "model": "m"})
+    own = {
+        stage: planned_profile(stage, spec(), profiles) for stage in ("mask", "slice", "rewrite")
+    }
+    assert {stage: profile.gpus for stage, profile in own.items()} == {
+        "mask": 4, "slice": 0, "rewrite": 4,
+    }  # fmt: skip
+    assert own["slice"].pod_template == {"spec": {"tolerations": [{"key": "gpu"}]}}
+    assert own["mask"].pod_template == claims
+    assert planned_profile("rewrite", endpoint, profiles).gpus == 0
 
 
 def test_retries_and_the_serving_profile_have_defaults() -> None:

@@ -11,7 +11,7 @@ from persona_jobs.pipeline.graph import PlannedStage
 from persona_jobs.pipeline.pins import RESOLVE, sources, variable_prefix
 
 from ..labels import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
-from ..profiles import resolve_profile, serving_profile, stage_profile
+from ..profiles import planned_profile, resolve_profile, serving_profile
 from ..resources.common import Images, Manifest
 from ..resources.config_map import build_config_map, stage_manifest
 from ..resources.job import StageJob
@@ -116,7 +116,7 @@ class Context:
     def _profile(self, stage: str) -> Profile:
         if stage == RESOLVE:
             return resolve_profile(self.settings.profiles)
-        return stage_profile(stage, self.spec.execution, self.settings.profiles)
+        return planned_profile(stage, self.spec, self.settings.profiles)
 
 
 def make_context(
@@ -137,7 +137,7 @@ def make_context(
     stages = planned_stages(persona, resolution, store.identity)
     try:
         for stage in stages:
-            stage_profile(stage.name, spec.execution, settings.profiles)
+            planned_profile(stage.name, spec, settings.profiles)
         serving_profile(spec.serving, settings.profiles)
     except InputError as error:
         raise TerminalError("UnknownProfile", str(error)) from None

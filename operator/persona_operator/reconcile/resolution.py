@@ -20,7 +20,7 @@ from persona_jobs.pipeline.graph import PlannedStage, plan, planned_names, writt
 from persona_jobs.pipeline.number_format import with_number_format
 from persona_jobs.pipeline.pins import RESOLVE, digest_of, pin_sources, sources, unpinned
 
-from ..profiles import has_gpu, stage_profile
+from ..profiles import has_gpu, planned_profile, stages_without_gpu
 from ..settings import Profile
 from .observed import Observed
 from .persona import Persona, recipe_reference, text_reference
@@ -71,6 +71,7 @@ def resolve(persona: Persona, observed: Observed, profiles: Mapping[str, Profile
         spec = parse_resource(document, source=persona.owner.name).spec
     except InputError as error:
         raise TerminalError("InvalidSpec", error.message) from None
+    _check_gpus(spec)
     spec = _with_number_format(spec, profiles)
     return _with_sources(persona, spec, written_hash(document["spec"]))
 
@@ -140,13 +141,23 @@ def _recorded(persona: Persona, lookup: PlannedStage | None) -> dict[str, str]:
     return {name: digest for name, digest in found.items() if digest is not None}
 
 
+def _check_gpus(spec: PersonaModelSpec) -> None:
+    """Refuse GPUs that the spec itself asks for, for a stage that loads no model."""
+    for item in spec.execution.stages:
+        gpus = item.resources.gpus if item.resources is not None else None
+        if gpus and item.name in stages_without_gpu(spec):
+            raise TerminalError(
+                "InvalidSpec",
+                f"spec.execution.stages[{item.name}].resources.gpus is {gpus}, but stage "
+                f"{item.name} loads no model. Remove the field.",
+            )
+
+
 def _with_number_format(
     spec: PersonaModelSpec, profiles: Mapping[str, Profile]
 ) -> PersonaModelSpec:
     def any_gpus() -> bool:
-        return any(
-            has_gpu(stage_profile(name, spec.execution, profiles)) for name in planned_names(spec)
-        )
+        return any(has_gpu(planned_profile(name, spec, profiles)) for name in planned_names(spec))
 
     try:
         return with_number_format(spec, any_gpus)

@@ -160,3 +160,13 @@ def test_gpus_added_to_a_profile_start_no_work_for_a_finished_persona(finished) 
     finished.settings = settings(profiles={"default": {"gpus": 1}})
     finished.run()
     assert jobs(finished) == before
+
+
+@pytest.mark.parametrize(("stage", "accepted"), [("slice", False), ("mask", True)])
+def test_gpus_for_a_stage_that_loads_no_model_are_refused(stage: str, accepted: bool) -> None:
+    world = World()
+    stages = [{"name": stage, "resources": {"gpus": 2}}]
+    world.add(persona_document(execution={"stages": stages}))
+    world.step()
+    assert (world.condition().reason != "InvalidSpec") is accepted
+    assert accepted or "stage slice loads no model" in world.condition().message

@@ -245,6 +245,14 @@ def gc(
     hours: Annotated[
         float, typer.Option("--older-than", min=0, help="Keep results younger than this, in hours.")
     ] = 24,
+    keep_revisions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of revisions of each persona that count, from the newest one: what only "
+            "former ones name is unused. Default: all.",
+        ),
+    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove them.")] = False,
 ) -> None:
     """Print the results in a store that nobody uses any more; with --remove they are removed.
@@ -254,7 +262,7 @@ def gc(
     """
     from .gc import collect_garbage
 
-    collect_garbage(store, hours=hours, remove=remove)
+    collect_garbage(store, hours=hours, keep_revisions=keep_revisions, remove=remove)
 
 
 @app.command()

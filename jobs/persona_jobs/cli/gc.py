@@ -9,12 +9,13 @@ from ..pipeline.unused import remove_unused, unused_results
 from ..store import open_store
 
 
-def collect_garbage(url: str, *, hours: float, remove: bool) -> None:
+def collect_garbage(url: str, *, hours: float, keep_revisions: int | None, remove: bool) -> None:
     """Print the results that nobody uses, and remove them where asked to.
 
     Args:
         url: the artifact store.
         hours: results younger than that stay.
+        keep_revisions: revisions of each persona that count, from the newest one; None for all.
         remove: whether to remove them.
 
     Raises:
@@ -22,9 +23,10 @@ def collect_garbage(url: str, *, hours: float, remove: bool) -> None:
     """
     console = Console(highlight=False, soft_wrap=True)
     store = open_store(url)
-    results = unused_results(store, before=datetime.now(UTC) - timedelta(hours=hours))
+    before = datetime.now(UTC) - timedelta(hours=hours)
+    results = unused_results(store, before=before, keep_revisions=keep_revisions)
     if remove:
-        results = remove_unused(store, results)
+        results = remove_unused(store, results, keep_revisions=keep_revisions)
     for item in results:
         made = f"{item.created_at.astimezone(UTC):%Y-%m-%d %H:%M}"
         console.print(f"{item.stage:<10} {item.key}  {made}  {decimal(item.size):>9}")

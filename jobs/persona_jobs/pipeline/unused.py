@@ -29,24 +29,34 @@ class UnusedResult:
     size: int
 
 
-def used_results(store: Store) -> set[StageKey]:
+def used_results(store: Store, keep_revisions: int | None) -> set[StageKey]:
     """Return the results that a reference or a persona's record in the store names.
+
+    Args:
+        store: the artifact store.
+        keep_revisions: revisions of each persona that count, from the newest one; None for all.
+            What only former revisions name is not used, whoever refers to it.
 
     Raises:
         StoreError: the store can't be read.
     """
-    used: set[StageKey] = set().union(*read_references(store).values())
     personas = set()
     for path in store.list("personas"):
         _, namespace, entry, *_ = path.split("/")
         personas.add((namespace, entry.removesuffix(_RECORD).removesuffix(_REVISIONS)))
+    recent: set[StageKey] = set()
+    former: set[StageKey] = set()
     for persona in personas:
-        for revision in read_pointer(store, *persona).revisions:
-            used |= set(revision.keys.items())
-    return used
+        for position, revision in enumerate(read_pointer(store, *persona).revisions):
+            counts = keep_revisions is None or position < keep_revisions
+            (recent if counts else former).update(revision.keys.items())
+    referenced: set[StageKey] = set().union(*read_references(store).values())
+    return (referenced - former) | recent
 
 
-def unused_results(store: Store, *, before: datetime) -> list[UnusedResult]:
+def unused_results(
+    store: Store, *, before: datetime, keep_revisions: int | None
+) -> list[UnusedResult]:
     """Return the finished results that nobody uses, the oldest first.
 
     Unfinished work and results whose record is damaged are left out: a stage that runs now may be
@@ -55,12 +65,13 @@ def unused_results(store: Store, *, before: datetime) -> list[UnusedResult]:
     Args:
         store: the artifact store.
         before: only results that were made before this moment.
+        keep_revisions: revisions of each persona that count; None for all.
 
     Raises:
         StoreError: the store can't be read.
     """
     artifacts = StageArtifacts(store)
-    used = used_results(store)
+    used = used_results(store, keep_revisions)
     present = {(stage, key) for _, stage, key, *_ in (path.split("/") for path in _files(store))}
     found = []
     for stage, key in present - used:
@@ -74,14 +85,21 @@ def unused_results(store: Store, *, before: datetime) -> list[UnusedResult]:
     return sorted(found, key=lambda item: (item.created_at, item.stage, item.key))
 
 
-def remove_unused(store: Store, results: list[UnusedResult]) -> list[UnusedResult]:
+def remove_unused(
+    store: Store, results: list[UnusedResult], *, keep_revisions: int | None
+) -> list[UnusedResult]:
     """Remove results, except those that somebody has begun to use meanwhile; return those removed.
+
+    Args:
+        store: the artifact store.
+        results: what was unused a moment ago.
+        keep_revisions: revisions of each persona that count; None for all.
 
     Raises:
         StoreError: the store can't be read or written.
     """
     artifacts = StageArtifacts(store)
-    used = used_results(store)
+    used = used_results(store, keep_revisions)
     removed = [item for item in results if (item.stage, item.key) not in used]
     for item in removed:
         artifacts.delete(item.stage, item.key)

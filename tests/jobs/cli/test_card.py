@@ -164,7 +164,7 @@ def test_a_card_becomes_a_served_persona_that_answers(tmp_path, teacher):
     )
     try:
         line = process.stdout.readline()
-        address = re.search(r"captain answers at (http://\S+)", line)
+        address = re.search(r"Chat with captain at .* API is at (http://\S+)", line)
         assert address, (line, process.poll() is not None and process.stderr.read())
         api = openai.OpenAI(base_url=address[1], api_key="none", max_retries=0)
         answer = api.chat.completions.create(

@@ -135,10 +135,11 @@ def test_export_makes_another_number_format(run, folder):
     assert kinds["blk.0.ffn_down.weight"] == "F16"
 
 
-def test_export_needs_a_finished_checkpoint(run, folder):
-    document = (folder / "persona.yaml").read_text().replace("Flint", "Hook")
-    other = folder / "other.yaml"
-    other.write_text(document)
+def test_export_needs_a_finished_checkpoint(folder, teacher):
+    document = manifest(folder, teacher.url, persona={"text": "You are Captain Hook."})
+    other = folder / "other.json"
+    other.write_text(json.dumps(document))
     result = persona(folder, "export", other)
     assert result.returncode == 2
     assert "There is no checkpoint for this PersonaModel yet" in result.stderr
+    assert f"Run `persona run {other}` first" in result.stderr

@@ -156,7 +156,7 @@ class Pruning(SpecModel):
     method: Literal["OptimalBrainSurgeon", "StraightThrough", "ActivationNorm"] = _DEFAULT_METHOD
     """`OptimalBrainSurgeon` removes, layer by layer, the channels that a least-squares fit to the
     dense model misses least, and needs the refit; `StraightThrough` learns the mask on the
-    persona's data, which takes several times as long and is better only where there is no
+    persona's data, which takes several times as long and is the better choice without a
     recovery; `ActivationNorm` keeps the channels with the largest activation RMS."""
     straight_through: StraightThrough | None = None
     """Settings of the method `StraightThrough`."""

@@ -10,7 +10,6 @@ from . import pools
 from .cells import RECOVERIES, Cell, Losses
 from .settings import BASELINE, Settings
 
-SAMPLES = 2000
 OWN = "own"
 COLUMNS = (
     ("persona", "kl", "persona KL"),
@@ -45,7 +44,7 @@ def markdown(
     """Return the page as Markdown.
 
     Every figure is the mean over all answers of all personas; behind it stands the paired
-    difference to the baseline with its 95 % interval, by bootstrap over answers.
+    difference to the baseline with its 95 % interval over answers.
 
     Args:
         settings: what is measured.
@@ -263,12 +262,14 @@ def intervals(
     values = {method: _values(cells, name, field) for method, cells in by_method.items()}
     if baseline not in values:
         return {}
-    return differences(values, baseline, samples=SAMPLES, seed=0)
+    return differences(values, baseline)
 
 
 def _bracket(interval: Interval | None) -> str:
     if interval is None:
         return ""
+    if interval.low is None or interval.high is None:
+        return f" ({interval.mean:+.3f})"
     return f" ({interval.mean:+.3f}, {interval.low:+.3f} to {interval.high:+.3f})"
 
 

@@ -175,8 +175,8 @@ class VariantMetrics(ResultModel):
         parameters: number of weights.
         checkpoint_bytes: size of its weights as stored, in bytes.
         persona_score: 0 to 100, mean posterior of the target among target and reference personas.
-        persona_score_low: lower end of the 95 % bootstrap interval.
-        persona_score_high: upper end of the 95 % bootstrap interval.
+        persona_score_low: lower end of the 95 % interval; None with fewer than five questions.
+        persona_score_high: upper end of the 95 % interval; None with fewer than five questions.
         persona_loss: held-out cross-entropy on the persona's answers, in nats per token.
         persona_kl: held-out KL to the dense model on the persona's answers, in nats per token.
         generic_loss: held-out cross-entropy on general instructions, in nats per token.

@@ -35,9 +35,10 @@ def measurement_notes(
         "personas under a uniform prior, from the dense model's probability of the whole answer "
         "under each system prompt. An empty answer counts as chance. The loss of the generated "
         "answers comes from the same pass: gibberish is unlikely under any persona.",
-        "The 95 % intervals are percentile bootstrap intervals over the questions with "
-        f"{bootstrap_samples} resamples, the same for all variants. They cover neither other "
-        "personas nor other seeds.",
+        "The 95 % intervals are over the questions: a Bayesian bootstrap with "
+        f"{bootstrap_samples} draws for a score, Student's t with a correction for skewness for "
+        "the paired difference from the dense model. With fewer than five questions there is "
+        "none. They cover neither other personas nor other seeds.",
         f"Persona loss and KL use {persona_examples} held-out conversations of the persona, "
         f"generic loss and KL {generic_examples} held-out instructions without the persona.",
         f"Speed is measured with a prompt of {PROMPT_TOKENS} tokens and {DECODE_TOKENS} decoded "

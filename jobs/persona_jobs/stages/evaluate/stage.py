@@ -119,10 +119,9 @@ def run(context: StageContext) -> StageOutcome:
     parts = store.parts
     count = len(questions)
     answers = {name: parts.answers[name][:count] for name in scored}
-    resampling = {"samples": spec.evaluation.bootstrap_samples, "seed": spec.seed}
     percent = {name: [100 * answer.posterior for answer in row] for name, row in scored.items()}
-    scores = intervals(percent, **resampling)
-    against_dense = differences(percent, "dense", **resampling)
+    scores = intervals(percent, samples=spec.evaluation.bootstrap_samples, seed=spec.seed)
+    against_dense = differences(percent, "dense")
     measured = Measurements(
         sizes={name: parts.sizes[name] for name in ALL_VARIANTS if name in parts.sizes},
         scores=with_masked(scores),

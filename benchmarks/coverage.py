@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from results import add_output, report
+
 from persona_jobs.evaluation.bootstrap import (
     Interval,
     Values,
@@ -55,7 +55,7 @@ PAIRED_SCORES = ("low and skewed", "high", "middle", "two in five near zero")
 
 
 def coverage(found: list[Interval | None], truth: float) -> tuple[float, float]:
-    """Return how many of the given intervals hold the truth, and how many are absent, in percent."""
+    """Return how many of the intervals hold the truth, and how many are absent, in percent."""
     ends = [(i.low, i.high) for i in found if i and i.low is not None and i.high is not None]
     held = sum(low <= truth <= high for low, high in ends)
     return 100 * held / max(1, len(ends)), 100 * (1 - len(ends) / len(found))
@@ -111,9 +111,7 @@ def main() -> None:
                 found = [difference_interval(b - a) for a, b in pairs]
                 record("difference", count, label, found, truth)
                 truth = 100 * float(changed.mean() / many.mean())
-                record(
-                    "retention", count, label, [ratio_interval(b, a) for a, b in pairs], truth
-                )
+                record("retention", count, label, [ratio_interval(b, a) for a, b in pairs], truth)
     for key, values in ranges.items():
         results[key] = f"{min(values):.1f} to {max(values):.1f} %"
     ours = [key for key in ranges if "comparison" not in key]
@@ -122,7 +120,7 @@ def main() -> None:
         options,
         results,
         bounds=dict.fromkeys(ours, f"{LOWEST:.0f} to {HIGHEST:.0f} %"),
-        met={key: LOWEST <= min(ranges[key]) and max(ranges[key]) <= HIGHEST for key in ours},
+        met={key: min(ranges[key]) >= LOWEST and max(ranges[key]) <= HIGHEST for key in ours},
     )
 
 

@@ -144,7 +144,7 @@ class Evaluation(SpecModel):
     generic_samples: Annotated[int, Field(ge=4, le=10_000)] = 100
     """General instructions for the generic held-out loss."""
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    """Draws of the score's 95 % confidence interval; with fewer than five questions there is none."""
+    """Draws of the score's 95 % confidence interval; below five questions there is none."""
     baseline: bool = True
     """Whether the activation-RMS mask of the same width and recovery is measured too."""
     judges: Annotated[

@@ -41,14 +41,10 @@ def test_every_variant_is_measured(world: Callable[..., World]):
         sliced.persona_loss,
         sliced.persona_score,
     )
+    # Three questions are too few for an interval.
     for variant in metrics.variants.values():
-        low, score, high = (
-            variant.persona_score_low,
-            variant.persona_score,
-            variant.persona_score_high,
-        )
-        assert low is not None and score is not None and high is not None
-        assert 0 <= low <= score <= high <= 100
+        assert variant.persona_score is not None and 0 <= variant.persona_score <= 100
+        assert variant.persona_score_low is variant.persona_score_high is None
     # The served model is timed; the others have its shapes.
     assert all(v.prefill_tokens_per_second for v in (dense, masked, recovered))
     assert all(v.decode_tokens_per_second is None for v in (sliced, baseline))

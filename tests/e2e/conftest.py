@@ -31,7 +31,13 @@ EXAMPLE_CHANGES: Spec = {
     "referencePersonas": {"count": 2},
     "teacher": {"maxTokens": 24, "overlong": "CutAtSentence"},
     "recovery": {"reconstruct": {"steps": 2}},
-    "evaluation": {"maxQueries": 2, "maxAnswerTokens": 8, "genericSamples": 4},
+    "evaluation": {
+        "maxQueries": 2,
+        "maxAnswerTokens": 8,
+        "genericSamples": 4,
+        # What two answers of eight tokens measure says nothing about the model.
+        "gate": {"thresholds": [{"name": "divergence", "metric": "personaKl", "max": "10"}]},
+    },
     "compute": {"dtype": "Float32"},
 }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from persona_jobs.dataset import CurvePoint
 from persona_jobs.evaluation.bootstrap import Interval
+from persona_jobs.evaluation.persona_score import NOTHING, ScoredAnswer
 from persona_jobs.evaluation.report import (
     Answer,
     Curve,
@@ -32,6 +33,14 @@ def variant(score: float | None = 60.0, **changes: Any) -> VariantMetrics:
         "persona_score": score,
         "persona_score_low": None if score is None else score - 5,
         "persona_score_high": None if score is None else score + 5,
+        "persona_score_retention": None if score is None else 100 * score / 80,
+        "persona_score_retention_low": None if score is None else 100 * score / 80 - 15,
+        "persona_score_retention_high": None if score is None else 100 * score / 80 + 10,
+        "voice": 90.5,
+        "relevance": 95.25,
+        "fluency": 85.0,
+        "originality": 99.0,
+        "answer_loss": 1.5,
         "persona_loss": 2.0,
         "persona_kl": 0.5,
         "generic_loss": 3.0,
@@ -126,16 +135,15 @@ def report_data(text: str = "plain", **changes: Any) -> ReportData:
                 text,
                 text,
                 {
-                    "dense": Answer(text, 0.9, 1.25),
-                    "sliced": Answer("", 0.1, None, finished=False),
-                    "recovered": Answer(text, 0.7),
+                    "dense": Answer(text, ScoredAnswer(0.9, 0.8, 1.0, 0.5, 1.25)),
+                    "sliced": Answer("", NOTHING, finished=False),
+                    "recovered": Answer(text, ScoredAnswer(0.7, 0.6, 0.5, 1.0, 2.5)),
                 },
             )
         ],
         "settings": text,
         "differences": {"recovered": Interval(-10.0, -20.0, 1.5)},
         "speeds": {"dense": Speed(400.0, 20.0, (390.0, 1410.5), (18.25, 21.0), rounds=9)},
-        "answer_losses": {"dense": 1.5, "recovered": 2.25},
         "curves": [
             Curve(text, [CurvePoint(step=s, train_loss=1 / (s + 1)) for s in range(5)]),
         ],

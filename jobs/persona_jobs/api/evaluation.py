@@ -22,6 +22,12 @@ class QuestionFile(RemoteSource):
 
 GateMetric = Literal[
     "personaScore",
+    "personaScoreRetention",
+    "voice",
+    "relevance",
+    "fluency",
+    "originality",
+    "answerLoss",
     "personaLoss",
     "personaKl",
     "genericLoss",
@@ -132,6 +138,8 @@ class Evaluation(SpecModel):
     """Further question files beside the persona's own held-out queries."""
     max_queries: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Answer at most this many questions with each model."""
+    samples_per_question: Annotated[int, Field(ge=1, le=32)] = 1
+    """Answers to each question; the score of a question is the mean over its answers."""
     shown_questions: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=2000)]],
         Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),

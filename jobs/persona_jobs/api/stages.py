@@ -231,7 +231,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluate",
-        version=2,
+        version=3,
         inputs=("slice", "mask", "recover", "rewrite", "score", "reference"),
         resumable=True,
         fields=(
@@ -256,6 +256,7 @@ STAGES: tuple[Stage, ...] = (
                 "evaluation.judges[].openAI.model",
                 when=("evaluation.judges[].openAI.identity", None),
             ),
+            KeyField("evaluation.samplesPerQuestion", neutral=1),
         ),
     ),
     Stage(

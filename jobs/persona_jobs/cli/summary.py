@@ -27,9 +27,10 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
     metrics = EvaluationMetrics.model_validate_json(path.read_text("utf-8"))
     console.print(variants_table(metrics))
     console.print(
-        "* is the served checkpoint. score: how sure the dense model is that the persona gave the "
-        f"answers, 0 to 100 (chance {metrics.chance_persona_score:.1f}), {metrics.queries} "
-        "questions [95 % interval]. KL: difference from the dense model on the persona's answers; "
+        "* is the served checkpoint. score: voice x relevance x fluency x originality of the "
+        f"answers to {metrics.queries} questions, 0 to 100 [95 % interval]; usual answers without "
+        f"the persona have about {metrics.chance_persona_score:.0f}. ret.: score in percent of the "
+        "dense model's. KL: difference from the dense model on the persona's answers; "
         "generic: loss on general instructions; both in nats per token. prefill, decode: prompt "
         "tokens read and answer tokens written per second.",
         highlight=False,
@@ -119,7 +120,18 @@ def variants_table(metrics: EvaluationMetrics) -> Table:
     """Return a table with the variants side by side."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("variant", no_wrap=True)
-    for heading in ("weights", "MB", "score", "KL", "generic", "prefill", "decode"):
+    for heading in (
+        "MB",
+        "score",
+        "ret.",
+        "voice",
+        "rel.",
+        "flu.",
+        "KL",
+        "generic",
+        "prefill",
+        "decode",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in ROWS:
         variant = metrics.variants.get(name)
@@ -136,9 +148,12 @@ def _cells(variant: VariantMetrics) -> list[str]:
         if variant.persona_score_low is not None and variant.persona_score_high is not None:
             score += f" [{variant.persona_score_low:.0f}–{variant.persona_score_high:.0f}]"
     return [
-        f"{variant.parameters / 1e6:.1f}M",
         f"{variant.checkpoint_bytes / 1e6:.0f}",
         score,
+        _number(variant.persona_score_retention, 0),
+        _number(variant.voice, 0),
+        _number(variant.relevance, 0),
+        _number(variant.fluency, 0),
         _number(variant.persona_kl, 3),
         _number(variant.generic_loss, 3),
         _number(variant.prefill_tokens_per_second, 0),

@@ -16,6 +16,7 @@ CHUNK_QUERIES = 128
 MAX_VALIDATION_EXAMPLES = 512
 MAX_TEST_EXAMPLES = 1000
 MAX_EXPORT_EXAMPLES = 100
+OTHER_QUESTIONS = 6
 # Bits a weight, the scales of the blocks of 32 included.
 EXPORT_BITS = {"F16": 16.0, "Q8_0": 8.5, "Q4_0": 4.5}
 # Bytes of a JSON line beside its texts: a query, a scored query, an example, any other.
@@ -256,10 +257,14 @@ class Estimator(Parts):
         operations += variants * self._forward(
             held_out * self._conversation, 2 * held_out * self._answer
         )
+        answers = questions * evaluation.samples_per_question
+        prompts = work.persona_tokens + questions * work.query_tokens
+        read = variants * answers * answer
         personas = 1 + self._spec.reference_personas.count
-        scored = variants * questions * (work.query_tokens + answer) + work.persona_tokens
-        operations += personas * self._forward(scored, variants * questions * answer)
-        writing = variants * self._generation(questions, work.query_tokens, answer)
+        others = max(0, min(OTHER_QUESTIONS, questions - 1))
+        operations += personas * self._forward(prompts + read, read)
+        operations += self._forward(prompts + others * read, others * read)
+        writing = variants * self._generation(answers, work.query_tokens, answer)
         cache = ANSWERS_AT_ONCE * 2 * (work.query_tokens + answer) * self._key_value_bytes
         return StageEstimate(
             seconds=self._seconds(operations, 2 * scratch, writing + 15),
@@ -268,7 +273,7 @@ class Estimator(Parts):
             + memory
             + self._hidden_states(2 * held_out)
             + int(cache),
-            store_bytes=REPORT_BYTES + int(questions * variants * answer * BYTES_PER_TOKEN),
+            store_bytes=REPORT_BYTES + int(read * BYTES_PER_TOKEN),
             scratch_bytes=scratch,
         )
 

@@ -17,8 +17,13 @@ class SampleLine(BaseModel):
     Attributes:
         query: the question.
         source: the held-out queries, or a question file's URI.
+        sample: number of the answer to this question, from 0.
         answers: text by variant.
-        posteriors: probability, 0 to 1, that the target persona gave the answer, by variant.
+        scores: voice x relevance x fluency x originality, 0 to 1, by variant.
+        voice: probability, 0 to 1, that the target persona gave the answer, by variant.
+        relevance: probability, 0 to 1, that it answers this question and no other, by variant.
+        fluency: how usual its loss is among the dense model's answers, 0 to 1, by variant.
+        originality: share of its tokens that are neither copied nor repeated, by variant.
         losses: the answer's loss under the dense model with the persona's prompt, in nats per
             token, by variant; None for an empty answer.
         finished: whether the answer ended before the length limit, by variant.
@@ -26,10 +31,25 @@ class SampleLine(BaseModel):
 
     query: str
     source: str
+    sample: int = 0
     answers: dict[Variant, str]
-    posteriors: dict[Variant, float]
+    scores: dict[Variant, float]
+    voice: dict[Variant, float]
+    relevance: dict[Variant, float]
+    fluency: dict[Variant, float]
+    originality: dict[Variant, float]
     losses: dict[Variant, float | None]
     finished: dict[Variant, bool]
+
+    def figures(self, name: Variant) -> ScoredAnswer:
+        """Return the figures of one variant's answer."""
+        return ScoredAnswer(
+            voice=self.voice[name],
+            relevance=self.relevance[name],
+            fluency=self.fluency[name],
+            originality=self.originality[name],
+            loss=self.losses[name],
+        )
 
 
 def shown_lines(
@@ -55,15 +75,31 @@ def sample_lines(
     answers: Mapping[Variant, Sequence[Generated]],
     scored: Mapping[Variant, Sequence[ScoredAnswer]],
 ) -> list[SampleLine]:
-    """Return one line per question, from the variants' answers in the questions' order."""
+    """Return one line per question and answer, the first answers to all questions first.
+
+    Args:
+        questions: the questions.
+        answers: the variants' answers to the questions, once or several times in this order.
+        scored: the figures of the answers.
+    """
+    count = len(next(iter(answers.values()), ()))
+
+    def figures(name: str, index: int) -> dict[Variant, float]:
+        return {key: round(getattr(row[index], name), 6) for key, row in scored.items()}
+
     return [
         SampleLine(
-            query=question.query,
-            source=question.source,
+            query=questions[index % len(questions)].query,
+            source=questions[index % len(questions)].source,
+            sample=index // len(questions),
             answers={name: row[index].text for name, row in answers.items()},
-            posteriors={name: round(row[index].posterior, 6) for name, row in scored.items()},
+            scores=figures("score", index),
+            voice=figures("voice", index),
+            relevance=figures("relevance", index),
+            fluency=figures("fluency", index),
+            originality=figures("originality", index),
             losses={name: rounded(row[index].loss) for name, row in scored.items()},
             finished={name: row[index].finished for name, row in answers.items()},
         )
-        for index, question in enumerate(questions)
+        for index in range(count)
     ]

@@ -144,6 +144,19 @@ def run_prefix(model: nn.Module, prefix_ids: TokenIds) -> PrefixCache:
     return PrefixCache(tuple(attention.keys), tuple(attention.values), len(prefix_ids))
 
 
+def extend_prefix(model: nn.Module, prefix: PrefixCache, ids: TokenIds) -> PrefixCache:
+    """Return the cache of a prefix followed by `ids`; the given one is not changed."""
+    if not ids or not prefix.length:
+        return run_prefix(model, ids) if ids else prefix
+    attention = CausalAttention(prefix, record=True)
+    run_decoder(model, torch.tensor([list(ids)]), attention)
+    return PrefixCache(
+        tuple(torch.cat(pair, dim=2) for pair in zip(prefix.keys, attention.keys, strict=True)),
+        tuple(torch.cat(pair, dim=2) for pair in zip(prefix.values, attention.values, strict=True)),
+        prefix.length + len(ids),
+    )
+
+
 def forward_suffixes(
     model: nn.Module,
     prefix: PrefixCache,

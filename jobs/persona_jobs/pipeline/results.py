@@ -174,9 +174,22 @@ class VariantMetrics(ResultModel):
     Attributes:
         parameters: number of weights.
         checkpoint_bytes: size of its weights as stored, in bytes.
-        persona_score: 0 to 100, mean posterior of the target among target and reference personas.
+        persona_score: 0 to 100, mean over the questions of voice x relevance x fluency x
+            originality of the answers.
         persona_score_low: lower end of the 95 % interval; None with fewer than five questions.
         persona_score_high: upper end of the 95 % interval; None with fewer than five questions.
+        persona_score_retention: the persona score in percent of the dense model's on the same
+            questions; None for the dense model.
+        persona_score_retention_low: lower end of the 95 % interval; None with fewer than five
+            questions, or where the dense model's score cannot be told from 0.
+        persona_score_retention_high: upper end of the 95 % interval; None likewise.
+        voice: 0 to 100, mean posterior of the target among target and reference personas.
+        relevance: 0 to 100, mean posterior of the answer's question among other questions.
+        fluency: 0 to 100, how usual the answers' losses are among the dense model's own.
+        originality: 0 to 100, share of tokens that are neither copied from the persona's text nor
+            repeated.
+        answer_loss: mean loss of the answers under the dense model with the persona's prompt, in
+            nats per token.
         persona_loss: held-out cross-entropy on the persona's answers, in nats per token.
         persona_kl: held-out KL to the dense model on the persona's answers, in nats per token.
         generic_loss: held-out cross-entropy on general instructions, in nats per token.
@@ -190,6 +203,14 @@ class VariantMetrics(ResultModel):
     persona_score: float | None = None
     persona_score_low: float | None = None
     persona_score_high: float | None = None
+    persona_score_retention: float | None = None
+    persona_score_retention_low: float | None = None
+    persona_score_retention_high: float | None = None
+    voice: float | None = None
+    relevance: float | None = None
+    fluency: float | None = None
+    originality: float | None = None
+    answer_loss: float | None = None
     persona_loss: float | None = None
     persona_kl: float | None = None
     generic_loss: float | None = None
@@ -203,8 +224,9 @@ class EvaluationMetrics(ResultModel):
 
     Attributes:
         served: the variant that the sliced checkpoint holds.
-        chance_persona_score: persona score of a model that ignores the persona.
+        chance_persona_score: persona score of usual answers that ignore the persona.
         queries: number of questions answered.
+        answers_per_query: number of answers to each question.
         variants: measurements by variant.
         judges: what the judges say.
     """
@@ -212,6 +234,7 @@ class EvaluationMetrics(ResultModel):
     served: Literal["sliced", "recovered"]
     chance_persona_score: Annotated[float, Field(ge=0, le=100)]
     queries: int
+    answers_per_query: int = 1
     variants: dict[Variant, VariantMetrics]
     judges: list[JudgeMetrics] = []
 

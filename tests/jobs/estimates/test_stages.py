@@ -14,6 +14,7 @@ from persona_jobs.estimates.machine import Machine
 from persona_jobs.estimates.shape import from_config
 from persona_jobs.estimates.stages import Estimator
 from persona_jobs.estimates.workload import workload
+from persona_jobs.evaluation.persona_score import OTHER_QUESTIONS
 from persona_jobs.models.batching import MAX_BATCH_TOKENS
 from persona_jobs.scoring.last_token import CHUNK_QUERIES
 from persona_jobs.sources import instructions
@@ -87,6 +88,7 @@ def test_the_formulas_use_the_constants_of_the_code():
     assert parts.MAX_TRAIN_EXAMPLES == distillation.MAX_TRAIN_EXAMPLES
     assert formulas.MAX_VALIDATION_EXAMPLES == distillation.MAX_VALIDATION_EXAMPLES
     assert formulas.MAX_TEST_EXAMPLES == MAX_HELD_OUT_EXAMPLES
+    assert formulas.OTHER_QUESTIONS == OTHER_QUESTIONS
 
 
 def test_the_endpoint_reads_and_writes_the_estimated_tokens(made, estimator):

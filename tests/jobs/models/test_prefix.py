@@ -8,6 +8,7 @@ from persona_jobs.models.masking import masked
 from persona_jobs.models.prefix import (
     EMPTY_PREFIX,
     PrefixGraph,
+    extend_prefix,
     forward_suffixes,
     run_prefix,
 )
@@ -214,6 +215,24 @@ def test_sliding_window_layers_equal_the_plain_batch():
         torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
         whole = tiny_model("qwen2", attn_implementation=attention)
         assert (forward(whole, prefix_ids, suffixes) - got).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 12])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("llama", {}), ("qwen3", {}), ("gemma2", {"sliding_window": 4})],
+)
+def test_an_extended_prefix_equals_one_run_whole(family, options, cut):
+    model = tiny_model(family, **options)
+    shared, suffixes = rows()
+    start = run_prefix(model, shared[:cut])
+    extended = extend_prefix(model, start, shared[cut:])
+    assert (start.length, extended.length) == (cut, len(shared))
+    whole, ours = (
+        forward_suffixes(model, prefix, suffixes, positions="last").hidden_states
+        for prefix in (run_prefix(model, shared), extended)
+    )
+    assert torch.allclose(whole, ours, atol=1e-5)
 
 
 def test_chosen_positions_are_those_of_the_whole_output():

@@ -5,7 +5,12 @@ import json
 import pytest
 
 from persona_jobs.pipeline.judge_results import JudgeCheck, JudgeMetrics, JudgeScore
-from persona_jobs.pipeline.results import EvaluationMetrics, StageFailure, TerminationMessage
+from persona_jobs.pipeline.results import (
+    EvaluationMetrics,
+    StageFailure,
+    TerminationMessage,
+    VariantMetrics,
+)
 from support.report import metrics
 
 
@@ -65,6 +70,27 @@ def test_an_evaluation_with_four_judges_keeps_what_a_gate_needs():
     assert [judge.name for judge in read.judges] == [judge.name for judge in judges]
     assert all(judge.variants["recovered"] == score for judge in read.judges)
     assert all(judge.reason.startswith("x" * 100) for judge in read.judges)
+
+
+def test_an_evaluation_of_all_variants_is_kept_whole():
+    """The gate reads it from the message: the operator may have no access to the store."""
+    names = [name for name in VariantMetrics.model_fields if name != "parameters"]
+    variant = VariantMetrics(parameters=134_515_008, **dict.fromkeys(names, 1234.5678))
+    evaluation = EvaluationMetrics(
+        served="recovered",
+        chance_persona_score=9.09,
+        queries=1000,
+        variants=dict.fromkeys(("dense", "masked", "sliced", "recovered", "baseline"), variant),
+    )
+    message = TerminationMessage(
+        stage="evaluate",
+        key="k" * 64,
+        outcome="Done",
+        seconds=12345.6,
+        metrics=evaluation.model_dump(mode="json", by_alias=True, exclude_none=True),
+    )
+    decoded = TerminationMessage.decode(message.encode().decode())
+    assert EvaluationMetrics.model_validate(decoded.metrics) == evaluation
 
 
 @pytest.mark.parametrize("text", ["", "Killed", "{", "[]", '{"outcome": "Maybe"}'])

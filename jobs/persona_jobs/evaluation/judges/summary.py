@@ -4,27 +4,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
 from ...pipeline.judge_results import JudgeScore
-from ..bootstrap import intervals
+from ..bootstrap import difference_interval
+from ..measurements import rounded
 from .verdict import Verdict
 
 
-def judge_score(
-    verdicts: Sequence[Verdict], dense: Sequence[Verdict] | None, *, samples: int, seed: int
-) -> JudgeScore:
-    """Return the figures of one variant's answers.
+def judge_score(verdicts: Sequence[Verdict], dense: Sequence[Verdict] | None) -> JudgeScore:
+    """Return the figures of one variant's answers, with Student's t intervals.
 
     Args:
         verdicts: one per question, at least one.
         dense: verdicts on the dense model's answers, None where these are the ones given.
-        samples: resamples of the interval.
-        seed: seed of the resamples.
     """
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     outcomes = Counter(verdict.outcome for verdict in verdicts)
-    figures: dict[str, float] = {}
+    figures: dict[str, float | None] = {}
     if scores:
-        found = intervals({"score": scores}, samples=samples, seed=seed)["score"]
+        found = difference_interval(np.asarray(scores))
         figures = {"score": found.mean, "low": found.low, "high": found.high}
     # An answer without a score counts as 0; a question without the dense model's doesn't count.
     paired = [
@@ -33,11 +32,11 @@ def judge_score(
         if other.score is not None
     ]
     if paired:
-        found = intervals({"difference": paired}, samples=samples, seed=seed)["difference"]
+        found = difference_interval(np.asarray(paired))
         ends = {"difference_low": found.low, "difference_high": found.high}
         figures |= {"difference": found.mean, **ends}
     return JudgeScore(
-        **{name: round(value, 2) for name, value in figures.items()},
+        **{name: rounded(value, 2) for name, value in figures.items()},
         score_with_zeros=round(sum(scores) / len(verdicts), 2),
         scored=outcomes["scored"],
         refused=outcomes["refused"],

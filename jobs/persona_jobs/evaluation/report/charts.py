@@ -73,7 +73,7 @@ def persona_scores(metrics: EvaluationMetrics) -> Svg | None:
         element("line", x1=chance, x2=chance, y1=top - 4, y2=bottom, class_="chance"),
         element(
             "text",
-            f"chance {metrics.chance_persona_score:.1f}",
+            f"without persona {metrics.chance_persona_score:.1f}",
             x=chance + 5,
             y=top - 10,
             class_="tick",

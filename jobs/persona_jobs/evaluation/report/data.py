@@ -7,6 +7,7 @@ from datetime import datetime
 from ...dataset import CurvePoint
 from ...pipeline.results import EvaluationMetrics, RecoveryMetrics, Variant
 from ..bootstrap import Interval
+from ..persona_score import ScoredAnswer
 from ..speed import Speed
 
 
@@ -64,15 +65,12 @@ class Answer:
 
     Attributes:
         text: the answer.
-        posterior: probability, 0 to 1, that the target persona gave it.
-        loss: its loss under the dense model with the persona's prompt, in nats per token; None if
-            the answer is empty.
+        figures: voice, relevance, fluency and originality, and the loss under the dense model.
         finished: whether it ended before the length limit.
     """
 
     text: str
-    posterior: float
-    loss: float | None = None
+    figures: ScoredAnswer
     finished: bool = True
 
 
@@ -102,7 +100,6 @@ class ReportData:
         metrics: the measurements.
         differences: persona score minus the dense model's, by variant.
         speeds: prefill and decode speed, by variant.
-        answer_losses: mean loss of each variant's answers under the dense model, in nats per token.
         curves: losses of the learning stages, in order.
         recovery: what the recover stage reports, or None without it.
         kept: kept channels.
@@ -123,7 +120,6 @@ class ReportData:
     settings: str
     differences: Mapping[Variant, Interval] = field(default_factory=dict)
     speeds: Mapping[Variant, Speed] = field(default_factory=dict)
-    answer_losses: Mapping[Variant, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     recovery: RecoveryMetrics | None = None
     notes: Sequence[str] = ()

@@ -31,13 +31,14 @@ def measurement_notes(
         f"Answers are sampled at temperature {temperature} with at most {max_answer_tokens} tokens "
         "each; all variants draw the same random numbers for a question "
         f"(seed {seed}).",
-        "The persona score is the posterior of the target persona among target and reference "
-        "personas under a uniform prior, from the dense model's probability of the whole answer "
-        "under each system prompt. An empty answer counts as chance. The loss of the generated "
-        "answers comes from the same pass: gibberish is unlikely under any persona.",
+        "The persona score of an answer is voice x relevance x fluency x originality, all from the "
+        "dense model's probabilities of the answer's tokens; a question's score is the mean over "
+        "its answers, and an empty answer has 0. The score cannot see whether what is said is "
+        "true, or consistent with other answers.",
         "The 95 % intervals are over the questions: a Bayesian bootstrap with "
         f"{bootstrap_samples} draws for a score, Student's t with a correction for skewness for "
-        "the paired difference from the dense model. With fewer than five questions there is "
+        "the paired difference from the dense model, Fieller's interval for the score in percent "
+        "of the dense model's. With fewer than five questions there is "
         "none. They cover neither other personas nor other seeds.",
         f"Persona loss and KL use {persona_examples} held-out conversations of the persona, "
         f"generic loss and KL {generic_examples} held-out instructions without the persona.",

@@ -9,7 +9,6 @@ import yaml
 
 from ... import __version__
 from ...dataset import ScoredQuery
-from ...pipeline.results import Variant
 from ..samples import SampleLine
 from .data import Answer, RankedQuery, Ranking, Sample
 
@@ -31,21 +30,12 @@ def shown_samples(lines: Sequence[SampleLine]) -> list[Sample]:
             query=line.query,
             source=line.source,
             answers={
-                name: Answer(text, line.posteriors[name], line.losses[name], line.finished[name])
+                name: Answer(text, line.figures(name), line.finished[name])
                 for name, text in line.answers.items()
             },
         )
         for line in lines[:SHOWN_SAMPLES]
     ]
-
-
-def mean_losses(lines: Sequence[SampleLine]) -> dict[Variant, float]:
-    """Return the mean loss of each variant's nonempty answers under the dense model."""
-    names = lines[0].losses if lines else {}
-    rows = {name: [line.losses[name] for line in lines] for name in names}
-    kept = {name: [loss for loss in row if loss is not None] for name, row in rows.items()}
-    means = {name: sum(row) / len(row) for name, row in kept.items() if row}
-    return means | ({"masked": means["sliced"]} if "sliced" in means else {})
 
 
 def ranking(queries: Sequence[ScoredQuery]) -> Ranking | None:

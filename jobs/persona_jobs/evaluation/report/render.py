@@ -2,6 +2,7 @@
 
 import unicodedata
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -19,10 +20,16 @@ DESCRIPTIONS: dict[Variant, str] = {
 }
 # What each figure of the table means.
 FIGURES: dict[str, str] = {
-    "Persona score": "how sure the dense model is that the persona, and not one of the reference "
-    "personas, gave the variant's answers; 100 is certain",
+    "Persona score": "voice x relevance x fluency x originality of the variant's answers; what the "
+    "dense model reaches itself is the mark to compare with",
+    "Voice": "how sure the dense model is that the persona, and not one of the reference personas, "
+    "gave the answer",
+    "Relevance": "how sure it is that the answer belongs to its question and not to another one",
+    "Fluency": "whether the answer is as surprising as the dense model's own answers: gibberish "
+    "surprises more, a repeated phrase less",
+    "Originality": "share of the answer that neither copies the persona's text nor repeats itself",
     "Loss of generated answers": "how unlikely the variant's answers are to the dense model with "
-    "the persona's prompt; gibberish has a high loss",
+    "the persona's prompt",
     "Persona loss": "how unlikely the persona's held-out answers are to the variant; lower is "
     "better",
     "Persona KL": "how far the variant's predictions for these answers are from the dense model's; "
@@ -97,12 +104,15 @@ def _shown_variants(data: ReportData) -> list[Variant]:
     ]
 
 
-def _columns(data: ReportData) -> list[dict[str, object]]:
-    """Return the rows of the table of variants: one per measurement, one cell per variant."""
-    metrics, answer_losses = data.metrics, data.answer_losses
+def _columns(data: ReportData) -> list[dict[str, Any]]:
+    """Return the rows of the table of variants: one per measurement, one cell per variant.
+
+    A measurement that no variant has is left out.
+    """
+    metrics = data.metrics
     dense = metrics.variants.get("dense")
 
-    def row(label: str, unit: str, name: str, form: str) -> dict[str, object]:
+    def row(label: str, unit: str, name: str, form: str) -> dict[str, Any]:
         cells = []
         for key, variant in metrics.variants.items():
             value = getattr(variant, name)
@@ -118,18 +128,19 @@ def _columns(data: ReportData) -> list[dict[str, object]]:
             )
         return {"label": label, "unit": unit, "cells": cells}
 
-    losses = [answer_losses.get(name) for name in metrics.variants]
-    answers: dict[str, object] = {
-        "label": "Loss of generated answers",
-        "unit": "nats per token, under the dense model",
-        "cells": [
-            {"value": "–" if loss is None else f"{loss:.3f}", "ratio": "", "interval": ""}
-            for loss in losses
-        ],
-    }
-    return [
+    rows = [
         row("Persona score", "0–100, higher is better", "persona_score", ".1f"),
-        *([answers] if answer_losses else []),
+        row("in percent of dense", "same questions", "persona_score_retention", ".0f"),
+        row("Voice", "0–100", "voice", ".1f"),
+        row("Relevance", "0–100", "relevance", ".1f"),
+        row("Fluency", "0–100", "fluency", ".1f"),
+        row("Originality", "0–100", "originality", ".1f"),
+        row(
+            "Loss of generated answers",
+            "nats per token, under the dense model",
+            "answer_loss",
+            ".3f",
+        ),
         row("Persona loss", "nats per token", "persona_loss", ".3f"),
         row("Persona KL to dense", "nats per token", "persona_kl", ".3f"),
         row("Generic loss", "nats per token", "generic_loss", ".3f"),
@@ -139,15 +150,16 @@ def _columns(data: ReportData) -> list[dict[str, object]]:
         row("Prefill", "tokens per second", "prefill_tokens_per_second", ",.1f"),
         row("Decode", "tokens per second, batch of one", "decode_tokens_per_second", ",.1f"),
     ]
+    return [found for found in rows if any(cell["value"] != "–" for cell in found["cells"])]
 
 
 def _range(
     variant: VariantMetrics, speed: Speed | None, name: str
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return the interval of the score, or the slowest and fastest round of a speed."""
-    low, high = variant.persona_score_low, variant.persona_score_high
-    if name == "persona_score" and low is not None and high is not None:
-        return low, high
+    """Return the interval of a score, or the slowest and fastest round of a speed."""
+    if name in ("persona_score", "persona_score_retention"):
+        low, high = getattr(variant, f"{name}_low"), getattr(variant, f"{name}_high")
+        return (None, None) if low is None or high is None else (low, high)
     if name == "prefill_tokens_per_second" and speed is not None:
         return speed.prefill_range
     if name == "decode_tokens_per_second" and speed is not None:
@@ -189,7 +201,7 @@ def _score_tile(
     return {
         "label": "Persona score",
         "value": f"{served.persona_score:.1f}",
-        "detail": f"dense {dense.persona_score:.1f}, chance {chance:.1f}",
+        "detail": f"dense {dense.persona_score:.1f}, without persona {chance:.1f}",
     }
 
 

@@ -103,7 +103,7 @@ def judge_answers(
         }
         subject = f"spec.evaluation.judges[{index}].openAI"
         found = _ask(context, judge, subject, prompts, verdicts)
-        metrics.append(_metrics(context, judge, found, served))
+        metrics.append(_metrics(judge, found, served))
         lines += [
             JudgementLine(
                 judge=judge.name,
@@ -142,7 +142,6 @@ def _rubrics(context: StageContext, persona: str, questions: Sequence[Question])
 
 
 def _metrics(
-    context: StageContext,
     judge: Judge,
     found: Mapping[str, Sequence[LoggedVerdict]],
     served: Served,
@@ -157,12 +156,7 @@ def _metrics(
     ]
     reason = distrust(checks, [verdict for row in verdicts.values() for verdict in row])
     scores = {
-        name: judge_score(
-            verdicts[name],
-            None if name == "dense" else verdicts["dense"],
-            samples=context.spec.evaluation.bootstrap_samples,
-            seed=context.spec.seed,
-        )
+        name: judge_score(verdicts[name], None if name == "dense" else verdicts["dense"])
         for name in ("dense", served)
     }
     return JudgeMetrics(

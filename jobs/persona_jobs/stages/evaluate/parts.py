@@ -34,7 +34,8 @@ class FinishedParts(BaseModel):
             the damaged model.
         baseline_mask: a text of 0 and 1 per layer: which channels the baseline keeps; None until it
             is measured.
-        loglikelihoods: those of all distinct answers, by number of the persona.
+        by_persona: log-likelihoods of all distinct answers, by number of the persona and segment.
+        other_questions: log-likelihoods of all distinct answers under other questions.
     """
 
     key: str = ""
@@ -45,7 +46,8 @@ class FinishedParts(BaseModel):
     mask_difference: float | None = None
     controls: dict[Control, list[Generated]] = {}
     baseline_mask: list[str] | None = None
-    loglikelihoods: dict[int, list[float]] = {}
+    by_persona: dict[int, list[list[float]]] = {}
+    other_questions: list[list[float]] = []
 
 
 class PartStore:
@@ -116,7 +118,7 @@ def _loaded(context: StageContext) -> FinishedParts:
             continue
         count = sum(len(answers) for answers in parts.answers.values())
         context.progress.note(
-            f"resuming with {count} answers and the scores of {len(parts.loglikelihoods)} personas"
+            f"resuming with {count} answers and the scores of {len(parts.by_persona)} personas"
         )
         return parts
     return FinishedParts(key=key)

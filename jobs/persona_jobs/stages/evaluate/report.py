@@ -12,7 +12,6 @@ from ...evaluation.report import Curve, KeptChannels, ReportData
 from ...evaluation.report.parts import (
     as_yaml,
     environment_rows,
-    mean_losses,
     ranking,
     shown_samples,
 )
@@ -69,7 +68,6 @@ def report_data(
         samples=shown_samples(samples),
         settings=as_yaml(spec.model_dump(mode="json", by_alias=True, exclude_none=True)),
         differences=differences,
-        answer_losses=mean_losses(samples),
         curves=_curves(context),
         recovery=_recovery(context),
         speeds=speeds,

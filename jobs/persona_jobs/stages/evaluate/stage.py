@@ -5,8 +5,8 @@ Writes `metrics.json` (`pipeline.results.EvaluationMetrics`), `samples.jsonl`
 `report.html` and, with judges, `judgements.jsonl` (`stages.evaluate.judging.JudgementLine`).
 
 Tokens through a model, with V = dense, sliced, recovered and baseline, as far as they exist:
-answers V Q (q + t), persona score (r + 1)(p + V Q (q + t)), losses V N c; see
-`evaluation.persona_score` and `evaluation.losses`. The masked model computes the same function as
+answers V Q (q + t), losses V N c, persona score as in `evaluation.persona_score`; see also
+`evaluation.losses`. The masked model computes the same function as
 the sliced one: they are compared on one batch and share their measurements, except the speed.
 """
 
@@ -27,12 +27,15 @@ from ...dataset import (
 )
 from ...errors import InputError
 from ...evaluation import questions as question_choice
-from ...evaluation.bootstrap import differences, intervals
+from ...evaluation.bootstrap import differences, intervals, retentions
 from ...evaluation.measurements import Measurements, with_masked
 from ...evaluation.persona_score import (
+    Likelihoods,
     ScoredAnswer,
     chance_level,
-    distinct_answers,
+    mean_figures,
+    passes,
+    question_scores,
     score_answers,
 )
 from ...evaluation.questions import Question
@@ -90,6 +93,8 @@ def run(context: StageContext) -> StageOutcome:
     tokenizer, limit = load_tokenizer(directory), _context_limit(load_config(directory))
     prompt = lru_cache(maxsize=16_384)(partial(_prompt, tokenizer))
     questions = _questions(context, held_out, personas, prompt, limit)
+    # Each question is asked again with other random numbers, after all of them.
+    asked = [question.query for question in questions] * spec.evaluation.samples_per_question
     shown = _shown_questions(context, partial(prompt, persona), limit)
     generic = generic_split(queries)["test"][: spec.evaluation.generic_samples]
     persona_set = tokenize(tokenizer, held_out[:MAX_HELD_OUT_EXAMPLES], max_tokens=limit)
@@ -97,7 +102,7 @@ def run(context: StageContext) -> StageOutcome:
     sets = {"persona": persona_set, "generic": generic_set}
     material = Material(
         tokenizer,
-        [prompt(persona, query) for query in (*(question.query for question in questions), *shown)],
+        [prompt(persona, query) for query in (*asked, *shown)],
         {name: data for name, data in sets.items() if len(data)},
     )
     store = PartStore(context)
@@ -105,9 +110,7 @@ def run(context: StageContext) -> StageOutcome:
         with clock.part("variants"):
             models = measure_variants(context, compute, material, store)
         with clock.part("personaScore"):
-            scored = _scored(
-                context, models.dense, store, prompt, tokenizer.eos_token_id, personas, questions
-            )
+            scored = _scored(context, models.dense, store, prompt, tokenizer, personas, questions)
         if spec.evaluation.judges:
             with clock.part("controls"):
                 answer_as_controls(
@@ -117,14 +120,16 @@ def run(context: StageContext) -> StageOutcome:
         with clock.part("judges"):
             judges = judge_answers(context, persona, questions, store.parts, models.served)
     parts = store.parts
-    count = len(questions)
+    count = len(asked)
     answers = {name: parts.answers[name][:count] for name in scored}
-    percent = {name: [100 * answer.posterior for answer in row] for name, row in scored.items()}
+    percent = {name: question_scores(row, len(questions)) for name, row in scored.items()}
     scores = intervals(percent, samples=spec.evaluation.bootstrap_samples, seed=spec.seed)
     against_dense = differences(percent, "dense")
     measured = Measurements(
         sizes={name: parts.sizes[name] for name in ALL_VARIANTS if name in parts.sizes},
         scores=with_masked(scores),
+        retentions=with_masked(retentions(percent, "dense")),
+        figures=with_masked({name: mean_figures(row) for name, row in scored.items()}),
         persona=with_masked(parts.persona_losses),
         generic=with_masked(parts.generic_losses),
         speeds=models.speeds,
@@ -133,6 +138,7 @@ def run(context: StageContext) -> StageOutcome:
         served=models.served,
         chance_persona_score=round(chance_level(len(personas) - 1), 2),
         queries=len(questions),
+        answers_per_query=spec.evaluation.samples_per_question,
         variants={name: measured.of(name) for name in measured.sizes},
         judges=judges,
     )
@@ -243,35 +249,41 @@ def _scored(
     dense: Any,
     store: PartStore,
     prompt: Prompt,
-    end_of_turn: int | None,
+    tokenizer: Any,
     personas: Sequence[str],
     questions: Sequence[Question],
 ) -> dict[Variant, list[ScoredAnswer]]:
     """Score every variant's answers with the dense model; the target persona comes first."""
-    target, *references = personas
-    count = len(questions)
+    count = len(questions) * context.spec.evaluation.samples_per_question
     answers = {
         name: store.parts.answers[name][:count]
         for name in ALL_VARIANTS
         if name in store.parts.answers
     }
-    given = [
-        given_answer(question.query, answer, end_of_turn)
-        for row in answers.values()
-        for question, answer in zip(questions, row, strict=True)
-    ]
-    known = store.parts.loglikelihoods
-    distinct = len(distinct_answers(given))
-    context.progress.begin("answers x personas", distinct * len(personas))
-    context.progress.advance(distinct * len(known))
-    flat = score_answers(
+    given = {
+        name: [
+            given_answer(questions[index % len(questions)].query, answer, tokenizer.eos_token_id)
+            for index, answer in enumerate(row)
+        ]
+        for name, row in answers.items()
+    }
+    all_answers = [answer for row in given.values() for answer in row]
+    context.progress.begin("answers x prompts", passes(all_answers, len(personas)))
+    known = Likelihoods(store.parts.by_persona, store.parts.other_questions)
+    context.progress.advance(sum(len(row) for row in known.by_persona.values()))
+    context.progress.advance(sum(len(row) for row in known.other_questions))
+    scored = score_answers(
         dense,
         prompt,
-        target,
-        references,
-        given,
+        personas,
+        all_answers,
+        given["dense"],
+        sources=[
+            tokenizer.encode(start + personas[0], add_special_tokens=False) for start in ("", " ")
+        ],
         finished=known,
-        on_persona=store.part_done,
+        on_part=store.part_done,
         on_rows=context.advance,
     )
-    return {name: flat[index * count : (index + 1) * count] for index, name in enumerate(answers)}
+    flat = iter(scored)
+    return {name: [next(flat) for _ in row] for name, row in given.items()}

@@ -1,10 +1,10 @@
 import yaml
 
 from persona_jobs.dataset import ScoredQuery
+from persona_jobs.evaluation.persona_score import NOTHING, ScoredAnswer
 from persona_jobs.evaluation.report.parts import (
     as_yaml,
     environment_rows,
-    mean_losses,
     ranking,
     shown_samples,
 )
@@ -45,22 +45,20 @@ def _line(loss: float) -> SampleLine:
         query="q",
         source="s",
         answers={"dense": "d", "sliced": ""},
-        posteriors={"dense": 0.9, "sliced": 0.1},
+        scores={"dense": 0.45, "sliced": 0.0},
+        voice={"dense": 0.9, "sliced": 0.0},
+        relevance={"dense": 0.8, "sliced": 0.0},
+        fluency={"dense": 1.0, "sliced": 0.0},
+        originality={"dense": 0.625, "sliced": 0.0},
         losses={"dense": loss, "sliced": None},
         finished={"dense": True, "sliced": False},
     )
 
 
-def test_mean_losses_leave_empty_answers_out():
-    assert mean_losses([_line(1.0), _line(2.0)]) == {"dense": 1.5}
-    assert mean_losses([]) == {}
-    nonempty = _line(1.0).model_copy(update={"losses": {"dense": 1.0, "sliced": 3.0}})
-    assert mean_losses([nonempty, _line(2.0)]) == {"dense": 1.5, "sliced": 3.0, "masked": 3.0}
-
-
-def test_samples_keep_text_probability_and_ending():
+def test_samples_keep_text_figures_and_ending():
     (sample,) = shown_samples([_line(1.0)])
-    assert sample.answers["dense"].posterior == 0.9
+    assert sample.answers["dense"].figures == ScoredAnswer(0.9, 0.8, 1.0, 0.625, 1.0)
+    assert sample.answers["sliced"].figures == NOTHING
     assert sample.answers["sliced"].finished is False
 
 

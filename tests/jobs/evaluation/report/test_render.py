@@ -88,7 +88,12 @@ def test_table_has_values_intervals_and_ratios():
     assert "390.0 – 1,410.5" in text  # slowest and fastest round of the dense model's prefill
     assert "18.2 – 21.0" in text  # and of its decoding
     assert "0.75× dense" in text  # parameters of the sliced one
-    assert "under the dense model 1.500 – – 2.250 –" in text
+    assert "in percent of dense same questions 100 85.0 – 110.0" in text
+    assert "Voice 0–100 90.5" in text
+    assert "Relevance 0–100 95.2" in text
+    assert "Fluency 0–100 85.0" in text
+    assert "Originality 0–100 99.0" in text
+    assert "under the dense model 1.500 1.500" in text
     assert "-10.0 -20.0 to +1.5" in text  # paired difference
     assert "12 of 16 FFN intermediate channels are kept in each of 3 layers" in text
 
@@ -97,14 +102,14 @@ def test_empty_and_truncated_answers_are_marked():
     text = "".join(Page(render(report_data())).text)
     assert "(empty)" in text
     assert "(length limit)" in text
-    assert "1.25 nats per token" in text
+    assert "voice 90, relevance 80, fluency 100, originality 50; 1.25 nats per token" in text
+    assert "voice 0, relevance 0, fluency 0, originality 0" in text
 
 
 def test_what_is_missing_is_left_out():
     data = report_data(
         ranking=None,
         samples=[],
-        answer_losses={},
         curves=[Curve("Mask learning", [])],
         differences={},
         notes=[],
@@ -112,8 +117,8 @@ def test_what_is_missing_is_left_out():
         metrics=metrics(
             served="sliced",
             variants={
-                "dense": variant(None, generic_loss=None, generic_kl=None),
-                "sliced": variant(None, generic_loss=None, generic_kl=None),
+                "dense": variant(None, generic_loss=None, answer_loss=None),
+                "sliced": variant(None, generic_loss=None, answer_loss=None),
             },
         ),
     )

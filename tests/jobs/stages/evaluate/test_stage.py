@@ -70,12 +70,31 @@ def test_samples_have_all_answers_with_their_probability(world: Callable[..., Wo
     assert [line.query for line in made.samples] == [e.query for e in made.held_out[:3]]
     scores = made.metrics.variants
     for name in ("dense", "sliced", "recovered", "baseline"):
-        mean = sum(line.posteriors[name] for line in made.samples) / 3  # type: ignore[index]
+        mean = sum(line.scores[name] for line in made.samples) / 3  # type: ignore[index]
         assert scores[name].persona_score == pytest.approx(100 * mean, abs=0.01)  # type: ignore[index]
+        for figure in ("voice", "relevance", "fluency", "originality"):
+            mean = sum(getattr(line, figure)[name] for line in made.samples) / 3
+            assert getattr(scores[name], figure) == pytest.approx(100 * mean, abs=0.01)  # type: ignore[index]
         for line in made.samples:
             assert name in line.answers
             assert name in line.finished
             assert (line.losses[name] is None) == (not line.answers[name].strip())  # type: ignore[index]
+
+
+def test_several_answers_to_a_question_are_one_value(world: Callable[..., World]):
+    evaluation = {"maxQueries": 3, "maxAnswerTokens": 8, "samplesPerQuestion": 3}
+    made = world(evaluation={**evaluation, "baseline": False})
+    made.run()
+    queries = [example.query for example in made.held_out[:3]]
+    assert [(line.sample, line.query) for line in made.samples] == [
+        (sample, query) for sample in range(3) for query in queries
+    ]
+    answers = {(line.query, line.answers["dense"]) for line in made.samples}
+    assert len(answers) == 9
+    assert (made.metrics.queries, made.metrics.answers_per_query) == (3, 3)
+    for name in ("dense", "recovered"):
+        mean = sum(line.scores[name] for line in made.samples) / 9  # type: ignore[index]
+        assert made.metrics.variants[name].persona_score == pytest.approx(100 * mean, abs=0.01)  # type: ignore[index]
 
 
 def test_report_shows_all_and_escapes_the_persona(world: Callable[..., World]):
@@ -237,7 +256,7 @@ def results(made: World) -> tuple[str, bytes]:
             {"recovered: losses", "sliced: losses"},
         ),
         ("baseline: answers", 1, {"baseline: fine-tuning steps", "recovered: losses"}),
-        ("answers x personas", 13, {"baseline: fine-tuning steps", "baseline: answers"}),
+        ("answers x prompts", 13, {"baseline: fine-tuning steps", "baseline: answers"}),
     ],
 )
 def test_a_stopped_evaluation_resumes_with_the_parts_that_are_finished(

@@ -98,6 +98,14 @@ def test_table_has_values_intervals_and_ratios():
     assert "12 of 16 FFN intermediate channels are kept in each of 3 layers" in text
 
 
+def test_every_cell_names_its_variant_for_narrow_screens():
+    page = Page(render(report_data()))
+    names = [value for name, value in page.attributes if name == "data-name"]
+    variants = ["dense", "masked", "sliced", "recovered", "baseline"]
+    assert len(names) >= 10 * len(variants)
+    assert names == variants * (len(names) // len(variants))
+
+
 def test_empty_and_truncated_answers_are_marked():
     text = "".join(Page(render(report_data())).text)
     assert "(empty)" in text

@@ -74,8 +74,9 @@ def test_an_evaluation_with_four_judges_keeps_what_a_gate_needs():
 
 def test_an_evaluation_of_all_variants_is_kept_whole():
     """The gate reads it from the message: the operator may have no access to the store."""
-    names = [name for name in VariantMetrics.model_fields if name != "parameters"]
-    variant = VariantMetrics(parameters=134_515_008, **dict.fromkeys(names, 1234.5678))
+    sizes = {"parameters": 134_515_008, "checkpoint_bytes": 229_247_408}
+    names = [name for name in VariantMetrics.model_fields if name not in sizes]
+    variant = VariantMetrics(**sizes, **dict.fromkeys(names, 1234.5678))
     evaluation = EvaluationMetrics(
         served="recovered",
         chance_persona_score=9.09,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from persona_jobs.api.training import Pruning
 from persona_jobs.estimates import parts
@@ -19,6 +20,7 @@ from persona_jobs.models.batching import MAX_BATCH_TOKENS
 from persona_jobs.scoring.last_token import CHUNK_QUERIES
 from persona_jobs.sources import instructions
 from persona_jobs.stages.evaluate.stage import MAX_HELD_OUT_EXAMPLES
+from persona_jobs.stages.export import MAX_MEASURED_EXAMPLES
 from persona_jobs.training import distillation
 from persona_jobs.training.losses import CHUNK_POSITIONS
 from support.endpoint import Reply, completion, running_endpoint, user_text
@@ -89,6 +91,10 @@ def test_the_formulas_use_the_constants_of_the_code():
     assert formulas.MAX_VALIDATION_EXAMPLES == distillation.MAX_VALIDATION_EXAMPLES
     assert formulas.MAX_TEST_EXAMPLES == MAX_HELD_OUT_EXAMPLES
     assert formulas.OTHER_QUESTIONS == OTHER_QUESTIONS
+    assert formulas.MAX_EXPORT_EXAMPLES == MAX_MEASURED_EXAMPLES
+    for name, bits in formulas.EXPORT_BITS.items():
+        weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+        assert bits == 8 * size / weights
 
 
 def test_the_endpoint_reads_and_writes_the_estimated_tokens(made, estimator):

@@ -93,7 +93,7 @@ def plan(
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """Print what will run, what is reused, and the time, memory, disk and teacher tokens it takes.
+    """Print what will run, what is reused, and the time, memory, disk and endpoint tokens it takes.
 
     Nothing is run. Of the base model only its configuration is read.
     """

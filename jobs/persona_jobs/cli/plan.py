@@ -90,9 +90,9 @@ class Plan:
         return max((line.estimate.scratch_bytes for line in self.ahead), default=0)
 
     @property
-    def teacher_tokens(self) -> int:
+    def endpoint_tokens(self) -> int:
         """Tokens of the teacher's endpoint that are ahead."""
-        return sum(line.estimate.teacher_tokens for line in self.ahead)
+        return sum(line.estimate.endpoint_tokens for line in self.ahead)
 
 
 def print_plan(
@@ -209,7 +209,7 @@ def _document(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
             "memoryBytes": plan.memory_bytes,
             "storeBytes": plan.store_bytes,
             "scratchBytes": plan.scratch_bytes,
-            "teacherTokens": plan.teacher_tokens,
+            "endpointTokens": plan.endpoint_tokens,
         },
         "assumed": {
             "instructions": plan.assumption,
@@ -232,7 +232,7 @@ def _print_table(plan: Plan) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("stage", no_wrap=True)
     table.add_column("")
-    for heading in ("time", "memory", "store", "scratch", "teacher tokens"):
+    for heading in ("time", "memory", "store", "scratch", "endpoint tokens"):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in plan.lines:
         estimate = line.estimate
@@ -243,7 +243,7 @@ def _print_table(plan: Plan) -> None:
                 size(estimate.memory_bytes),
                 size(estimate.store_bytes),
                 size(estimate.scratch_bytes),
-                f"{estimate.teacher_tokens:,}" if estimate.teacher_tokens else "–",
+                f"{estimate.endpoint_tokens:,}" if estimate.endpoint_tokens else "–",
             )
         table.add_row(line.stage, line.state, *cells)
     console.print(table)
@@ -268,8 +268,8 @@ def summary(plan: Plan) -> str:
         f"at most {size(plan.memory_bytes)} of {'GPU ' if plan.machine.gpu else ''}memory",
         f"{size(plan.store_bytes + plan.scratch_bytes)} of disk",
     ]
-    if plan.teacher_tokens:
-        parts.append(f"{plan.teacher_tokens:,} teacher tokens")
+    if plan.endpoint_tokens:
+        parts.append(f"{plan.endpoint_tokens:,} endpoint tokens")
     return ", ".join(parts)
 
 
@@ -295,4 +295,4 @@ def expensive(plan: Plan) -> bool:
     """Return whether a user should see what is ahead before it starts."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     too_large = not plan.machine.gpu and plan.memory_bytes > memory
-    return too_large or plan.seconds > 600 or plan.teacher_tokens > 100_000
+    return too_large or plan.seconds > 600 or plan.endpoint_tokens > 100_000

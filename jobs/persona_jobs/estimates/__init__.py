@@ -1,1 +1,1 @@
-"""Time, memory, disk and teacher tokens that a pipeline takes, by formula and without torch."""
+"""Time, memory, disk and endpoint tokens that a pipeline takes, by formula and without torch."""

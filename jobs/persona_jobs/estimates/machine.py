@@ -29,11 +29,11 @@ class StageEstimate:
         memory_bytes: its peak memory, an upper bound.
         store_bytes: size of its result.
         scratch_bytes: further disk space while it runs, resume states included.
-        teacher_tokens: tokens that a teacher behind an endpoint reads and writes.
+        endpoint_tokens: tokens that a teacher or judges behind endpoints read and write.
     """
 
     seconds: float
     memory_bytes: int
     store_bytes: int
     scratch_bytes: int = 0
-    teacher_tokens: int = 0
+    endpoint_tokens: int = 0

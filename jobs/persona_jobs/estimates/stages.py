@@ -17,6 +17,8 @@ MAX_VALIDATION_EXAMPLES = 512
 MAX_TEST_EXAMPLES = 1000
 MAX_EXPORT_EXAMPLES = 100
 OTHER_QUESTIONS = 6
+# Answers to each question that a judge is asked about: of two models, and three controls.
+JUDGED_ANSWERS = 5
 # Bits a weight, the scales of the blocks of 32 included.
 EXPORT_BITS = {"F16": 16.0, "Q8_0": 8.5, "Q4_0": 4.5}
 # Bytes of a JSON line beside its texts: a query, a scored query, an example, any other.
@@ -133,7 +135,7 @@ class Estimator(Parts):
             memory_bytes=PROCESS_BYTES + 8 * store,
             store_bytes=store,
             scratch_bytes=2 * log,
-            teacher_tokens=int(work.answers * (prompt + self._answer)),
+            endpoint_tokens=int(work.answers * (prompt + self._answer)),
         )
 
     def _mask(self) -> StageEstimate:
@@ -238,6 +240,19 @@ class Estimator(Parts):
             store_bytes=store + TOKENIZER_BYTES,
         )
 
+    def _judge_tokens(self, questions: int) -> int:
+        """Return the tokens that all judges read and write."""
+        work, evaluation = self._work, self._spec.evaluation
+        prompt = TASK_TOKENS + work.persona_tokens + work.query_tokens
+        return sum(
+            int(
+                JUDGED_ANSWERS
+                * min(questions, judge.max_questions or questions)
+                * (prompt + evaluation.max_answer_tokens + judge.max_tokens)
+            )
+            for judge in evaluation.judges
+        )
+
     def _evaluate(self) -> StageEstimate:
         work, evaluation = self._work, self._spec.evaluation
         recovery = self._spec.recovery
@@ -273,6 +288,7 @@ class Estimator(Parts):
             + memory
             + self._hidden_states(2 * held_out)
             + int(cache),
+            endpoint_tokens=self._judge_tokens(questions),
             store_bytes=REPORT_BYTES + int(read * BYTES_PER_TOKEN),
             scratch_bytes=scratch,
         )

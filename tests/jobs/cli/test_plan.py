@@ -47,7 +47,7 @@ def test_what_is_in_the_store_is_reused_and_the_rest_is_summed_up(folder):
         "score": "reused",
     }
     ahead = [stage for stage in after["stages"] if stage["state"] != "reused"]
-    for name in ("seconds", "storeBytes", "teacherTokens"):
+    for name in ("seconds", "storeBytes", "endpointTokens"):
         assert after["total"][name] == pytest.approx(sum(s[name] for s in ahead), abs=5)
     for name in ("memoryBytes", "scratchBytes"):
         assert after["total"][name] == max(s[name] for s in ahead)

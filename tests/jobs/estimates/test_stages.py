@@ -8,6 +8,7 @@ import sys
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from persona_jobs.api import PersonaModelSpec
 from persona_jobs.api.training import Pruning
 from persona_jobs.estimates import parts
 from persona_jobs.estimates import stages as formulas
@@ -99,9 +100,9 @@ def test_the_formulas_use_the_constants_of_the_code():
 
 def test_the_endpoint_reads_and_writes_the_estimated_tokens(made, estimator):
     answers = sum(len(made.files("rewrite")[f"{name}.jsonl"].splitlines()) for name in SPLITS)
-    assert estimator.of("rewrite").teacher_tokens > 100 * answers
+    assert estimator.of("rewrite").endpoint_tokens > 100 * answers
     assert all(
-        estimator.of(name).teacher_tokens == 0 for name in DEFAULT_STAGES if name != "rewrite"
+        estimator.of(name).endpoint_tokens == 0 for name in DEFAULT_STAGES if name != "rewrite"
     )
 
 
@@ -190,3 +191,21 @@ def test_no_stage_needs_more_than_the_model_and_what_it_trains(config, made):
     for stage in ("reference", "score"):
         assert large.of(stage).memory_bytes < 2 * model + 4e9
     assert large.of("slice").memory_bytes < model
+
+
+def test_judges_cost_tokens_for_five_answers_to_each_question():
+    judge = {"name": "a", "openAI": {"baseURL": "http://judge/v1", "model": "m"}}
+    few = {**judge, "name": "b", "maxQuestions": 2}
+    spec = {"persona": {"text": "x" * 400}, "baseModel": {"uri": "hf://org/model"}}
+
+    def tokens(*judges):
+        evaluation = {"maxQueries": 8, "maxAnswerTokens": 100, "judges": list(judges)}
+        model = PersonaModelSpec.model_validate({**spec, "evaluation": evaluation})
+        shape = from_config(LLAMA_3B)
+        found = Estimator(model, shape, workload(model, None), 6144, MACHINE).of("evaluate")
+        return found.endpoint_tokens
+
+    assert tokens() == 0
+    # Task 130, persona 112, a query of 92 bytes 35, answer 100, verdict 16 tokens.
+    assert tokens(judge) == 5 * 8 * (130 + 112 + 35 + 100 + 16)
+    assert tokens(judge, few) == 5 * 10 * (130 + 112 + 35 + 100 + 16)

@@ -144,7 +144,7 @@ def test_a_judge_that_tells_answers_apart_is_trusted_and_costs_no_further_answer
     context = other.context()
     context.progress = progress = StopAfter()
     evaluate.run(context)
-    assert progress.parts == ["speed", "answers x personas", "judge second"]
+    assert progress.parts == ["speed", "answers x prompts", "judge second"]
     found = only(other)
     assert found.trusted, found.reason
     assert [check.better_percent for check in found.checks[:2]] == [100, 100]

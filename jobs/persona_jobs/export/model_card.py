@@ -210,9 +210,10 @@ def _evaluation(evaluation: EvaluationMetrics | None) -> str:
     lines = ["| of the checkpoint | this model | dense |", "|---|---|---|"]
     lines += [f"| {title} | {value} | {other} |" for title, value, other in rows]
     note = (
-        f"{evaluation.queries} questions. The persona score is how sure the dense model is that "
-        f"the persona gave the answers; chance is {evaluation.chance_persona_score:.1f}. Speeds "
-        "are those of the machine that evaluated it."
+        f"{evaluation.queries} questions. The persona score is voice x relevance x fluency x "
+        "originality of the answers; usual answers that ignore the persona reach "
+        f"{evaluation.chance_persona_score:.1f}. With fewer than five questions no interval is "
+        "known. Speeds are those of the machine that evaluated it."
     )
     return "\n".join(lines) + f"\n\n{note}"
 

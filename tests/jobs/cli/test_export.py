@@ -118,7 +118,10 @@ def test_the_copy_has_the_evaluations_figures(run, folder):
     assert result.returncode == 0, result.stderr
     _, text = card(folder / "measured")
     served = run["evaluate"]["metrics"]["variants"][run["evaluate"]["metrics"]["served"]]
-    assert f"| {served['personaScore']:.1f} [" in text
+    score = f"{served['personaScore']:.1f}"
+    if "personaScoreLow" in served:
+        score += f" [{served['personaScoreLow']:.0f}–{served['personaScoreHigh']:.0f}]"
+    assert f"| persona score, 0 to 100 [95 % interval] | {score} | " in text
     assert "are not known here" not in text
 
 

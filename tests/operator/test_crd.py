@@ -244,10 +244,12 @@ def test_printer_columns_name_fields_that_exist():
         "Sparsity",
         "Base",
         "Revision",
+        "Judges",
         "Latency",
         "URL",
     ]
-    for name in ("Phase", "Sparsity", "Size", "Score", "URL", "Base", "Revision", "Latency"):
+    texts = ("Phase", "Sparsity", "Size", "Score", "URL", "Base", "Revision", "Judges", "Latency")
+    for name in texts:
         node = root()
         for part in columns[name]["jsonPath"].strip(".").split("."):
             node = node["properties"][part]

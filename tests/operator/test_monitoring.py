@@ -99,11 +99,12 @@ async def prometheus(folder: Path, target: int) -> AsyncIterator[httpx.AsyncClie
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            for _ in range(200):
+            # It starts to scrape some seconds after it is ready.
+            for _ in range(300):
                 try:
-                    if (await client.get("/-/ready")).status_code == 200:
+                    if await samples(client, "up == 1"):
                         break
-                except httpx.TransportError:
+                except (httpx.TransportError, json.JSONDecodeError):
                     pass
                 await asyncio.sleep(0.1)
             yield client

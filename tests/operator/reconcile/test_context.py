@@ -64,6 +64,10 @@ def test_the_text_may_come_from_a_config_map() -> None:
 
 def test_the_keys_of_judges_reach_the_evaluation_alone() -> None:
     world = World()
+    jobs: list[Raw] = []  # finished ones are deleted
+    world.cluster.listeners.append(
+        lambda _, document: jobs.append(document) if document["kind"] == "Job" else None
+    )
     endpoint = {"baseURL": "https://judge.example/v1", "model": "m"}
     secret = {"name": "judges", "key": "first"}
     world.add(
@@ -82,7 +86,7 @@ def test_the_keys_of_judges_reach_the_evaluation_alone() -> None:
         (job["metadata"]["labels"]["persona-pruner.io/stage"], variable["name"]): variable[
             "valueFrom"
         ]["secretKeyRef"]
-        for job in world.cluster.find("Job")
+        for job in jobs
         for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]
         if variable["name"].endswith("_API_KEY")
     }

@@ -378,3 +378,28 @@ def test_all_kopf_decorators_are_in_handlers() -> None:
         if "@kopf." in path.read_text()
     }
     assert using == {"handlers.py"}
+
+
+async def test_why_no_pod_is_made_is_reported_although_no_watched_object_changes(
+    operator: Operator,
+) -> None:
+    async with operator.running(config()):
+        operator.cluster.create(persona_document())
+        await operator.until(operator.created_jobs, "a Job")
+        await operator.until(lambda: operator.ready().get("reason") == "Reference", "a stage")
+        (name,) = operator.created_jobs()
+        refused = 'pods "x" is forbidden: exceeded quota: none, requested: pods=1, used: pods=0, '
+        operator.cluster.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": "refused", "namespace": NAMESPACE},
+                "involvedObject": {"kind": "Job", "name": name, "namespace": NAMESPACE},
+                "type": "Warning",
+                "reason": "FailedCreate",
+                "message": f"Error creating: {refused}limited: pods=0",
+            }
+        )
+        await operator.until(
+            lambda: operator.ready().get("reason") == "QuotaExceeded", "QuotaExceeded"
+        )

@@ -4,7 +4,7 @@ from .blockers import job_blocker
 from .observed import Job
 from .plan import Delete, SetSuspend
 from .policies import decide
-from .progress import Progress, is_stalled
+from .progress import EVENTS_WAKE_SECONDS, Progress, is_stalled
 from .stage_situation import SUSPENDED_MESSAGE, StageSituation
 
 
@@ -101,6 +101,7 @@ def starting(situation: StageSituation, job: Job) -> Progress | None:
     """Report a pod that nothing keeps from starting."""
     if job_blocker(job, situation.context.observed.warnings) is not None:
         return None
+    situation.builder.wake(EVENTS_WAKE_SECONDS)
     message = "Waiting for the stage's pod to start."
     return Progress(situation.of_job(job, "Pending", "Starting", message))
 

@@ -6,7 +6,7 @@ from ..labels import job_name
 from ..resources.job import build_job
 from .plan import Create
 from .policies import decide
-from .progress import Progress
+from .progress import EVENTS_WAKE_SECONDS, Progress
 from .stage_situation import SUSPENDED_MESSAGE, StageSituation
 from .times import format_time, parse_time
 
@@ -98,6 +98,7 @@ def start(situation: StageSituation) -> Progress:
     if problem is not None and name in context.observed.refused_jobs:
         return situation.waiting(problem.reason, problem.message)
     situation.builder.act(Create(build_job(context.stage_job(stage, attempt))))
+    situation.builder.wake(EVENTS_WAKE_SECONDS)
     update = {
         "state": "Pending",
         "reason": "Starting",

@@ -13,6 +13,8 @@ from .context import Context
 from .plan import PlanBuilder
 
 MAX_FINISHED_KEYS = 100
+# Why a pod isn't made or doesn't start is often in an Event only, and Events aren't watched.
+EVENTS_WAKE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .blockers import deployment_blocker
 from .context import Context
 from .observed import Deployment
 from .plan import Apply, Delete, PlanBuilder
-from .progress import is_stalled
+from .progress import EVENTS_WAKE_SECONDS, is_stalled
 from .rollouts import WAIT_SECONDS, Rollout, must_wait, replaces_pods, wanted_rollout
 from .times import format_time
 
@@ -181,6 +181,7 @@ def _state(context: Context, rollout: Rollout, builder: PlanBuilder) -> Serving:
     if blocker is not None:
         stalled = is_stalled(blocker, context, builder)
         return Serving(status, False, blocker.reason, f"Serving: {blocker.message}", stalled)
+    builder.wake(EVENTS_WAKE_SECONDS)
     return Serving(status, False, "RollingOut", _rolling(rollout, deployment))
 
 

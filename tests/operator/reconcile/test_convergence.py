@@ -71,9 +71,12 @@ class OperatorMachine(RuleBasedStateMachine):
     def reconcile(self, name: str, crash_after: int | None = None) -> None:
         finished = {(item.name, item.key) for item in self.succeeded(name)}
         plan = self.world.plan(name)
+        lost = {key for key, stored in self.world.stored.items() if stored.state == "Absent"}
         for action in plan.actions:
             if isinstance(action, Create):
                 _, stage, key = at(action.manifest)
+                if (stage, key) in lost:  # the store says that its result is gone
+                    continue
                 assert (stage, key) not in finished, f"finished {stage} is started again"
                 if stage != "evaluate":  # an evaluation is read again when its figures are lost
                     assert (stage, key) not in self.finished[name], f"{stage} is started again"

@@ -139,6 +139,7 @@ COMPANIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("storage", "caBundleRef"): {"name": "c", "key": "k"},
     ("evaluation", "questionFiles", "[]"): {"uri": "s3://bucket/questions.json"},
     THRESHOLD: {"name": "a", "metric": "personaScore"},
+    ("exports", "[]"): {"format": "GGUF"},
     ("execution", "stages", "[]"): {"name": "mask"},
     VARIABLE: {"name": "A", "value": "1"},
     (): manifest()["spec"],
@@ -156,6 +157,10 @@ def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
                 companions = companions | {"min": 1}
             if path[depth] == "judge":
                 companions = companions | {"metric": "judgeScore"}
+            if path[depth] == "metric" and value == "judgeScore":
+                companions = companions | {"judge": "a"}
+            if path[depth] == "straightThrough":
+                companions = companions | {"method": "StraightThrough"}
             if path[depth] == "loraRank":
                 companions = companions | {"weights": "LoRA"}
             value = companions | {path[depth]: value}
@@ -232,6 +237,13 @@ def questions(uri: str) -> list[Any]:
 SERVER = "endpoint and credentialsSecretRef go with hf:// and s3:// sources"
 BUILTIN = "builtin://general"
 RULES: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {
+    ("exports", "names the same format and quantization more than once"): (
+        [{"exports": [{"format": "GGUF", "quantization": "F16"}, {"format": "GGUF"}]}],
+        [
+            {"exports": [{"format": "GGUF"}] * 2},
+            {"exports": [{"format": "GGUF", "quantization": "Q8_0"}, {"format": "GGUF"}]},
+        ],
+    ),
     **{
         (name, SERVER): (
             [{name: source} for source in with_server(uri=accepted)],
@@ -659,6 +671,7 @@ STATUS = {
     "serving": {"revision": "0123abcd", "replicas": 2, "readyReplicas": 1, "selector": "a=b"},
     "size": "1.9 of 2.5 GiB",
     "score": "81 of 83",
+    "judges": "critic 81",
     "latency": "21 of 26 ms",
     "url": "http://ship-captain.default.svc:8000",
     "baseModel": "hf://org/model",
@@ -690,6 +703,7 @@ def test_status_is_a_subresource_and_columns_show_it(api, stored):
         "URL": "http://ship-captain.default.svc:8000",
         "Base": "hf://org/model",
         "Revision": "0123abcd",
+        "Judges": "critic 81",
         "Latency": "21 of 26 ms",
     }
 

@@ -151,7 +151,7 @@ def test_the_table_holds_the_means_and_the_paired_differences(folder, whole):
         return sum(values) / len(values)
 
     row = next(line for line in without_recovery.splitlines() if line.startswith("| Wanda"))
-    figure, difference = re.match(r"\| Wanda \| ([\d.]+) \(([+-][\d.]+), ", row).groups()
+    figure, difference = re.match(r"\| Wanda \| ([\d.]+) \(([+-][\d.]+)[,)]", row).groups()
     assert float(figure) == pytest.approx(mean("wanda"), abs=6e-4)
     expected = mean("wanda") - mean("activation-norm")
     assert float(difference) == pytest.approx(expected, abs=6e-4)

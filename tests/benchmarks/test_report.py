@@ -53,9 +53,9 @@ def test_each_table_names_its_personas_and_the_differences_to_the_best():
     first, second = page.split("Measured on a:")
     assert "Measured on a, b:" in first
     assert "| activation norm | 3.000 |" in first
-    assert "| optimal brain surgeon | 1.500 (-1.500, " in first
-    assert "| straight-through, KL | 1.500 (-0.500, " in second
-    assert "Persona KL against optimal brain surgeon: activation norm (+1.000, " in second
+    assert "| optimal brain surgeon | 1.500 (-1.500)" in first
+    assert "| straight-through, KL | 1.500 (-0.500)" in second
+    assert "Persona KL against optimal brain surgeon: activation norm (+1.000)" in second
     assert "Persona KL of each persona: activation norm 2.000/4.000;" in first
     assert "Wanda" not in page
 

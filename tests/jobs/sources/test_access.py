@@ -155,6 +155,7 @@ from persona_jobs.sources.access import source_access
 from persona_jobs.sources.resolve import SourceResolver
 cache, endpoint = Path(sys.argv[1]), sys.argv[2]
 spec = {
+    "persona": {"text": "You are a sailor."},
     "baseModel": {"uri": "hf://org/tiny", "endpoint": endpoint},
     "instructions": {"uri": "hf://org/data", "endpoint": endpoint},
     "referencePersonas": {"uri": "builtin://general"},

@@ -24,6 +24,7 @@ OLD, NEW = "a" * 40, "b" * 40
 
 def spec(**given: Any) -> dict[str, Any]:
     return {
+        "persona": {"text": "You are a sailor."},
         "baseModel": {"uri": "hf://org/model", "revision": OLD},
         "instructions": {"uri": "builtin://general"},
         "referencePersonas": {"uri": "builtin://general"},

@@ -72,6 +72,8 @@ class OperatorMachine(RuleBasedStateMachine):
         finished = {(item.name, item.key) for item in self.succeeded(name)}
         plan = self.world.plan(name)
         lost = {key for key, stored in self.world.stored.items() if stored.state == "Absent"}
+        stages = self.world.persona(name).status.stages
+        lost |= {(item.name, item.key) for item in stages if item.lost_at is not None}
         for action in plan.actions:
             if isinstance(action, Create):
                 _, stage, key = at(action.manifest)

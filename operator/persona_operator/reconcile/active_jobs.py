@@ -14,6 +14,7 @@ def active_job(situation: StageSituation) -> Progress | None:
     if job is None or job.ended:
         return None
     policies = (
+        recorded_end,  # Its stage ended before the Job did, and the status says how.
         suspend,  # spec.suspend asks for it.
         await_queue,  # Kueue decides when a queued Job starts.
         await_resumption,  # A person or another controller suspended it.
@@ -25,6 +26,14 @@ def active_job(situation: StageSituation) -> Progress | None:
         blocked,  # Something keeps its pod from starting.
     )
     return decide(policies, situation, job)
+
+
+def recorded_end(situation: StageSituation, job: Job) -> Progress | None:
+    """Keep how the stage ended until the Job has ended as well: it counts once."""
+    previous = situation.previous
+    if previous.job != job.name or previous.finished_at is None:
+        return None
+    return Progress(previous, stalled=previous.state == "Failed")
 
 
 def suspend(situation: StageSituation, job: Job) -> Progress | None:

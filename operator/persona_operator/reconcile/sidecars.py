@@ -11,8 +11,11 @@ def settle(job: Job) -> Job:
     pods = job.live_pods
     if job.ended or not pods or pods[-1].phase != "Running" or pods[-1].failure is not None:
         return job
-    stage = next((item for item in pods[-1].containers if item.name == STAGE_CONTAINER), None)
+    containers = pods[-1].containers
+    stage = next((item for item in containers if item.name == STAGE_CONTAINER), None)
     if stage is None or stage.running or stage.exit_code is None:
         return job
+    if not any(item.running for item in containers):
+        return job  # Nothing keeps the pod: the end of the Job follows at once.
     failed = None if stage.exit_code == 0 else ("StageEnded", "")
     return replace(job, complete=failed is None, failed=failed, lingering=True)

@@ -79,3 +79,36 @@ def test_pods_of_stages_opt_out_of_injection(world: World) -> None:
     metadata = world.job("reference")["spec"]["template"]["metadata"]
     assert metadata["labels"]["sidecar.istio.io/inject"] == "false"
     assert metadata["annotations"]["linkerd.io/inject"] == "disabled"
+
+
+def pod_status(world: World, name: str, phase: str, message: str, **sidecar: Raw) -> None:
+    ended = {"exitCode": 1, "reason": "Error", "message": message}
+    containers = [{"name": "stage", "state": {"terminated": ended}}]
+    containers += [{"name": "proxy", "state": sidecar}] if sidecar else []
+
+    def change(document: Raw) -> None:
+        document["status"] = {"phase": phase, "containerStatuses": containers}
+
+    world.cluster.update("Pod", NAMESPACE, name, change)
+
+
+@pytest.mark.parametrize("beside_sidecar", [False, True])
+def test_a_failure_counts_once_however_its_pod_and_job_come_to_their_ends(
+    world: World, beside_sidecar: bool
+) -> None:
+    world.step()
+    job = world.job("reference")
+    pod = world.cluster.make_pod(job)["metadata"]["name"]
+    message = failed_message("reference", "StoreError", "The store can't be reached.")
+    running: Raw = {"running": {}} if beside_sidecar else {}
+    pod_status(world, pod, "Running", message, **running)
+    world.step()
+    pod_status(world, pod, "Failed", message, **({"terminated": {}} if beside_sidecar else {}))
+    world.step()
+    found = world.cluster.get("Job", NAMESPACE, job["metadata"]["name"])
+    if found is not None and "deletionTimestamp" not in found["metadata"]:
+        world.cluster.end_job(job, failed=("BackoffLimitExceeded", "Job has reached the limit"))
+    world.step()
+    world.step()
+    stage = world.stage("reference")
+    assert (stage.state, stage.attempts, stage.failures) == ("WaitingForRetry", 1, 1)

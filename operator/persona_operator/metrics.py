@@ -52,6 +52,11 @@ class OperatorMetrics:
             ["error"],
             registry=self.registry,
         )
+        self.store_errors = Counter(
+            f"{_PREFIX}_store_errors",
+            "Lookups in the artifact store that failed.",
+            registry=self.registry,
+        )
         self._requests = Counter(
             f"{_PREFIX}_api_requests",
             "Requests of the reconciler to the API server; code 0: no answer.",

@@ -65,7 +65,12 @@ class Runtime:
         settings = self.settings
         api = KubeApi(self.api_client or load_client(), on_request=self.metrics.request)
         now = api.clock.now
-        probe = StoreProbe(settings.store, absent_seconds=settings.store_probe_seconds, now=now)
+        probe = StoreProbe(
+            settings.store,
+            absent_seconds=settings.store_probe_seconds,
+            now=now,
+            on_error=self.metrics.store_errors.inc,
+        )
         owned = OwnedObjects(ObjectCache(), Expectations(time.monotonic, now))
         self.controller = Controller(settings, api, owned, probe, self.health, self.metrics)
         await self._servers.start(

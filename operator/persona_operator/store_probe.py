@@ -73,6 +73,7 @@ class StoreProbe:
         absent_seconds: how long the answer that there is no result stays valid.
         clock: returns the seconds of a steady clock.
         now: returns the API server's time.
+        on_error: called in a thread whenever the store can't be read.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class StoreProbe:
         absent_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = local_time,
+        on_error: Callable[[], None] = lambda: None,
     ) -> None:
         self._default = default
         self._opener = opener
         self._absent_seconds = absent_seconds
         self._clock = clock
         self._now = now
+        self._on_error = on_error
         self._answers: dict[tuple[str, StageKey], _Answer] = {}
         self._pending: dict[tuple[str, StageKey], float] = {}
         self._unreachable: dict[str, float] = {}
@@ -220,6 +223,7 @@ class StoreProbe:
         return result
 
     def _warn(self, access: StoreAccess, error: PersonaError) -> None:
+        self._on_error()
         if not self._is_unreachable(access):
             logger.warning("The store can't be read: %s", error, extra={"store": access.uri})
         self._unreachable[access.identity] = self._clock() + UNREACHABLE_SECONDS

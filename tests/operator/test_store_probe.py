@@ -126,7 +126,13 @@ async def test_a_users_own_store_is_never_queried() -> None:
 
 async def test_an_unreachable_store_is_one_fact_for_all_personas() -> None:
     opener = _Opener(StoreError("is unreachable"))
-    probe = StoreProbe(StoreSettings(uri="s3://a"), opener=opener, clock=lambda: 0.0)
+    errors: list[None] = []
+    probe = StoreProbe(
+        StoreSettings(uri="s3://a"),
+        opener=opener,
+        clock=lambda: 0.0,
+        on_error=lambda: errors.append(None),
+    )
     access = StoreAccess(uri="s3://a")
     keys = [("mask", str(number) * 64) for number in range(10)]
     answered = asyncio.Semaphore(0)
@@ -135,6 +141,7 @@ async def test_an_unreachable_store_is_one_fact_for_all_personas() -> None:
     for _ in keys:
         await asyncio.wait_for(answered.acquire(), 5)
     assert 1 <= opener.calls <= THREADS
+    assert len(errors) == opener.calls
     further = ("slice", "f" * 64)
     assert probe.look_up(access, [further], answered.release) == {further: Stored("Unknown")}
     assert 1 <= opener.calls <= THREADS

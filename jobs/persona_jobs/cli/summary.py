@@ -30,9 +30,9 @@ def print_summary(artifacts: StageArtifacts, reports: list[StageReport], seconds
         "* is the served checkpoint. score: voice x relevance x fluency x originality of the "
         f"answers to {metrics.queries} questions, 0 to 100 [95 % interval]; usual answers without "
         f"the persona have about {metrics.chance_persona_score:.0f}. ret.: score in percent of the "
-        "dense model's. KL: difference from the dense model on the persona's answers; "
-        "generic: loss on general instructions; both in nats per token. prefill, decode: prompt "
-        "tokens read and answer tokens written per second.",
+        "dense model's. parts: voice, relevance, fluency. KL: difference from the dense model on "
+        "the persona's answers; generic: loss on general instructions; both in nats per token. "
+        "read/s, write/s: tokens of prompts and answers per second.",
         highlight=False,
     )
     if metrics.judges:
@@ -124,13 +124,11 @@ def variants_table(metrics: EvaluationMetrics) -> Table:
         "MB",
         "score",
         "ret.",
-        "voice",
-        "rel.",
-        "flu.",
+        "parts",
         "KL",
         "generic",
-        "prefill",
-        "decode",
+        "read/s",
+        "write/s",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in ROWS:
@@ -144,21 +142,26 @@ def variants_table(metrics: EvaluationMetrics) -> Table:
 def _cells(variant: VariantMetrics) -> list[str]:
     score = "–"
     if variant.persona_score is not None:
-        score = f"{variant.persona_score:.1f}"
+        score = f"{variant.persona_score:.0f}"
         if variant.persona_score_low is not None and variant.persona_score_high is not None:
             score += f" [{variant.persona_score_low:.0f}–{variant.persona_score_high:.0f}]"
     return [
         f"{variant.checkpoint_bytes / 1e6:.0f}",
         score,
         _number(variant.persona_score_retention, 0),
-        _number(variant.voice, 0),
-        _number(variant.relevance, 0),
-        _number(variant.fluency, 0),
+        _parts(variant),
         _number(variant.persona_kl, 3),
         _number(variant.generic_loss, 3),
         _number(variant.prefill_tokens_per_second, 0),
         _number(variant.decode_tokens_per_second, 1),
     ]
+
+
+def _parts(variant: VariantMetrics) -> str:
+    if variant.voice is None:
+        return "–"
+    parts = (variant.voice, variant.relevance, variant.fluency)
+    return "/".join(_number(part, 0) for part in parts)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from persona_jobs.cli.summary import answers_table, balance
+from persona_jobs.cli.summary import answers_table, balance, variants_table
 from persona_jobs.pipeline.results import EvaluationMetrics, ShownAnswers
 
 DENSE = {
@@ -72,3 +72,25 @@ def test_the_dense_models_answer_stands_beside_the_checkpoints():
     row = next(row for row in text.splitlines() if "Who?" in row)
     assert row.index("I [b]am") < row.index("Me")
     assert "\x07" not in text
+
+
+def test_the_table_of_variants_fits_a_terminal_of_80_columns():
+    scored = {
+        "personaScore": 58.8,
+        "personaScoreLow": 40.1,
+        "personaScoreHigh": 76.6,
+        "personaScoreRetention": 100.0,
+        "voice": 100.0,
+        "relevance": 100.0,
+        "fluency": 100.0,
+    }
+    variants = {"dense": {**DENSE, **scored}, "recovered": {**SERVED, **scored}}
+    metrics = EvaluationMetrics.model_validate(
+        {"served": "recovered", "chancePersonaScore": 10, "queries": 8, "variants": variants}
+    )
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(variants_table(metrics))
+    text = capture.get()
+    assert "59 [40–77]   100  100/100/100" in text
+    assert "…" not in text

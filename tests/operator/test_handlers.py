@@ -359,10 +359,11 @@ async def test_metrics_disappear_with_their_persona(operator: Operator) -> None:
     async with operator.running(config()) as runtime:
         operator.cluster.create(persona_document())
         await operator.work_until(lambda: operator.ready().get("status") == "True", "Ready")
+        ready = 'persona_pruner_personas{state="Ready"} 1.0'
+        await operator.until(lambda: ready in runtime.metrics.render().decode(), "counted as Ready")
         text = runtime.metrics.render().decode()
         served = 'persona_pruner_checkpoint_bytes{namespace="stories",persona="captain"'
         assert f'{served},variant="served"}} 2.1e+08' in text
-        assert 'persona_pruner_personas{state="Ready"} 1.0' in text
         assert 'persona_pruner_api_requests_total{code="201",method="POST",resource="jobs"}' in text
         operator.cluster.delete(KIND, NAMESPACE, "captain")
         await operator.until(

@@ -111,9 +111,8 @@ class OperatorMetrics:
     ) -> None:
         """Record a persona's new status; each ended attempt is counted once."""
         self._personas[persona] = new
-        entries = [*([old.resolution] if old.resolution else []), *old.stages]
-        before = {(item.name, item.key): item for item in entries}
-        for stage in [*([new.resolution] if new.resolution else []), *new.stages]:
+        before = {(item.name, item.key): item for item in old.entries}
+        for stage in new.entries:
             self._ended(before.get((stage.name, stage.key)), stage)
 
     def forget(self, persona: PersonaKey) -> None:
@@ -231,7 +230,7 @@ def _unfinished_stages(personas: Mapping[PersonaKey, PersonaModelStatus]) -> Met
     )
     counts: Count[tuple[str, str, str]] = Count()
     for status in personas.values():
-        for stage in [*([status.resolution] if status.resolution else []), *status.stages]:
+        for stage in status.entries:
             if stage.state != "Succeeded" and (stage.job or stage.reason):
                 counts[stage.name, stage.state, stage.reason or ""] += 1
     for labels, count in sorted(counts.items()):

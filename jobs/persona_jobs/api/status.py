@@ -276,6 +276,11 @@ class PersonaModelStatus(StatusModel):
     """`STAGE/KEY` of the finished stages, those of earlier specs included, newest first. None of
     them is run again."""
 
+    @property
+    def entries(self) -> list[StageStatus]:
+        """Entries of all that Jobs do: the lookup of the sources, and the stages."""
+        return [*([self.resolution] if self.resolution else []), *self.stages]
+
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
         """Read a status of whatever version; single values that make no sense are left out."""

@@ -19,7 +19,7 @@ _REPORTED = {
 
 def transition_events(old: PersonaModelStatus, new: PersonaModelStatus) -> tuple[Event, ...]:
     """Return an Event for each transition from `old` to `new`."""
-    events = [event for stage in _entries(new) for event in _stage(_find(old, stage), stage)]
+    events = [event for stage in new.entries for event in _stage(_find(old, stage), stage)]
     events += [event for item in new.revisions for event in _gate(old, item)]
     events += _ready(old, new)
     was = old.serving.revision if old.serving else None
@@ -35,13 +35,8 @@ def transition_events(old: PersonaModelStatus, new: PersonaModelStatus) -> tuple
 
 
 def _find(status: PersonaModelStatus, stage: StageStatus) -> StageStatus | None:
-    known = _entries(status)
+    known = status.entries
     return next((item for item in known if (item.name, item.key) == (stage.name, stage.key)), None)
-
-
-def _entries(status: PersonaModelStatus) -> list[StageStatus]:
-    """Return the entries of all that Jobs do: the lookup of the sources, and the stages."""
-    return [*([status.resolution] if status.resolution else []), *status.stages]
 
 
 def _stage(old: StageStatus | None, new: StageStatus) -> list[Event]:
@@ -93,7 +88,7 @@ def _ready(old: PersonaModelStatus, new: PersonaModelStatus) -> list[Event]:
         return [Event("Normal", "Ready", after.message)]
     if after.status == "Unknown" and after.reason in _REPORTED:
         return [Event("Normal", after.reason, after.message)]
-    stage_failed = any(stage.state == "Failed" for stage in _entries(new))
+    stage_failed = any(stage.state == "Failed" for stage in new.entries)
     if after.status == "False" and not stage_failed:
         return [Event("Warning", after.reason, after.message)]
     return []

@@ -232,8 +232,7 @@ def _recorded(context: Context, stage: str, key: str) -> StageStatus | None:
     status = context.persona.status
     if not context.status_is_of_store:
         return None
-    known = [*status.stages, *([status.resolution] if status.resolution else [])]
-    return next((item for item in known if (item.name, item.key) == (stage, key)), None)
+    return next((item for item in status.entries if (item.name, item.key) == (stage, key)), None)
 
 
 def _previous(context: Context, stage: PlannedStage) -> StageStatus:

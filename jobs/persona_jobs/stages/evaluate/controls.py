@@ -8,10 +8,9 @@ import torch
 from ...evaluation.persona_score import Prompt
 from ...evaluation.questions import Question
 from ...models.families import ffn_layers
-from ...models.generation import generate
 from ...pipeline.context import StageContext
+from .answers import sample_answers
 from .parts import Control, PartStore
-from .variants import ANSWER_TEMPERATURE, GROUP_SIZE
 
 # Half of the channels at random: what is left still writes, but hardly any sense.
 _DAMAGED_SHARE = 0.5
@@ -40,38 +39,14 @@ def answer_as_controls(
     ]
     as_itself = [prompt(target, question.query) for question in questions]
     damage = _damage(dense, context.spec.seed)
-    _answer(context, dense, tokenizer, "otherPersonas", as_others, None, store)
-    _answer(context, dense, tokenizer, "damagedModel", as_itself, damage, store)
-
-
-def _answer(
-    context: StageContext,
-    dense: Any,
-    tokenizer: Any,
-    name: Control,
-    prompts: Sequence[list[int]],
-    mask: torch.Tensor | None,
-    store: PartStore,
-) -> None:
-    answers = store.parts.controls.setdefault(name, [])
-    if len(answers) == len(prompts):
-        return
-    context.progress.begin(f"answers to check judges: {name}", len(prompts))
-    context.progress.advance(len(answers))
-    for start in range(len(answers), len(prompts), GROUP_SIZE):
-        group = range(start, min(start + GROUP_SIZE, len(prompts)))
-        answers += generate(
-            dense,
-            tokenizer,
-            [prompts[index] for index in group],
-            max_new_tokens=context.spec.evaluation.max_answer_tokens,
-            temperature=ANSWER_TEMPERATURE,
-            seed=context.spec.seed,
-            masks=mask,
-            row_ids=group,
-            on_answer=lambda *_: context.advance(),
-        )
-        store.part_done()
+    controls: list[tuple[Control, list[list[int]], torch.Tensor | None]] = [
+        ("otherPersonas", as_others, None),
+        ("damagedModel", as_itself, damage),
+    ]
+    for name, prompts, masks in controls:
+        answers = store.parts.controls.setdefault(name, [])
+        title = f"answers to check judges: {name}"
+        sample_answers(context, dense, tokenizer, prompts, answers, store, title=title, masks=masks)
 
 
 def _damage(dense: Any, seed: int) -> torch.Tensor:

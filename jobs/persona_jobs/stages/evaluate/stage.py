@@ -54,11 +54,12 @@ from ..common import (
     environment,
     question_files,
 )
+from .answers import ANSWER_TEMPERATURE
 from .controls import answer_as_controls
 from .judging import judge_answers
 from .parts import PartStore
 from .report import report_data
-from .variants import ANSWER_TEMPERATURE, Material, measure_variants
+from .variants import Material, measure_variants
 
 Prompt = Callable[[str, str], list[int]]
 HELD_OUT = "held-out queries of the persona"

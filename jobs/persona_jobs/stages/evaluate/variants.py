@@ -23,7 +23,6 @@ from ...evaluation.speed import Runnable, Speed, measure
 from ...mask_learning.activation_rms import activation_rms
 from ...models.checkpoint_size import checkpoint_bytes
 from ...models.compute import Compute
-from ...models.generation import generate
 from ...models.loading import load_model, parameter_count
 from ...models.mask_file import Mask
 from ...models.masking import masked
@@ -37,14 +36,11 @@ from ...training.tokens import TokenizedSet
 from ..common import base_directory, load_mask
 from ..control import StageControl, StageProgress
 from ..recovery_settings import recovery_config, recovery_data
+from .answers import sample_answers
 from .parts import PartStore
 
-# Small models loop when they decode greedily, and a loop shows little of the persona.
-ANSWER_TEMPERATURE = 0.7
 # Log-probabilities of a masked and a sliced float32 model differ only by rounding.
 MASK_TOLERANCE = 0.01
-# Questions answered together: a stopped evaluation loses at most the work on one group.
-GROUP_SIZE = 64
 # Names of the series of states that the baseline's recovery and its result are kept in.
 RECOVERY_SERIES, BASELINE_SERIES = "recovery", "baseline"
 BASELINE_FILE = "baseline.safetensors"
@@ -204,25 +200,15 @@ class _Measuring:
 
     def _answer(self, variant: Variant, model: Any) -> None:
         """Sample the answers that are left, every variant with the same random numbers."""
-        context, prompts = self._context, self._material.prompts
-        answers = self._store.parts.answers.setdefault(variant, [])
-        if self._answered(variant):
-            return
-        context.progress.begin(f"{variant}: answers", len(prompts))
-        context.progress.advance(len(answers))
-        for start in range(len(answers), len(prompts), GROUP_SIZE):
-            group = range(start, min(start + GROUP_SIZE, len(prompts)))
-            answers += generate(
-                model,
-                self._material.tokenizer,
-                [prompts[index] for index in group],
-                max_new_tokens=context.spec.evaluation.max_answer_tokens,
-                temperature=ANSWER_TEMPERATURE,
-                seed=context.spec.seed,
-                row_ids=group,
-                on_answer=lambda *_: context.advance(),
-            )
-            self._store.part_done()
+        sample_answers(
+            self._context,
+            model,
+            self._material.tokenizer,
+            self._material.prompts,
+            self._store.parts.answers.setdefault(variant, []),
+            self._store,
+            title=f"{variant}: answers",
+        )
 
 
 def _loaded(context: StageContext, directory: Path, compute: Compute) -> Any:

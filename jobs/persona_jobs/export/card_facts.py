@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..api import PersonaModelSpec
 from ..pipeline.results import EvaluationMetrics, RecoveryMetrics
@@ -35,8 +36,34 @@ def stored_facts(
     made = artifacts.manifest("slice", keys["slice"])
     if made is not None and CARD in made.files:
         licence = licence_of(artifacts.local_file("slice", keys["slice"], CARD))
-    recovery, evaluation = results.get("recover"), results.get("evaluate")
     rounding = results.get("export", {})
+    return card_facts(
+        spec,
+        persona,
+        licence,
+        results,
+        files=tuple(exported_file(path, rounding) for path in files),
+    )
+
+
+def card_facts(
+    spec: PersonaModelSpec,
+    persona: str,
+    licence: Mapping[str, str],
+    results: Mapping[str, Mapping[str, Any]],
+    *,
+    files: tuple[ExportedFile, ...] = (),
+) -> CardFacts:
+    """Return the facts of a checkpoint.
+
+    Args:
+        spec: the resolved spec.
+        persona: the persona's text.
+        licence: the licence fields of the base model's own card.
+        results: results of the stages that are known, by stage.
+        files: the exported files.
+    """
+    recovery, evaluation = results.get("recover"), results.get("evaluate")
     return CardFacts(
         base_uri=spec.base_model.uri,
         base_revision=spec.base_model.revision,
@@ -47,7 +74,7 @@ def stored_facts(
         sliced=results.get("slice", {}),
         recovery=RecoveryMetrics.model_validate(recovery) if recovery else None,
         evaluation=EvaluationMetrics.model_validate(evaluation) if evaluation else None,
-        files=tuple(exported_file(path, rounding) for path in files),
+        files=files,
     )
 
 

@@ -8,14 +8,14 @@ system message. A model card lies beside it.
 
 from pydantic import JsonValue
 
-from ..export.model_card import CARD, CardFacts, licence_of, model_card
+from ..export.card_facts import card_facts
+from ..export.model_card import CARD, licence_of, model_card
 from ..models.checkpoint import save_tokenizer, write_config
 from ..models.checkpoint_size import checkpoint_bytes
 from ..models.checkpoint_slicing import kept_tensors, recovered_tensors, slice_weights
 from ..models.loading import empty_model, load_config, load_tokenizer, parameter_count
 from ..models.slicing import slice_model
 from ..pipeline.context import StageContext, StageOutcome
-from ..pipeline.results import RecoveryMetrics
 from .common import base_directory, chosen_persona, load_mask, stored_dtype
 
 
@@ -47,28 +47,10 @@ def run(context: StageContext) -> StageOutcome:
         "denseCheckpointBytes": checkpoint_bytes(directory),
         "parametersRemovedPercent": round(100 * (1 - parameters / dense_parameters), 2),
     }
-    card = model_card(_facts(context, persona, licence_of(directory / CARD), results))
-    (context.output / CARD).write_text(card, encoding="utf-8")
+    # The evaluation comes later.
+    known = {item.stage: item.metrics for item in context.input_manifests()} | {"slice": results}
+    facts = card_facts(context.spec, persona, licence_of(directory / CARD), known)
+    (context.output / CARD).write_text(model_card(facts), encoding="utf-8")
     for path in context.output.iterdir():
         path.chmod(path.stat().st_mode | 0o444)  # others serve what this user wrote
     return StageOutcome(results=results, environment={"device": "cpu", "dtype": dtype})
-
-
-def _facts(
-    context: StageContext, persona: str, licence: dict[str, str], results: dict[str, JsonValue]
-) -> CardFacts:
-    """Return what the card says; the evaluation comes later."""
-    spec = context.spec
-    recovery = next(
-        (item.metrics for item in context.input_manifests() if item.stage == "recover"), None
-    )
-    return CardFacts(
-        base_uri=spec.base_model.uri,
-        base_revision=spec.base_model.revision,
-        licence=licence,
-        persona=persona,
-        sparsity_percent=spec.pruning.sparsity_percent,
-        method=spec.pruning.method,
-        sliced=results,
-        recovery=RecoveryMetrics.model_validate(recovery) if recovery else None,
-    )

@@ -1,7 +1,6 @@
 """`persona export` and `spec.exports`, from the run to the files on a player's machine."""
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from persona_jobs.dataset import Example, read_jsonl
-from persona_jobs.models.chat import conversation
 from support.byte_pairs import byte_pair_tokenizer
 from support.local_pipeline import PERSONA, manifest, persona, write_instructions, write_manifest
+from support.perplexity import plain_perplexity
 from support.tiny import save_checkpoint, tiny_model
 
 
@@ -41,18 +40,6 @@ def run(folder, teacher):
 
 def path_of(run, stage):
     return Path(run[stage]["path"].removeprefix("file://"))
-
-
-def plain_perplexity(model, tokenizer, examples):
-    total, count = 0.0, 0
-    for example in examples:
-        given = conversation(tokenizer, example.system, example.query, example.answer)
-        with torch.no_grad():
-            log_p = model(torch.tensor([given.ids])).logits[0].log_softmax(-1)
-        for position in range(given.answer_start, len(given.ids)):
-            total -= float(log_p[position - 1, given.ids[position]])
-            count += 1
-    return math.exp(total / count)
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])

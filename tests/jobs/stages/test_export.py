@@ -1,7 +1,6 @@
 """The export stage on a small checkpoint, without the stages before it."""
 
 import json
-import math
 
 import gguf
 import pytest
@@ -11,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from persona_jobs.api import PersonaModelSpec
 from persona_jobs.dataset import Example, write_jsonl
 from persona_jobs.store import StageManifest
-from persona_jobs.training.tokens import conversation_of
 from support.byte_pairs import byte_pair_tokenizer
+from support.perplexity import plain_perplexity
 from support.stages import Stages
 from support.tiny import save_checkpoint, tiny_model
 
@@ -54,18 +53,6 @@ def made(tmp_path_factory):
     return stages
 
 
-def plain_perplexity(model, tokenizer):
-    total, count = 0.0, 0
-    for example in EXAMPLES:
-        given = conversation_of(tokenizer, example)
-        with torch.no_grad():
-            log_p = model(torch.tensor([given.ids])).logits[0].log_softmax(-1)
-        for position in range(given.answer_start, len(given.ids)):
-            total -= float(log_p[position - 1, given.ids[position]])
-            count += 1
-    return math.exp(total / count)
-
-
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
 def test_the_reported_perplexity_is_that_of_the_file(made, name):
     tokenizer = AutoTokenizer.from_pretrained(made.folder / "slice")
@@ -76,7 +63,7 @@ def test_the_reported_perplexity_is_that_of_the_file(made, name):
         quantization_config=GgufConfig(dequantize=True),
     )
     checkpoint = AutoModelForCausalLM.from_pretrained(made.folder / "slice")
-    found, own = plain_perplexity(model, tokenizer), plain_perplexity(checkpoint, tokenizer)
+    found, own = (plain_perplexity(item, tokenizer, EXAMPLES) for item in (model, checkpoint))
     assert made.results[f"perplexity{name}"] == pytest.approx(found, rel=1e-3)
     assert made.results["perplexity"] == pytest.approx(own, rel=1e-3)
     increase = made.results[f"perplexityIncreasePercent{name}"]
